@@ -1,0 +1,81 @@
+# `make` lists what there is. Everything installs what it lacks first, so `make run` is enough on a bare machine.
+PYTHON ?= python3
+VENV   ?= .venv
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+APT   := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
+ARGS  ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test stress soak fuzz bench bench-compare lint format proto build clean python system ready
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ready system ## see a container go through its whole life, step by step
+	@$(BIN)/python -m shimpy.demo $(ARGS)
+
+test: ready system ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+stress: ready system ## the same tests with the big numbers
+	SHIMPY_ROUNDS=full $(BIN)/python -m pytest --timeout=3600 $(ARGS)
+
+soak: ready system ## random containers against a model, for an hour (ARGS="--help")
+	$(BIN)/python -m tests.soak $(ARGS)
+
+fuzz: ready ## a long run of the fuzz tests
+	SHIMPY_ROUNDS=full $(BIN)/python -m pytest --timeout=3600 -m fuzz $(ARGS)
+
+bench: ready system ## measure this machine: a table and a JSON file (ARGS="--help")
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-compare: ready ## tell two of those JSON files apart: make bench-compare A=old.json B=new.json
+	$(BIN)/python -m tests.benchmarks compare $(A) $(B)
+
+lint: ready ## ruff, its formatter, and mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+format: ready ## let ruff put right what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: ready ## generate shimpy/api from shim.proto
+	$(BIN)/python -m tests.support.proto
+
+build: ready ## the wheel and the source archive, in dist/
+	$(BIN)/python -m build --outdir dist
+
+clean: ## remove what was built and installed here
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find shimpy tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PYTHONDONTWRITEBYTECODE does not hinder compileall, and a start that need not compile is three times as quick.
+ready: $(STAMP)
+	@$(BIN)/python -m compileall -q shimpy
+
+$(STAMP): pyproject.toml Makefile | python
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile --editable '.[dev]'
+	@touch $@
+
+# The two that need root and Debian; anywhere else they say in one line what to install.
+python:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call install,python3 python3-venv); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "shimpy needs Python 3.11 or newer: make PYTHON=/path/to/python3.13 ..." >&2; exit 1; }
+
+# A busybox that ldd accepts is linked dynamically and would not run in an empty root filesystem.
+system:
+	@missing=; \
+	command -v runc >/dev/null || missing="$$missing runc"; \
+	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
+	[ -z "$$missing" ] || { $(call install,$$missing); }
+
+install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then echo "installing $(1)"; $(APT) update && $(APT) install --yes --no-install-recommends $(1) >/dev/null; \
+	else echo "please install first: $(1)" >&2; exit 1; fi

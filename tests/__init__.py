@@ -1,0 +1,1 @@
+"""The tests of shimpy; they mirror its modules, file by file."""
