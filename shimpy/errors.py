@@ -84,9 +84,7 @@ class CanceledError(ShimError):
     status = Status.CANCELLED
 
 
-_BY_STATUS: dict[Status, type[ShimError]] = {
-    cls.status: cls for cls in reversed(ShimError.__subclasses__())
-}
+_BY_STATUS: dict[Status, type[ShimError]] = {cls.status: cls for cls in reversed(ShimError.__subclasses__())}
 
 
 def from_status(status: Status, message: str) -> ShimError:

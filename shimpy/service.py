@@ -1,0 +1,285 @@
+"""The nine calls of containerd.shim.v1.Shim: what came over the wire, checked and handed to the container."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import TracebackType
+from typing import Self
+
+import betterproto
+from betterproto.lib.google.protobuf import Empty
+from grpclib.const import Handler
+
+from . import api
+from .container import Container, State
+from .errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from .events import Broadcast, Event, EventType
+from .reaper import Reaper
+from .runtime import Runc
+from .spec import ExecSpec, Rlimit, User, check_id
+from .stdio import StdioHub
+from .transport import guarded
+
+# By name: the proto's numbers are the door's own affair.
+_STATES = {state: api.State.from_string(state.name) for state in State}
+_EVENT_TYPES = {kind: api.EventType.from_string(kind.name) for kind in EventType}
+
+
+class Shim(api.ShimBase):
+    """The service: one container at a time, init and any number of exec'd processes.
+
+    Serve it with a grpclib server, or in process with `grpclib.testing.ChannelFor`. It belongs to
+    the event loop in which it is first used, and is ended by `aclose` or `async with`. While it is
+    in use the process is a child subreaper; see `reaper.Reaper` for all that it changes.
+
+    Every call takes full effect or, when it fails, is cancelled or its deadline passes, none.
+
+    Args:
+        runtime: the OCI runtime for requests that name none: a name on PATH or an absolute path.
+        root: the folder in which the runtime keeps its state (its --root); None for its default.
+        sweep_orphans: reap every child of this process that nobody waits for. Only for a process
+            that does nothing else, such as `python -m shimpy`.
+    """
+
+    def __init__(
+        self, *, runtime: str = "runc", root: str | None = None, sweep_orphans: bool = False
+    ) -> None:
+        self._default_runtime = runtime
+        self._root = root
+        self._reaper = Reaper(sweep_orphans=sweep_orphans)
+        self._hub = StdioHub()
+        self._events: Broadcast[Event] = Broadcast()
+        self._container: Container | None = None
+        self._creating: Container | None = None
+        self._creation_over = asyncio.Event()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __mapping__(self) -> dict[str, Handler]:
+        """Returns the handlers of the calls, as grpclib serves them."""
+        return guarded(
+            super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events}
+        )
+
+    def open(self) -> None:
+        """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless."""
+        self._reaper.open()
+
+    def close_events(self) -> None:
+        """Ends every Events stream once it has delivered what was published."""
+        self._events.close()
+
+    async def aclose(self) -> None:
+        """Ends the service; a container that runs is left running. Twice is harmless.
+
+        Calls under way are rolled back, Events streams end with OK after what was published, and
+        what was changed in the process is put back.
+        """
+        self._closed = True
+        reason = UnavailableError("the shim is shutting down")
+        for container in (self._creating, self._container):
+            if container is not None:
+                await container.abandon(reason)
+        self._events.close()
+        self._hub.close()
+        self._reaper.close()
+
+    async def create(self, create_request: api.CreateRequest) -> api.CreateResponse:
+        """Creates the container, up to where Start lets its process run; publishes CREATE.
+
+        Raises:
+            ShimError: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, or what the runtime refused with.
+        """
+        request = create_request
+        self._check_open()
+        check_id(request.id)
+        runtime = Runc(request.runtime or self._default_runtime, self._root, self._reaper)
+        if self._creating is not None and self._creating.undoing:
+            # The create before this one was called off; what it made is just being removed.
+            await self._creation_over.wait()
+        taken = self._creating or self._live()
+        if taken is not None:
+            raise AlreadyExistsError(f"id: this shim has container {taken.id} already; delete it first")
+        container = Container(
+            request.id,
+            request.bundle,
+            runtime=runtime,
+            reaper=self._reaper,
+            hub=self._hub,
+            publish=self._events.publish,
+        )
+        self._reaper.open()
+        self._creating = container
+        self._creation_over.clear()
+        try:
+            pid = await container.create(
+                terminal=request.terminal,
+                stdin=request.stdin,
+                stdout=request.stdout,
+                stderr=request.stderr,
+                no_pivot=request.no_pivot,
+            )
+            self._container = container
+        finally:
+            self._creating = None
+            self._creation_over.set()
+        return api.CreateResponse(pid=pid)
+
+    async def start(self, start_request: api.StartRequest) -> Empty:
+        """Lets the container's process run; publishes START.
+
+        Raises:
+            ShimError: FAILED_PRECONDITION unless the container is created and not yet started.
+        """
+        await self._existing("start").start()
+        return Empty()
+
+    async def delete(self, delete_request: api.DeleteRequest) -> api.DeleteResponse:
+        """Kills a process that still runs, with all that it started, and forgets it; init: the container.
+
+        Raises:
+            ShimError: INVALID_ARGUMENT for pid 0, NOT_FOUND for one that is not ours.
+        """
+        pid = delete_request.pid
+        if pid == 0:
+            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
+        return api.DeleteResponse(exit_status=await self._owner(pid).delete(pid))
+
+    async def exec(self, exec_request: api.ExecRequest) -> api.ExecResponse:
+        """Starts one more process in the container; publishes EXEC_ADDED.
+
+        Raises:
+            ShimError: INVALID_ARGUMENT, FAILED_PRECONDITION, NOT_FOUND, PERMISSION_DENIED, or what
+                the runtime refused with.
+        """
+        request = exec_request
+        user = None
+        if betterproto.serialized_on_wire(request.user):
+            user = User(request.user.uid, request.user.gid, tuple(request.user.additional_gids))
+        asked = ExecSpec(
+            args=tuple(request.args),
+            env=tuple(request.env),
+            cwd=request.cwd,
+            user=user,
+            capabilities=tuple(request.capabilities),
+            rlimits=tuple(Rlimit(limit.type, limit.hard, limit.soft) for limit in request.rlimits),
+            no_new_privileges=request.no_new_privileges,
+            apparmor_profile=request.apparmor_profile,
+            selinux_label=request.selinux_label,
+            terminal=request.terminal,
+        )
+        pid = await self._existing("exec").exec(
+            asked, stdin=request.stdin, stdout=request.stdout, stderr=request.stderr
+        )
+        return api.ExecResponse(pid=pid)
+
+    async def pty(self, pty_request: api.PtyRequest) -> Empty:
+        """Sets the window size of a process's terminal, also before it is started.
+
+        Raises:
+            ShimError: INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION without a terminal.
+        """
+        pid = pty_request.pid
+        if pid == 0:
+            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
+        self._owner(pid).resize(pid, pty_request.width, pty_request.height)
+        return Empty()
+
+    async def events(self, events_request: api.EventsRequest) -> AsyncIterator[api.Event]:
+        """Yields what happens from now on, and to the first that asks also what it missed.
+
+        Raises:
+            ShimError: RESOURCE_EXHAUSTED when more than 4,096 events were left unread.
+        """
+        async for event in self.subscribe_events(events_request):
+            yield event
+
+    def subscribe_events(self, events_request: api.EventsRequest) -> AsyncGenerator[api.Event, None]:
+        """Subscribes at once, and returns the iterator of `events`."""
+        del events_request
+        subscription = self._events.subscribe()
+
+        async def deliver() -> AsyncGenerator[api.Event, None]:
+            try:
+                async for event in subscription:
+                    yield api.Event(
+                        id=event.container_id,
+                        type=_EVENT_TYPES[event.type],
+                        pid=event.pid,
+                        exit_status=event.exit_status,
+                    )
+            finally:
+                subscription.close()
+
+        return deliver()
+
+    async def state(self, state_request: api.StateRequest) -> api.StateResponse:
+        """Tells what there is; an empty reply before Create. Never waits and never fails."""
+        container = self._live()
+        if container is None:
+            return api.StateResponse()
+        return api.StateResponse(
+            id=container.id,
+            bundle=container.bundle,
+            init_pid=container.init_pid,
+            processes=[api.Process(pid=pid, state=_STATES[state]) for pid, state in container.processes()],
+        )
+
+    async def pause(self, pause_request: api.PauseRequest) -> Empty:
+        """Freezes the running container.
+
+        Raises:
+            ShimError: FAILED_PRECONDITION unless it is running.
+        """
+        await self._existing("pause").pause()
+        return Empty()
+
+    async def resume(self, resume_request: api.ResumeRequest) -> Empty:
+        """Thaws the paused container.
+
+        Raises:
+            ShimError: FAILED_PRECONDITION unless it is paused.
+        """
+        await self._existing("resume").resume()
+        return Empty()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("the shim is shutting down")
+
+    def _live(self) -> Container | None:
+        if self._container is not None and self._container.deleted:
+            self._container = None
+        return self._container
+
+    def _existing(self, call: str) -> Container:
+        self._check_open()
+        container = self._live()
+        if container is None:
+            raise FailedPreconditionError(f"{call}: there is no container; create one first")
+        return container
+
+    def _owner(self, pid: int) -> Container:
+        self._check_open()
+        container = self._live()
+        if container is None:
+            raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
+        return container

@@ -1,0 +1,319 @@
+"""What the OCI runtime-spec says of a container and its processes: reading it, checking it, adding to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+
+MAX_CONFIG = 4 * 1024 * 1024
+"""Bytes of a config.json that is read: parsing it holds up the event loop."""
+
+MAX_ID = 1024
+MAX_UID = 2**31 - 1
+"""What runc takes as uid and gid."""
+
+_ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
+
+_CAPABILITIES = frozenset(
+    "CAP_" + name
+    for name in [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETUID",
+        "SETPCAP",
+        "LINUX_IMMUTABLE",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_ADMIN",
+        "NET_RAW",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "SYS_MODULE",
+        "SYS_RAWIO",
+        "SYS_CHROOT",
+        "SYS_PTRACE",
+        "SYS_PACCT",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_NICE",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "MKNOD",
+        "LEASE",
+        "AUDIT_WRITE",
+        "AUDIT_CONTROL",
+        "SETFCAP",
+        "MAC_OVERRIDE",
+        "MAC_ADMIN",
+        "SYSLOG",
+        "WAKE_ALARM",
+        "BLOCK_SUSPEND",
+        "AUDIT_READ",
+        "PERFMON",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+    ]
+)
+
+_RLIMITS = frozenset(
+    "RLIMIT_" + name
+    for name in [
+        "AS",
+        "CORE",
+        "CPU",
+        "DATA",
+        "FSIZE",
+        "LOCKS",
+        "MEMLOCK",
+        "MSGQUEUE",
+        "NICE",
+        "NOFILE",
+        "NPROC",
+        "RSS",
+        "RTPRIO",
+        "RTTIME",
+        "SIGPENDING",
+        "STACK",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a process runs as, by number; the names are the container's own affair."""
+
+    uid: int
+    gid: int
+    additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """A limit of setrlimit(2).
+
+    Attributes:
+        type: its name, such as RLIMIT_NOFILE.
+        hard: the hard limit, in the limit's own unit.
+        soft: the soft limit.
+    """
+
+    type: str
+    hard: int
+    soft: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSpec:
+    """A further process of a container. What is left unset comes from the container's own process.
+
+    Attributes:
+        args: the program, as it is found inside the container, and its arguments.
+        env: the whole environment as `NAME=value`.
+        cwd: an absolute path inside the container.
+        user: whom it runs as.
+        capabilities: the bounding, effective and permitted set; never inheritable or ambient, so
+            that a program without file capabilities gives them up with its user.
+        rlimits: its limits, in place of the container's.
+        no_new_privileges: holds if it is asked for here or in the container's own process.
+        apparmor_profile: the AppArmor profile it is confined by.
+        selinux_label: the SELinux label it runs under.
+        terminal: it gets a terminal of its own.
+    """
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: User | None = None
+    capabilities: tuple[str, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privileges: bool = False
+    apparmor_profile: str = ""
+    selinux_label: str = ""
+    terminal: bool = False
+
+
+def check_id(container_id: str) -> None:
+    """Accepts what runc accepts as a container's id.
+
+    Raises:
+        InvalidArgumentError: it is none; it could be read as an option or a path.
+    """
+    if len(container_id) > MAX_ID or container_id in (".", "..") or _ID.fullmatch(container_id) is None:
+        raise InvalidArgumentError(
+            f"id: {_quoted(container_id)} is not an id: 1 to {MAX_ID} letters, digits and _ + - . "
+            "that do not begin with - and are not . or .."
+        )
+
+
+def read_bundle(bundle: str) -> dict[str, Any]:
+    """Returns the configuration of a bundle (runtime-spec, bundle.md).
+
+    Args:
+        bundle: the absolute path of its folder.
+
+    Raises:
+        InvalidArgumentError: the path is not absolute, not a folder, or its config.json is not a
+            configuration.
+        NotFoundError: the folder or its config.json is not there.
+        PermissionDeniedError: it may not be read.
+    """
+    if not bundle.startswith("/") or "\0" in bundle:
+        raise InvalidArgumentError(f"bundle: {_quoted(bundle)} is not an absolute path")
+    if os.path.exists(bundle) and not os.path.isdir(bundle):
+        raise InvalidArgumentError(f"bundle: {_quoted(bundle)} is not a directory")
+    path = os.path.join(bundle, "config.json")
+    try:
+        text = _read_regular(path)
+        spec = json.loads(text)
+    except FileNotFoundError:
+        raise NotFoundError(f"bundle: there is no {_quoted(path)}") from None
+    except PermissionError as error:
+        raise PermissionDeniedError(f"bundle: {_quoted(path)} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise InvalidArgumentError(f"bundle: {_quoted(path)} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"bundle: {_quoted(path)} is not JSON: {error}") from None
+    if not isinstance(spec, dict) or not isinstance(spec.get("process"), dict):
+        raise InvalidArgumentError(
+            f"bundle: {_quoted(path)} has no object `process`, so nothing could be run"
+        )
+    return spec
+
+
+def check_terminal(spec: Mapping[str, Any], *, terminal: bool) -> None:
+    """Refuses a request whose idea of a terminal is not the bundle's; the runtime follows the bundle.
+
+    Raises:
+        InvalidArgumentError: they disagree.
+    """
+    wanted = bool(spec["process"].get("terminal", False))
+    if wanted != terminal:
+        raise InvalidArgumentError(
+            f"terminal: {_json(terminal)} asked for, but the bundle's process.terminal is {_json(wanted)}"
+        )
+
+
+def check_exec(asked: ExecSpec) -> None:
+    """Refuses what could not be run in any container.
+
+    Raises:
+        InvalidArgumentError: naming the field.
+    """
+    if not asked.args or not asked.args[0]:
+        raise InvalidArgumentError("args: is empty; the first is the program to run")
+    _no_nul("args", asked.args)
+    _no_nul("env", asked.env)
+    for entry in asked.env:
+        name, equals, _ = entry.partition("=")
+        if not name or not equals:
+            raise InvalidArgumentError(f"env: {_quoted(entry)} is not NAME=value")
+    _no_nul("cwd", (asked.cwd,))
+    if asked.cwd and not asked.cwd.startswith("/"):
+        raise InvalidArgumentError(f"cwd: {_quoted(asked.cwd)} is not an absolute path")
+    for name in asked.capabilities:
+        if name not in _CAPABILITIES:
+            raise InvalidArgumentError(f"capabilities: {_quoted(name)} is not a capability such as CAP_KILL")
+    if asked.user is not None:
+        for number in (asked.user.uid, asked.user.gid, *asked.user.additional_gids):
+            if number > MAX_UID:
+                raise InvalidArgumentError(f"user: {number} is over {MAX_UID}, the highest uid and gid")
+    _check_rlimits(asked.rlimits)
+    _no_nul("apparmor_profile", (asked.apparmor_profile,))
+    _no_nul("selinux_label", (asked.selinux_label,))
+
+
+def process_of(spec: Mapping[str, Any], asked: ExecSpec) -> dict[str, Any]:
+    """Returns the runtime-spec's `process` object of an exec.
+
+    Args:
+        spec: the container's configuration, for what was left unset.
+        asked: what was asked for.
+    """
+    process: dict[str, Any] = dict(spec["process"])
+    process["args"] = list(asked.args)
+    process["terminal"] = asked.terminal
+    process.pop("consoleSize", None)
+    process.pop("commandLine", None)
+    if asked.env:
+        process["env"] = list(asked.env)
+    if asked.cwd:
+        process["cwd"] = asked.cwd
+    if asked.user is not None:
+        # The umask belongs to the user object of the spec but is no part of who one is.
+        umask = {key: value for key, value in process.get("user", {}).items() if key == "umask"}
+        process["user"] = {
+            **umask,
+            "uid": asked.user.uid,
+            "gid": asked.user.gid,
+            "additionalGids": list(asked.user.additional_gids),
+        }
+    if asked.capabilities:
+        names = sorted(set(asked.capabilities))
+        process["capabilities"] = {"bounding": names, "effective": names, "permitted": names}
+    if asked.rlimits:
+        process["rlimits"] = [
+            {"type": limit.type, "hard": limit.hard, "soft": limit.soft} for limit in asked.rlimits
+        ]
+    if asked.no_new_privileges:
+        process["noNewPrivileges"] = True
+    if asked.apparmor_profile:
+        process["apparmorProfile"] = asked.apparmor_profile
+    if asked.selinux_label:
+        process["selinuxLabel"] = asked.selinux_label
+    return process
+
+
+def _check_rlimits(limits: Sequence[Rlimit]) -> None:
+    seen: set[str] = set()
+    for limit in limits:
+        if limit.type not in _RLIMITS:
+            raise InvalidArgumentError(f"rlimits: {_quoted(limit.type)} is not a limit such as RLIMIT_NOFILE")
+        if limit.type in seen:
+            raise InvalidArgumentError(f"rlimits: {limit.type} is given twice")
+        if limit.soft > limit.hard:
+            raise InvalidArgumentError(
+                f"rlimits: {limit.type} has a soft limit of {limit.soft} over its hard limit of {limit.hard}"
+            )
+        seen.add(limit.type)
+
+
+def _read_regular(path: str) -> bytes:
+    # Non-blocking, because somebody's FIFO by that name must not hold up the shim.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > MAX_CONFIG:
+            raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
+        return file.read(MAX_CONFIG + 1)
+
+
+def _no_nul(field: str, values: Iterable[str]) -> None:
+    if any("\0" in value for value in values):
+        raise InvalidArgumentError(f"{field}: has a NUL byte, which no program can be given")
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "…")
+
+
+def _json(value: bool) -> str:
+    return "true" if value else "false"
