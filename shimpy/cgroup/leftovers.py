@@ -1,0 +1,108 @@
+"""What a runtime that was killed in the middle of `create` leaves among the cgroups."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import posixpath
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships
+from shimpy.cgroup.tree import Tree
+
+_log = logging.getLogger(__name__)
+
+_DEATH = 2.0  # seconds that what was killed gets to leave its cgroups
+
+
+def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: Path = PROC) -> list[Path]:
+    """Returns the cgroups that a runtime with the cgroupfs driver may make for a container.
+
+    An absolute linux.cgroupsPath counts from the root of each hierarchy, a relative one, or the
+    id where there is none, from the caller's own cgroup (runc, version 1), from the one above
+    that (runc, version 2), or from the root (crun).
+
+    Args:
+        spec: the bundle's config.json.
+        container_id: as the runtime gets it.
+        proc: where procfs is.
+    """
+    asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
+    inner = posixpath.normpath("/" + asked)
+    found: dict[Path, None] = {}  # in order, each once
+    for controller, own in memberships(proc=proc).items():
+        bases = ["/"]
+        if not asked.startswith("/"):
+            bases.append(own)
+            if controller == UNIFIED:
+                bases.append(posixpath.dirname(own))
+        for base in bases:
+            path = posixpath.normpath(base + inner)
+            found.update(dict.fromkeys(directories(controller, path, proc)))
+    return list(found)
+
+
+class Leftovers:
+    """The cgroups that one `create` may make: what was not there before can be removed after.
+
+    The runtime itself forgets them: killed at a random moment, runc leaves ten directories behind
+    in every third case where it has not yet written the state that `runc delete` would go by.
+    """
+
+    def __init__(self, leaves: list[Path], above: list[Path], proc: Path) -> None:
+        self._leaves = leaves
+        self._above = above
+        self._proc = proc
+
+    @classmethod
+    def before(cls, spec: Mapping[str, Any], container_id: str, *, proc: Path = PROC) -> Leftovers:
+        """Notes what is not there yet, right before the runtime is started.
+
+        Args:
+            spec: the bundle's config.json.
+            container_id: as the runtime gets it.
+            proc: where procfs is.
+        """
+        leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not p.exists()]
+        above = {parent for leaf in leaves for parent in leaf.parents if not parent.exists()}
+        return cls(leaves, sorted(above, key=lambda path: -len(path.parts)), proc)
+
+    async def remove(self) -> list[Path]:
+        """Removes what the failed `create` has made, after the runtime's own clean-up.
+
+        What still runs there is killed if it descends from this process (to which the children of
+        a killed runtime are reparented if this is a subreaper). A cgroup that was there before is
+        never touched, nor one where another's processes run, nor one above that is in use.
+
+        Returns:
+            The container's cgroups that are still there, to be logged.
+        """
+        for leaf in self._leaves:
+            tree = Tree(leaf)
+            if (pids := tree.pids()) and all(map(self._descends, pids)):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(tree.kill(), _DEATH)
+        left = [leaf for leaf in self._leaves if not Tree(leaf).remove()]
+        for path in self._above:
+            with suppress(OSError):
+                path.rmdir()
+        for path in left:
+            _log.warning("cgroup %s of a failed create is in use and stays", path)
+        return left
+
+    def _descends(self, pid: int) -> bool:
+        while pid > 1:
+            try:
+                status = (self._proc / str(pid) / "status").read_text(errors="surrogateescape")
+            except (FileNotFoundError, ProcessLookupError):
+                return True  # it has ended
+            parent = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)
+            pid = int(parent[1]) if parent else 0
+            if pid == os.getpid():
+                return True
+        return False

@@ -1,0 +1,175 @@
+"""Where the cgroups of a process are: /proc/PID/cgroup and the mounts that show them (cgroups(7))."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+# The name under which the unified (version 2) hierarchy stands among the controllers, as in
+# /proc/PID/cgroup, where its line is "0::/path".
+UNIFIED = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mounted cgroup hierarchy, or a part of one.
+
+    Attributes:
+        root: the cgroup that the mount point shows, as a path in the hierarchy.
+        point: the mount point.
+        controllers: what version 1 has there ("memory", "name=systemd"), or UNIFIED alone.
+    """
+
+    root: str
+    point: Path
+    controllers: frozenset[str]
+
+    def directory(self, path: str) -> Path | None:
+        """Returns where the mount shows a cgroup, or None if it does not.
+
+        Args:
+            path: of the cgroup, as /proc/PID/cgroup has it.
+        """
+        root = self.root.rstrip("/")
+        if ".." in path.split("/") or not (path == root or path.startswith(root + "/")):
+            return None  # outside our cgroup namespace, or outside what is mounted
+        return self.point / path.removeprefix(root).lstrip("/")
+
+
+def mounts(proc: Path = PROC) -> list[Mount]:
+    """Returns the cgroup mounts that this process sees, in the order they were made.
+
+    Args:
+        proc: where procfs is; its self/mountinfo is read (proc_pid_mountinfo(5)).
+    """
+    found = []
+    for line in (proc / "self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(" "), right.split(" ")
+        if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        controllers = {UNIFIED} if kind[0] == "cgroup2" else set(kind[2].split(","))
+        found.append(Mount(_unescape(fields[3]), Path(_unescape(fields[4])), frozenset(controllers)))
+    return found
+
+
+def memberships(pid: int | None = None, proc: Path = PROC) -> dict[str, str]:
+    """Returns the cgroup that a process is in, for each controller; empty if it is gone.
+
+    A zombie has left its version 1 cgroups and is shown in the root of each.
+
+    Args:
+        pid: the process; None for this one.
+        proc: where procfs is.
+    """
+    try:
+        text = (proc / ("self" if pid is None else str(pid)) / "cgroup").read_text(errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    paths = {}
+    for line in text.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(","):
+            paths[controller] = path
+    return paths
+
+
+def directories(controller: str, path: str, proc: Path = PROC) -> list[Path]:
+    """Returns every place where a cgroup of that path can be seen, whether it is there or not.
+
+    Args:
+        controller: of version 1, or UNIFIED.
+        path: of the cgroup in its hierarchy.
+        proc: where procfs is.
+    """
+    seen = [m.directory(path) for m in mounts(proc) if controller in m.controllers]
+    return [directory for directory in seen if directory is not None]
+
+
+def own_directory(controller: str, proc: Path = PROC) -> Path | None:
+    """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
+    path = memberships(proc=proc).get(controller)
+    for directory in directories(controller, path, proc) if path is not None else ():
+        if directory.is_dir():
+            return directory
+    return None
+
+
+def find(pid: int, controller: str, proc: Path = PROC) -> Path | None:
+    """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
+
+    Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what is
+    done to it would be done to us. Nor is one that no mount shows, or that a mount seems to show
+    but where the process is not listed (hidden by another mount, another namespace's view).
+
+    Args:
+        pid: a live process.
+        controller: of version 1, or UNIFIED.
+        proc: where procfs is.
+    """
+    path = memberships(pid, proc).get(controller, "/")
+    mine = memberships(proc=proc).get(controller, "/")
+    if path in ("/", mine) or mine.startswith(path + "/"):
+        return None
+    for directory in directories(controller, path, proc):
+        if pid in listed(directory):
+            return directory
+    return None
+
+
+def listed(directory: Path) -> list[int]:
+    """Returns the processes that are in a cgroup itself; none if it is gone or cannot tell.
+
+    A process of a pid namespace that we do not see has no number here and is left out; zombies
+    are not listed by the kernel.
+    """
+    return [pid for pid in map(int, read(directory / "cgroup.procs").split()) if pid > 0]
+
+
+def below(directory: Path) -> list[Path]:
+    """Returns a cgroup and all cgroups below it, each before what is below it."""
+    found = [directory]
+    for parent in found:  # grows while it is walked
+        with suppress(OSError), os.scandir(parent) as entries:
+            found += [parent / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found
+
+
+def read(file: Path) -> str:
+    """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there."""
+    try:
+        return file.read_text()
+    except OSError:  # ENOENT; ENODEV when removed while open; EOPNOTSUPP of a threaded cgroup
+        return ""
+
+
+def write(file: Path, text: str) -> bool:
+    """Writes to a file of a cgroup; says whether the file was there to be written.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # the cgroup has been removed meanwhile
+            raise
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
