@@ -2,10 +2,151 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
 import pytest
+
+from .support import bundles, containers, events, machine
+from .support.fifos import Fifo
+from .support.rounds import rounds
+
+if TYPE_CHECKING:
+    from shimpy.api import ShimStub
+
+    from .support.servers import Server
+
+hypothesis.settings.register_profile(
+    "shimpy",
+    max_examples=rounds(200, 50_000),
+    deadline=None,
+    derandomize=rounds(1, 0) == 1,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("shimpy")
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Notes which tests failed, for fixtures that then have nothing to add."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[_failed] = True
+    return report
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """asyncio only: the reaper stands on the child watching of its event loop."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_container_outlives_the_run() -> Iterator[None]:
+    yield
+    for container_id in containers.left():
+        containers.remove(container_id)
+
+
+@pytest.fixture
+def new_id(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Gives container ids that nobody else has; a test that leaves one of these containers behind fails."""
+    made: list[str] = []
+
+    def new() -> str:
+        made.append(containers.new_id())
+        return made[-1]
+
+    yield new
+    left = sorted({*made} & {*containers.left()})
+    for container_id in left:
+        containers.remove(container_id)
+    if not request.node.stash.get(_failed, False):
+        assert left == [], "containers that the test left behind"
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root filesystem of busybox, shared by the bundles of the run."""
+    if lacking := machine.lacking():
+        pytest.skip(f"containers need {lacking}")
+    return bundles.make_rootfs(tmp_path_factory.mktemp("rootfs", numbered=False))
+
+
+@pytest.fixture
+def bundle(rootfs: Path, tmp_path: Path) -> Callable[..., str]:
+    """Makes bundles: ``bundle("sh", "-c", "exit 7", memory=1 << 25)``; see support.bundles.make_bundle."""
+    numbers = itertools.count(1)
+
+    def make(*args: str, **options: Any) -> str:
+        return bundles.make_bundle(tmp_path / f"bundle{next(numbers)}", rootfs, args, **options)
+
+    return make
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
+    """Makes FIFOs by name, and lets go at the end who still waits in one."""
+    made: list[Fifo] = []
+
+    def make(name: str) -> Fifo:
+        made.append(Fifo(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.release()
+
+
+@pytest.fixture
+async def shim(new_id: Callable[[], str]) -> AsyncIterator[ShimStub]:
+    """A client of a Shim in this process, with no socket between the two."""
+    from .support.inprocess import serve
+
+    async with serve() as stub:
+        yield stub
+
+
+@pytest.fixture
+async def recorder(shim: ShimStub) -> AsyncIterator[events.Recorder]:
+    """What *shim* publishes."""
+    async with events.record(shim) as recorder:
+        yield recorder
+
+
+@pytest.fixture
+async def start_server(new_id: Callable[[], str]) -> AsyncIterator[Callable[..., Server]]:
+    """Starts `python -m shimpy` processes: ``start_server("--log-format", "json", before=["nice"])``."""
+    from .support.servers import Server
+
+    started: list[Server] = []
+
+    def start(*arguments: str, **options: Any) -> Server:
+        started.append(Server(arguments, **options))
+        started[-1].wait_until_it_listens()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+async def server(start_server: Callable[..., Server]) -> Server:
+    """One `python -m shimpy` process."""
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
+    """The messages and the stubs that Google's own compiler makes of shim.proto."""
+    from .support.foreign import compile_client
+
+    return compile_client(tmp_path_factory.mktemp("foreign"))

@@ -1,0 +1,23 @@
+"""Shims in the test's own process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpclib.testing import ChannelFor
+
+from shimpy.api import ShimStub
+from shimpy.service import Shim
+
+
+@contextlib.asynccontextmanager
+async def serve(**options: Any) -> AsyncIterator[ShimStub]:
+    """Yields a client of a new Shim.
+
+    Args:
+        options: arguments of Shim.
+    """
+    async with Shim(**options) as service, ChannelFor([service]) as channel:
+        yield ShimStub(channel)

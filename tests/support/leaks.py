@@ -1,0 +1,85 @@
+"""What a process holds, read from /proc, so that a test can compare before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def descriptors(pid: int | None = None) -> dict[int, str]:
+    """Returns the open descriptors of a process, by default of this one, and what each is."""
+    folder = Path(f"/proc/{pid or os.getpid()}/fd")
+    found = {}
+    for name in os.listdir(folder):
+        # The descriptor of the listing itself is gone by now.
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(folder / name)
+    return found
+
+
+def threads(pid: int | None = None) -> int:
+    """Returns the number of threads of a process, by default of this one."""
+    return len(os.listdir(f"/proc/{pid or os.getpid()}/task"))
+
+
+def _stat(pid: str) -> tuple[str, int]:
+    """Returns the state letter and the parent of a process (proc(5))."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return after_name[0], int(after_name[1])
+
+
+def children(pid: int | None = None) -> dict[int, str]:
+    """Returns the children of a process, by default of this one, and the state letter of each (Z: zombie)."""
+    parent = pid or os.getpid()
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state, its_parent = _stat(name)
+                if its_parent == parent:
+                    found[int(name)] = state
+    return found
+
+
+def zombies(pid: int | None = None) -> list[int]:
+    """Returns the children that a process, by default this one, has not waited for."""
+    return [child for child, state in children(pid).items() if state == "Z"]
+
+
+def alive(pid: int) -> bool:
+    """Returns whether a process exists and is not a zombie."""
+    try:
+        return _stat(str(pid))[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def memory(pid: int | None = None) -> int:
+    """Returns the memory of a process in bytes, by default of this one, shared pages split (PSS)."""
+    for line in Path(f"/proc/{pid or os.getpid()}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no Pss in smaps_rollup")
+
+
+def cpu_time(pid: int) -> float:
+    """Returns the seconds of CPU that a process has used, its finished children's not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def eventually(condition: Callable[[], object], *, within: float = 10) -> None:
+    """Waits until *condition()* is true, for things that the kernel does in its own time.
+
+    Args:
+        condition: asked every few milliseconds.
+        within: seconds until the test fails.
+    """
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within} s: {condition}"
+        await asyncio.sleep(0.005)

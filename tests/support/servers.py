@@ -1,0 +1,117 @@
+"""Real `python -m shimpy` processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpclib.client import Channel
+
+from shimpy.api import ShimStub
+
+
+class Server:
+    """A shim in a process of its own, with a folder of its own.
+
+    Args:
+        arguments: further arguments of `python -m shimpy`.
+        environment: variables to add.
+        before: a command line to put before, such as `nice` or `setpriv --reuid 1000`.
+        options: further arguments of Popen, such as umask.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        # Not the test's own folder: its path may be longer than what a socket's address holds.
+        self._folder = tempfile.TemporaryDirectory(prefix="shimpy-test-")
+        self.folder = Path(self._folder.name)
+        self.socket = self.folder / "shim.sock"
+        self._log = self.folder / "stderr"
+        self._channels: list[Channel] = []
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, "-m", "shimpy", "--socket", str(self.socket), *arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+                **options,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the shim."""
+        return self.process.pid
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to its stderr so far."""
+        return self._log.read_text(errors="replace")
+
+    def wait_until_it_listens(self, *, within: float = 20) -> None:
+        """Returns when its socket takes connections.
+
+        Args:
+            within: seconds until the test fails.
+        """
+        end = time.monotonic() + within
+        while True:
+            with socket.socket(socket.AF_UNIX) as client:
+                if client.connect_ex(str(self.socket)) == 0:
+                    return
+            assert self.process.poll() is None, f"exit status {self.process.returncode}: {self.stderr}"
+            assert time.monotonic() < end, f"does not listen within {within} s: {self.stderr}"
+            time.sleep(0.005)
+
+    def channel(self) -> Channel:
+        """Returns a new connection to it; closed with the server."""
+        channel = Channel(path=str(self.socket))
+        self._channels.append(channel)
+        return channel
+
+    def stub(self) -> ShimStub:
+        """Returns a client on a new connection."""
+        return ShimStub(self.channel())
+
+    def terminate(self, *, within: float = 10) -> int:
+        """Sends SIGTERM, waits for the end and returns the exit status.
+
+        Args:
+            within: seconds until the test fails.
+        """
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within)
+
+    async def terminated(self, *, within: float = 10) -> int:
+        """Does what :meth:`terminate` does while the test's own event loop goes on."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, within)
+
+    def close(self) -> None:
+        """Ends it and removes its folder; fails if there is a traceback in its stderr."""
+        for channel in self._channels:
+            channel.close()
+        try:
+            if self.process.poll() is None:
+                self.terminate()
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            stderr = self.stderr
+            self._folder.cleanup()
+        assert "Traceback" not in stderr, stderr
