@@ -1,0 +1,366 @@
+"""Output FIFOs whose readers may come late, die and come back, without a byte being copied.
+
+A process gets the write end of its FIFO itself. What the shim does is to keep the pipe behind the
+FIFO alive (`pipe(7)`: what was written is gone once nobody has the pipe open) and to make sure that
+readers see EOF when, and only when, everybody who writes is gone:
+
+- *Live*: a read end is kept open and never read. The process gets no SIGPIPE, and since no write
+  end is kept, a reader sees EOF as soon as the last writer is gone. The kernel says when that is
+  (EPOLLHUP; data does not wake us).
+- *Held*: there are no writers and no readers. A reader's open(2) would block for want of a writer
+  (`fifo(7)`), so a write end is kept instead of the read end. inotify says that a reader came.
+- *Reading*: there are no writers, but a reader. The read end is kept, so that the reader reads the
+  rest and then EOF, and what it leaves stays for the next one. inotify says that a reader left.
+
+Two things keep inotify from being enough, and so there is a timer while a reader is there: the
+kernel reports a close(2) shortly before the reader is off the pipe's books, and a second reader
+that opens the FIFO beside the first blocks in open(2) unseen. Each tick looks again, which also
+lets such a second reader in. The timer backs off to once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import select
+import struct
+from collections.abc import Callable
+from typing import Final
+
+_IN_CLOSE_NOWRITE: Final = 0x10
+_IN_OPEN: Final = 0x20
+_IN_Q_OVERFLOW: Final = 0x4000
+
+_FIRST_LOOK: Final = 0.02
+_LAST_LOOK: Final = 1.0
+# How often a reader that leaves is followed up at once, between two ticks. Two shims that keep one
+# FIFO take each other's read ends for readers, and each look of one makes the other look.
+_PROMPT_LOOKS: Final = 16
+
+_log = logging.getLogger(__name__)
+
+
+def reopen(fd: int, flags: int) -> int:
+    """Opens what a descriptor stands for anew, with a file description of its own.
+
+    Args:
+        fd: any descriptor, also one that was opened with O_PATH.
+        flags: as for open(2); O_CLOEXEC and O_NOCTTY are added.
+
+    Raises:
+        OSError: as open(2) has it.
+    """
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC | os.O_NOCTTY)
+
+
+def poll(fd: int, events: int = 0) -> int:
+    """Returns which events, POLLERR and POLLHUP always among them, are true of a descriptor now."""
+    poller = select.poll()
+    poller.register(fd, events)
+    return next((found for _, found in poller.poll(0)), 0)
+
+
+class StdioHub:
+    """The one epoll and the one inotify through which all stdio of an event loop is watched.
+
+    Both are made when they are first needed, in the event loop that runs then; a hub is used from
+    that loop only.
+    """
+
+    def __init__(self) -> None:
+        self.fifos: dict[tuple[int, int], Fifo] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._epoll: select.epoll | None = None
+        self._inotify: _Inotify | None = None
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Calls back with the epoll events of a descriptor; EPOLLERR and EPOLLHUP always.
+
+        A callback may come once after its descriptor was closed and its number used again, so it
+        has to look at the descriptor rather than to trust the events.
+
+        Raises:
+            OSError: no descriptor, memory or watch was left, or the file cannot be watched.
+        """
+        if self._epoll is None:
+            self._loop = asyncio.get_running_loop()
+            self._epoll = select.epoll()
+            self._loop.add_reader(self._epoll.fileno(), self._dispatch)
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Ends a watch, before the descriptor is closed; without one it does nothing."""
+        if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
+            self._epoll.unregister(fd)
+
+    def watch_inode(self, fd: int, mask: int, callback: Callable[[], None]) -> int | None:
+        """Calls back for inotify(7) events of the file that a descriptor stands for.
+
+        Returns:
+            A watch for `unwatch_inode`, or None if inotify is out of instances or watches.
+        """
+        try:
+            if self._inotify is None:
+                inotify = _Inotify()
+                try:
+                    self.watch(inotify.fd, select.EPOLLIN, inotify.dispatch)
+                except OSError:
+                    inotify.close()
+                    raise
+                self._inotify = inotify
+            return self._inotify.add(fd, mask, callback)
+        except OSError as error:
+            _log.warning("a FIFO is looked at by the clock, inotify failed: %s", error)
+            return None
+
+    def unwatch_inode(self, watch: int | None) -> None:
+        """Ends a watch of `watch_inode`; events that are already on their way are dropped."""
+        if watch is not None and self._inotify is not None:
+            self._inotify.remove(watch)
+
+    def close(self) -> None:
+        """Lets go of everything, FIFOs that are still kept included; idempotent."""
+        for fifo in list(self.fifos.values()):
+            fifo.abandon()
+        if self._inotify is not None:
+            self.unwatch(self._inotify.fd)
+            self._inotify.close()
+            self._inotify = None
+        if self._epoll is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+        self._callbacks.clear()
+
+    def _dispatch(self) -> None:
+        if self._epoll is None:
+            return
+        for fd, events in self._epoll.poll(0, 64):
+            callback = self._callbacks.get(fd)
+            if callback is None:
+                continue
+            try:
+                callback(events)
+            except Exception:  # noqa: BLE001 - one stream's trouble is not another's
+                _log.exception("a callback of stdio failed")
+
+
+class _Inotify:
+    """inotify(7), which the standard library does not offer."""
+
+    _EVENT: Final = struct.Struct("iIII")
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
+
+    def add(self, fd: int, mask: int, callback: Callable[[], None]) -> int:
+        path = f"/proc/self/fd/{fd}".encode()
+        watch = self._checked(self._libc.inotify_add_watch(self.fd, path, ctypes.c_uint32(mask)))
+        self._callbacks[watch] = callback
+        return watch
+
+    def remove(self, watch: int) -> None:
+        if self._callbacks.pop(watch, None) is not None:
+            self._libc.inotify_rm_watch(self.fd, watch)
+
+    def dispatch(self, _events: int) -> None:
+        try:
+            data = os.read(self.fd, 16384)
+        except BlockingIOError:
+            return
+        offset = 0
+        while offset < len(data):
+            watch, mask, _cookie, length = self._EVENT.unpack_from(data, offset)
+            offset += self._EVENT.size + length
+            if mask & _IN_Q_OVERFLOW:
+                for callback in list(self._callbacks.values()):
+                    callback()
+            elif watch in self._callbacks and mask & (_IN_OPEN | _IN_CLOSE_NOWRITE):
+                self._callbacks[watch]()
+
+    def close(self) -> None:
+        self._callbacks.clear()
+        os.close(self.fd)
+
+
+class Fifo:
+    """Keeps one FIFO that processes write to, as the module's docstring has it.
+
+    There is one object for each FIFO and hub, shared by all processes that name that FIFO. Without
+    inotify the states are the same but for *Held*: a reader that comes when all writers are gone is
+    let in by the timer, within a second. A FIFO that another program keeps open too is treated as
+    having a reader.
+    """
+
+    @classmethod
+    def keep(cls, hub: StdioHub, fd: int) -> Fifo:
+        """Returns the keeper of a FIFO; each call is paired with one of `release`.
+
+        Args:
+            hub: watches the FIFO.
+            fd: the FIFO, opened in any way.
+
+        Raises:
+            OSError: no descriptor was left, or the FIFO may not be read.
+        """
+        stat = os.fstat(fd)
+        key = stat.st_dev, stat.st_ino
+        fifo = hub.fifos.get(key)
+        if fifo is None:
+            fifo = hub.fifos[key] = cls(hub, key, reopen(fd, os.O_RDONLY | os.O_NONBLOCK))
+        fifo._users += 1
+        return fifo
+
+    def __init__(self, hub: StdioHub, key: tuple[int, int], reader: int) -> None:
+        self._hub = hub
+        self._key = key
+        self._users = 0
+        # One of the two is open at any time, until the last user lets go.
+        self._reader = reader
+        self._writer = -1
+        self._watch: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = _FIRST_LOOK
+        self._prompt_looks = _PROMPT_LOOKS
+
+    def open_writer(self, flags: int = 0) -> int:
+        """Opens the FIFO for a process to write to; never waits for a reader.
+
+        Args:
+            flags: O_NONBLOCK, for a write end that the shim itself writes to.
+
+        Raises:
+            OSError: no descriptor was left, or the FIFO may not be written.
+        """
+        reader = self._reader
+        if reader < 0:
+            reader = reopen(self._writer, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            writer = reopen(reader, os.O_WRONLY | flags)
+        except OSError:
+            if reader != self._reader:
+                os.close(reader)
+            raise
+        self._stop_looking()
+        self._reader = reader
+        self._close_writer()
+        self._settled()
+        self._hub.unwatch(reader)
+        try:
+            self._hub.watch(reader, 0, self._hung_up)
+        except OSError as error:
+            # Late readers may then block in open(2); everything else holds.
+            _log.warning("a FIFO is kept, but the end of its writers goes unseen: %s", error)
+        return writer
+
+    def release(self) -> None:
+        """Gives one use back. With the last, readers see EOF and what nobody read is gone."""
+        self._users -= 1
+        if self._users == 0:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Lets go of the FIFO whoever still uses it."""
+        if self._hub.fifos.get(self._key) is self:
+            del self._hub.fifos[self._key]
+        self._stop_looking()
+        self._close_reader()
+        self._close_writer()
+
+    def _hung_up(self, _events: int) -> None:
+        if self._reader >= 0 and poll(self._reader) & select.POLLHUP:
+            self._look()
+
+    def _look(self) -> None:
+        """There are no writers: are there readers?"""
+        if self._reader < 0:
+            self._let_read()
+            return
+        self._hub.unwatch(self._reader)
+        try:
+            # It also wakes a reader that is stuck in open(2).
+            self._writer = reopen(self._reader, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            self._look_later()
+            return
+        # Ours would count as a reader; the write end alone keeps the data meanwhile.
+        self._close_reader()
+        self._watch_for(_IN_OPEN, self._opened)
+        if self._watch is None or self._has_reader():
+            self._let_read()
+        else:
+            self._settled()
+
+    def _opened(self) -> None:
+        if self._has_reader():
+            self._let_read()
+
+    def _has_reader(self) -> bool:
+        return not poll(self._writer) & select.POLLERR
+
+    def _let_read(self) -> None:
+        self._watch_for(_IN_CLOSE_NOWRITE, self._left)
+        try:
+            self._reader = reopen(self._writer, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            self._look_later()
+            return
+        self._close_writer()
+        self._look_later()
+
+    def _left(self) -> None:
+        if self._prompt_looks > 0:
+            self._prompt_looks -= 1
+            self._look()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._pause = min(2 * self._pause, _LAST_LOOK)
+        self._prompt_looks = _PROMPT_LOOKS
+        self._look()
+
+    def _look_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+
+    def _watch_for(self, mask: int, callback: Callable[[], None]) -> None:
+        # A new watch has a new number, so that events of the old one cannot be taken for its own.
+        self._stop_looking()
+        fd = self._reader if self._reader >= 0 else self._writer
+        self._watch = self._hub.watch_inode(fd, mask, callback)
+
+    def _stop_looking(self) -> None:
+        self._hub.unwatch_inode(self._watch)
+        self._watch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _settled(self) -> None:
+        self._pause = _FIRST_LOOK
+        self._prompt_looks = _PROMPT_LOOKS
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            self._hub.unwatch(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+    def _close_writer(self) -> None:
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
