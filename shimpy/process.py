@@ -23,13 +23,26 @@ class Process:
     Args:
         io: what it reads and writes.
         group: its own cgroup, where it has one.
-        on_exit: called once, in the event loop, when the process has exited and been announced.
+        on_exit: called in the event loop when the process has exited and been announced.
         on_death: called as soon as it has exited, announced or not.
+
+    Attributes:
+        io: what it reads and writes.
+        child: the reaper's hold on it, once the runtime has told its pid.
+        deletion: its Delete, while one is under way.
     """
 
     __slots__ = (
-        "_announced", "_on_death", "_on_exit", "_told", "_waiters", "child", "deletion", "group", "io",
-    )  # fmt: skip
+        "_announced",
+        "_group",
+        "_on_death",
+        "_on_exit",
+        "_told",
+        "_waiters",
+        "child",
+        "deletion",
+        "io",
+    )
 
     def __init__(
         self,
@@ -39,9 +52,9 @@ class Process:
         on_death: Callable[[], None] | None = None,
     ) -> None:
         self.io = io
-        self.group = group
         self.child: Child | None = None
         self.deletion: Operation[int] | None = None
+        self._group = group
         self._on_exit = on_exit
         self._on_death = on_death
         self._announced = False
@@ -57,6 +70,18 @@ class Process:
     def exit_status(self) -> int | None:
         """None while it lives, then the exit code, or 128 + the number of the signal."""
         return None if self.child is None else self.child.exit_status
+
+    @property
+    def final_status(self) -> int:
+        """The exit status of a process that has exited."""
+        if self.exit_status is None:
+            raise RuntimeError(f"process {self.pid} has not exited")
+        return self.exit_status
+
+    @property
+    def exit_due(self) -> bool:
+        """True when its exit may be told, and has not been."""
+        return self._announced and not self._told and self.exit_status is not None
 
     def track(self, reaper: Reaper, pid: int) -> None:
         """Takes the pid that the runtime told; from now on its exit is noticed."""
@@ -81,7 +106,7 @@ class Process:
         while not self._told:
             await self._next()
 
-    def mark_told(self) -> None:
+    def told_exit(self) -> None:
         """Notes that its exit is published, and wakes who waits for that."""
         self._told = True
         self._wake()
@@ -94,15 +119,19 @@ class Process:
         """
         if self.child is not None:
             self.child.kill()
-        if self.group is not None:
-            await self.group.kill()
+        if self._group is not None:
+            await self._group.kill()
         await self.exited()
 
+    def let_go(self) -> None:
+        """Removes its cgroup, unless something that it started still runs there."""
+        if self._group is not None and self._group.remove():
+            self._group = None
+
     def release(self) -> None:
-        """Closes what it read and wrote and removes its cgroup. Twice is harmless."""
+        """Closes what it read and wrote and lets go of its cgroup. Twice is harmless."""
         self.io.close()
-        if self.group is not None and self.group.remove():
-            self.group = None
+        self.let_go()
 
     def _exited(self, status: int) -> None:
         logger.info("process %d exited with status %d", self.pid, status)
@@ -113,7 +142,7 @@ class Process:
         self._tell()
 
     def _tell(self) -> None:
-        if self._announced and not self._told and self.exit_status is not None:
+        if self.exit_due:
             self._on_exit(self)
 
     async def _next(self) -> None:
