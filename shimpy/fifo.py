@@ -21,6 +21,7 @@ lets such a second reader in. The timer backs off to once a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -277,6 +278,10 @@ class Fifo:
         if self._hub.fifos.get(self._key) is self:
             del self._hub.fifos[self._key]
         self._stop_looking()
+        if self._reader >= 0:
+            # A reader that is stuck in open(2) beside another is let in, and sees EOF.
+            with contextlib.suppress(OSError):
+                self._writer = reopen(self._reader, os.O_WRONLY | os.O_NONBLOCK)
         self._close_reader()
         self._close_writer()
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import select
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from .errors import FailedPreconditionError, ResourceExhaustedError
-from .fifo import Fifo, StdioHub, poll
-from .streams import Stream
+from .errors import FailedPreconditionError, InternalError, ResourceExhaustedError
+from .fifo import StdioHub, poll
+from .streams import Stream, open_output
 from .terminal import TerminalIO
 
 __all__ = ["ProcessIO", "StdioHub", "open_stdio"]
@@ -26,6 +27,8 @@ __all__ = ["ProcessIO", "StdioHub", "open_stdio"]
 _PIPE_SIZE: Final = 4096
 _SPLICES_AT_ONCE: Final = 16
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+_log = logging.getLogger(__name__)
 
 
 class ProcessIO(Protocol):
@@ -89,13 +92,16 @@ def open_stdio(hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr
         InvalidArgumentError: a path is not absolute, or names something else.
         PermissionDeniedError: a path may not be opened.
         ResourceExhaustedError: no descriptor was left.
+        InternalError: there is no place for a temporary file.
     """
     try:
         if terminal:
             return TerminalIO(hub, stdin, stdout)
         return PlainIO(hub, stdin, stdout, stderr)
     except OSError as error:
-        raise ResourceExhaustedError(f"stdio could not be set up: {error.strerror}") from error
+        exhausted = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+        failure = ResourceExhaustedError if exhausted else InternalError
+        raise failure(f"stdio could not be set up: {error.strerror}") from error
 
 
 class PlainIO:
@@ -135,12 +141,7 @@ class PlainIO:
             return first, first if same else self._open_output(hub, err)
 
     def _open_output(self, hub: StdioHub, stream: Stream) -> int:
-        if stream.is_fifo:
-            fifo = Fifo.keep(hub, stream.fd)
-            self._kept.callback(fifo.release)
-            fd = fifo.open_writer()
-        else:
-            fd = stream.open(os.O_WRONLY | os.O_APPEND)
+        fd = open_output(hub, stream, self._kept)
         self._lent.callback(os.close, fd)
         return fd
 
@@ -196,14 +197,18 @@ class StdinPump:
         # The two ends have a file description each: this leaves the process's end blocking.
         os.set_blocking(self._pipe, False)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        try:
+            hub.watch(self._pipe, 0, self._process_let_go)
+        except OSError:
+            self.stop()
+            os.close(self.child)
+            raise
 
     def start(self) -> None:
         """Begins, once nobody but the process has the other end."""
-        if self._fifo < 0:
-            return
-        self._hub.watch(self._pipe, 0, self._process_let_go)
         # A FIFO that no writer has opened yet is not ready, unlike one whose writers have left.
-        self._loop.add_reader(self._fifo, self._move)
+        if self._fifo >= 0:
+            self._loop.add_reader(self._fifo, self._move)
 
     def stop(self) -> None:
         """Ends it: the process reads EOF, writers get EPIPE. Idempotent."""
@@ -229,7 +234,7 @@ class StdinPump:
                 return
             except OSError as error:
                 if error.errno != errno.EPIPE:
-                    raise
+                    _log.warning("the stdin of a process ends: %s", error)
                 moved = 0
             if moved == 0:
                 self.stop()

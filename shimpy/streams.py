@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Literal, NoReturn, Self
+from typing import Final, Literal, Self
 
 from .errors import (
     InvalidArgumentError,
@@ -15,7 +16,7 @@ from .errors import (
     ResourceExhaustedError,
     ShimError,
 )
-from .fifo import reopen
+from .fifo import Fifo, StdioHub, reopen
 
 Field = Literal["stdin", "stdout", "stderr"]
 
@@ -72,7 +73,7 @@ class Stream:
         try:
             self.fd = os.open(encoded, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            self._fail(error)
+            raise self.failure(error) from error
         status = os.fstat(self.fd)
         kind = stat.S_IFMT(status.st_mode)
         self.is_fifo = kind == stat.S_IFIFO
@@ -97,7 +98,7 @@ class Stream:
         try:
             fd = reopen(self.fd, flags | os.O_NONBLOCK)
         except OSError as error:
-            self._fail(error)
+            raise self.failure(error) from error
         if blocking:
             os.set_blocking(fd, True)
         return fd
@@ -106,9 +107,9 @@ class Stream:
         """Gives the descriptor back that the finding took."""
         os.close(self.fd)
 
-    def _fail(self, error: OSError) -> NoReturn:
-        failure = _ERRORS.get(error.errno or 0, InvalidArgumentError)
-        raise failure(f"{self}: {error.strerror}") from error
+    def failure(self, error: OSError) -> ShimError:
+        """Returns what to raise when the kernel did not open it."""
+        return _ERRORS.get(error.errno or 0, InvalidArgumentError)(f"{self}: {error.strerror}")
 
     def __str__(self) -> str:
         path = self.path
@@ -126,3 +127,25 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def open_output(hub: StdioHub, stream: Stream, kept: ExitStack, *, blocking: bool = True) -> int:
+    """Opens what a process, or its terminal, writes to. A FIFO is kept from then on, see `fifo`.
+
+    Args:
+        hub: watches a FIFO.
+        stream: what was found.
+        kept: its end is the end of the FIFO's keeping.
+        blocking: as for `Stream.open`.
+
+    Raises:
+        ShimError: as for `Stream`.
+    """
+    if not stream.is_fifo:
+        return stream.open(os.O_WRONLY | os.O_APPEND, blocking=blocking)
+    try:
+        fifo = Fifo.keep(hub, stream.fd)
+        kept.callback(fifo.release)
+        return fifo.open_writer(0 if blocking else os.O_NONBLOCK)
+    except OSError as error:
+        raise stream.failure(error) from error

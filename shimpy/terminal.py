@@ -17,8 +17,8 @@ from typing import Final
 
 from .console import ConsoleSocket
 from .errors import FailedPreconditionError, InternalError
-from .fifo import Fifo, StdioHub
-from .streams import Stream
+from .fifo import StdioHub
+from .streams import Stream, open_output
 
 _DRAIN_TIMEOUT: Final = 2.0
 # The kernel gives at most 4 KiB for one read of a master. Several are written as one; what is more
@@ -54,12 +54,7 @@ class TerminalIO:
                 self._source = _Owned(stream.open(flags, blocking=False))
                 stack.callback(self._source.close)
             with Stream("stdout", stdout) as stream:
-                if stream.is_fifo:
-                    fifo = Fifo.keep(hub, stream.fd)
-                    stack.callback(fifo.release)
-                    fd = fifo.open_writer(os.O_NONBLOCK)
-                else:
-                    fd = stream.open(os.O_WRONLY | os.O_APPEND, blocking=False)
+                fd = open_output(hub, stream, stack, blocking=False)
                 self._sink = _Owned(fd)
                 stack.callback(self._sink.close)
             self._null = _Owned(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -76,22 +71,24 @@ class TerminalIO:
         self._stack.callback(os.close, master)
         self._console.close()
         self._null.close()
+        try:
+            self._relay(master)
+        except OSError as error:
+            raise InternalError(f"the terminal cannot be used: {error.strerror}") from error
+
+    def _relay(self, master: int) -> None:
         os.set_blocking(master, False)
         # While the process lives it may close its terminal and open /dev/console again. With a
         # slave of our own the master does not hang up meanwhile, and what is typed is not lost.
-        try:
-            flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-            slave = _Owned(fcntl.ioctl(master, _TIOCGPTPEER, flags))
-        except OSError as error:
-            raise InternalError(f"the terminal could not be opened: {error.strerror}") from error
+        slave = _Owned(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)
         self._master = master
         self._apply_size()
         self._output = OutputRelay(self._hub, master, slave, self._sink)
         self._stack.callback(self._output.stop)
+        self._output.start()
         self._input = InputRelay(self._source, master)
         self._stack.callback(self._input.stop)
-        self._output.start()
         if self._exited:
             self.process_exited()
         else:
