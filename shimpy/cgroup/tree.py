@@ -119,6 +119,7 @@ class Tree:
         """
         pause, longest = _PATIENCE
         while self.populated():
+            self._members()  # before the tree is frozen: that would be the end of us
             dying: list[int] = []
             try:
                 await self._strike(dying)
@@ -274,7 +275,6 @@ class UnifiedTree(Tree):
         write(self.path / "cgroup.freeze", "0")
 
     async def _strike(self, dying: list[int]) -> None:
-        self._members()
         # Reaches what is frozen, and what is being forked. Linux 5.14; a threaded cgroup refuses.
         with suppress(OSError):
             if write(self.path / "cgroup.kill", "1"):
