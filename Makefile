@@ -15,7 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ready system ## see a container go through its whole life, step by step
-	@$(BIN)/python -m shimpy.demo $(ARGS)
+	@$(BIN)/python -m shimpy.demo
 
 test: ready system ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)

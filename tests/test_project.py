@@ -1,0 +1,57 @@
+"""The house keeps its own rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = [path for path in ROOT.glob("shimpy/**/*.py") if "api" not in path.parts]
+
+
+def make(*targets: str) -> str:
+    """What `make` would do, without doing it."""
+    return subprocess.run(
+        ["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_readme_names_only_targets_that_there_are() -> None:
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    known = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {"run", "test"} <= targets
+    assert targets <= known
+
+
+def test_ci_calls_nothing_that_the_readme_does_not_say() -> None:
+    readme = (ROOT / "README.md").read_text()
+    called = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+    assert "test" in called
+    assert [target for target in called if f"make {target}" not in readme] == []
+
+
+def test_one_knob_makes_the_numbers_big() -> None:
+    assert "SHIMPY_ROUNDS=full" in make("stress")
+    assert "SHIMPY_ROUNDS" not in make("test")
+
+
+def test_the_version_stands_in_the_changelog() -> None:
+    assert f"## {PYPROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_it_is_a_typed_package() -> None:
+    assert (ROOT / "shimpy" / "py.typed").is_file()
+    assert "Typing :: Typed" in PYPROJECT["project"]["classifiers"]
