@@ -1,0 +1,51 @@
+"""What a process is started with and would pass on to its children: descriptors, signals, umask, limits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+# Descriptors that this process allows itself: a connection takes one, a process up to ten. Not more than
+# that, although the hard limit may be a million, because what is raised here is what processes inherit whose
+# bundle sets no RLIMIT_NOFILE, and there are programs that visit every descriptor up to the limit.
+_MAX_FILES = 65_536
+
+# What Python itself ignores, and gives back to the children that it starts.
+_IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+
+
+def open_standard_descriptors() -> None:
+    """Opens /dev/null as each of 0, 1 and 2 that this process was started without.
+
+    Else the next file that is opened gets that number, and what is meant for stderr is written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # open(2) gives the lowest number that is free, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def clean_slate() -> None:
+    """Undoes what the process was started with and its children would inherit.
+
+    No signal is blocked, none ignored; the umask is 022. A SIGHUP that was ignored (nohup(1)) still does
+    nothing, but by a handler, which execve(2) resets. The soft limit of open files is raised.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _IGNORED_BY_PYTHON:
+            signal.signal(number, _nothing if number == signal.SIGHUP else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """Does nothing, unlike the default action."""
