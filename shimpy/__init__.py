@@ -1,1 +1,117 @@
-"""A container runtime shim: containerd's first shim API, served over a runc-compatible runtime."""
+"""A container runtime shim: containerd's first shim API, served over a runc-compatible runtime.
+
+Everything public is here; each name is imported when it is first used, so that serving
+(``python -m shimpy``) does not load what only a client needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shimpy.client.bundle import write_bundle
+    from shimpy.client.client import ShimClient
+    from shimpy.client.command import CommandStream, Pty
+    from shimpy.client.connect import connect
+    from shimpy.client.container import Container
+    from shimpy.client.embed import in_process
+    from shimpy.client.launch import launch
+    from shimpy.client.model import (
+        Chunk,
+        ContainerState,
+        Event,
+        EventType,
+        ExecOptions,
+        ProcessInfo,
+        ProcessState,
+        Result,
+        Rlimit,
+        StrPath,
+        User,
+    )
+    from shimpy.client.oneshot import run
+    from shimpy.client.subscription import EventStream
+    from shimpy.errors import (
+        AlreadyExistsError,
+        CanceledError,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        InternalError,
+        InvalidArgumentError,
+        NotFoundError,
+        PermissionDeniedError,
+        ResourceExhaustedError,
+        ShimError,
+        UnavailableError,
+        UnimplementedError,
+    )
+    from shimpy.service import Shim
+
+__all__ = [  # noqa: RUF022 - grouped
+    # Ways to a shim
+    "connect",
+    "in_process",
+    "launch",
+    "run",
+    "Shim",
+    "write_bundle",
+    # What one works with
+    "CommandStream",
+    "Container",
+    "EventStream",
+    "Pty",
+    "ShimClient",
+    # Records
+    "Chunk",
+    "ContainerState",
+    "Event",
+    "EventType",
+    "ExecOptions",
+    "ProcessInfo",
+    "ProcessState",
+    "Result",
+    "Rlimit",
+    "StrPath",
+    "User",
+    # Errors
+    "AlreadyExistsError",
+    "CanceledError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "InternalError",
+    "InvalidArgumentError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "ShimError",
+    "UnavailableError",
+    "UnimplementedError",
+]
+
+_MODULES = {
+    "Shim": "shimpy.service",
+    "connect": "shimpy.client.connect",
+    "in_process": "shimpy.client.embed",
+    "launch": "shimpy.client.launch",
+    "run": "shimpy.client.oneshot",
+    "write_bundle": "shimpy.client.bundle",
+    "CommandStream": "shimpy.client.command",
+    "Container": "shimpy.client.container",
+    "EventStream": "shimpy.client.subscription",
+    "Pty": "shimpy.client.command",
+    "ShimClient": "shimpy.client.client",
+}
+"""Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors)."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    elsewhere = "shimpy.errors" if name.endswith("Error") else "shimpy.client.model"
+    value = globals()[name] = getattr(import_module(_MODULES.get(name, elsewhere)), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

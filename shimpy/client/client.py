@@ -1,0 +1,161 @@
+"""The client: the calls of the API, and containers and commands that clean up after themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shimpy.client import command
+from shimpy.client.calls import ShimCalls
+from shimpy.client.container import Container, managed
+from shimpy.client.subscription import ExitWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from grpclib.client import Channel
+
+    from shimpy.client.command import CommandStream, Pty
+    from shimpy.client.fifos import Fifos
+    from shimpy.client.model import Result, StrPath
+
+
+class ShimClient(ShimCalls):
+    """Speaks to one shim, which looks after one container at a time.
+
+    :func:`shimpy.launch`, :func:`shimpy.connect` and :func:`shimpy.in_process` give one.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        """Makes a client of a grpclib channel, which stays the caller's to close."""
+        super().__init__(channel)
+        self._exits = ExitWatch(self)
+
+    def container(
+        self,
+        id: str,
+        bundle: StrPath,
+        *,
+        runtime: str = "",
+        no_pivot: bool = False,
+        stdin: StrPath | None = None,
+        stdout: StrPath | None = None,
+        stderr: StrPath | None = None,
+    ) -> AbstractAsyncContextManager[Container]:
+        """Creates and starts a container that is deleted at the end of the block, come what may.
+
+        Its init should be something that stays, such as ``sleep 1000000``: when init ends, so
+        does all that runs in the container. The arguments are those of :meth:`create`.
+        """
+
+        async def create() -> int:
+            return await self.create(
+                id, bundle, runtime=runtime, no_pivot=no_pivot, stdin=stdin, stdout=stdout, stderr=stderr
+            )
+
+        return managed(self, self._exits, id, create)
+
+    async def run(
+        self,
+        id: str,
+        bundle: StrPath,
+        *,
+        runtime: str = "",
+        input: bytes | None = None,
+        timeout: float | None = None,
+        output_limit: int | None = None,
+    ) -> Result:
+        """Runs a container whose init is the command, to its end.
+
+        Args:
+            id: its name.
+            bundle: the folder with its ``config.json``.
+            runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
+            input: what it reads; None: nothing.
+            timeout: as for :meth:`shimpy.Container.run`.
+            output_limit: as for :meth:`shimpy.Container.run`.
+        """
+
+        async def create(fifos: Fifos, timeout: float | None) -> int:
+            return await self.create(
+                id,
+                bundle,
+                runtime=runtime,
+                stdin=fifos.stdin,
+                stdout=fifos.stdout,
+                stderr=fifos.stderr,
+                timeout=timeout,
+            )
+
+        return await command.run(
+            self,
+            self._exits,
+            create,
+            created=self._start,
+            input=input,
+            timeout=timeout,
+            output_limit=output_limit,
+        )
+
+    def stream(
+        self,
+        id: str,
+        bundle: StrPath,
+        *,
+        runtime: str = "",
+        stdin: bool = False,
+    ) -> AbstractAsyncContextManager[CommandStream]:
+        """Runs a container whose init is the command, its output coming as it is written.
+
+        Args:
+            id: its name.
+            bundle: the folder with its ``config.json``.
+            runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
+            stdin: whether you are going to write to it.
+        """
+        create = self._creating(id, bundle, runtime, terminal=False)
+        return command.stream(self, self._exits, create, stdin=stdin, created=self._start)
+
+    def pty(
+        self,
+        id: str,
+        bundle: StrPath,
+        *,
+        runtime: str = "",
+        width: int = 80,
+        height: int = 24,
+    ) -> AbstractAsyncContextManager[Pty]:
+        """Runs a container whose init is the command, on a terminal of its own.
+
+        Args:
+            id: its name.
+            bundle: the folder with its ``config.json``, which has to ask for a terminal.
+            runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
+            width: columns of the terminal.
+            height: its rows.
+        """
+        create = self._creating(id, bundle, runtime, terminal=True)
+        return command.pty(self, self._exits, create, size=(width, height), started=self.start)
+
+    def _creating(
+        self, id: str, bundle: StrPath, runtime: str, *, terminal: bool
+    ) -> Callable[[Fifos], Awaitable[int]]:
+        async def create(fifos: Fifos) -> int:
+            return await self.create(
+                id,
+                bundle,
+                runtime=runtime,
+                terminal=terminal,
+                stdin=fifos.stdin,
+                stdout=fifos.stdout,
+                stderr=fifos.stderr,
+            )
+
+        return create
+
+    async def _start(self, pid: int) -> None:
+        await self.start()
+
+    async def aclose(self) -> None:
+        """Lets go of what the client holds at the shim; whoever gave it to you does this."""
+        await self._exits.aclose()

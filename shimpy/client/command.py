@@ -1,0 +1,283 @@
+"""Commands: run one and get its result, follow its output as it comes, or talk to it on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from shimpy.client.model import Chunk, Result
+from shimpy.client.running import STARTING_GRACE, Running, running
+from shimpy.errors import ShimError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from typing import Self
+
+    from shimpy.client.calls import ShimCalls
+    from shimpy.client.fifos import Fifos
+    from shimpy.client.model import StreamName
+    from shimpy.client.subscription import ExitWatch
+
+_BUFFER = 1 << 18
+"""Bytes of output that wait for who iterates before the process has to wait."""
+
+
+class Kept:
+    """What is kept of a command's output.
+
+    Attributes:
+        truncated: there was more than the limit.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.truncated = False
+        self._limit = limit
+        self._outputs: dict[StreamName, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def take(self, stream: StreamName, data: bytes) -> None:
+        """Keeps what is within the limit."""
+        output = self._outputs[stream]
+        output += data
+        if self._limit is not None and len(output) > self._limit:
+            del output[self._limit :]
+            self.truncated = True
+
+    def result(self, status: int, *, timed_out: bool) -> Result:
+        """Returns how the command went."""
+        stdout, stderr = (bytes(output) for output in self._outputs.values())
+        return Result(stdout, stderr, status, timed_out, self.truncated)
+
+
+async def run(
+    client: ShimCalls,
+    exits: ExitWatch,
+    create: Callable[[Fifos, float | None], Awaitable[int]],
+    *,
+    created: Callable[[int], Awaitable[None]] | None = None,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    output_limit: int | None = None,
+) -> Result:
+    """Runs a command to its end, or to the end of its time; see :meth:`shimpy.Container.run`.
+
+    Args:
+        client: the shim's.
+        exits: tells when the process has exited.
+        create: makes the process with these FIFOs, within that many seconds; returns its pid.
+        created: what remains to be done once it is there.
+        input: what the command reads.
+        timeout: seconds.
+        output_limit: bytes that are kept of each output.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    kept = Kept(output_limit)
+    timed_out = False
+
+    async def in_time(fifos: Fifos) -> int:
+        return await create(fifos, None if timeout is None else timeout + STARTING_GRACE)
+
+    async with running(
+        client, exits, in_time, take=kept.take, stdin=input is not None, stderr=True, created=created
+    ) as process:
+        feeding = asyncio.ensure_future(_feed(process, input))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await process.wait()
+        except TimeoutError:
+            timed_out = True
+        finally:
+            feeding.cancel()
+    return kept.result(await process.wait(), timed_out=timed_out)
+
+
+async def _feed(process: Running, data: bytes | None) -> None:
+    if process.stdin is not None and data is not None:
+        with suppress(BrokenPipeError):  # it need not read all of it
+            await process.stdin.write(data)
+        process.stdin.close()
+
+
+class _Session:
+    """A process whose output is fetched piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Chunk] = deque()
+        self._held = 0
+        self._news = asyncio.Event()
+        self._running: Running | None = None
+        self._ended = False
+
+    @property
+    def pid(self) -> int:
+        """The process, as the host numbers it."""
+        return self._process.pid
+
+    async def write(self, data: bytes) -> None:
+        """Writes to what the process reads, waiting while it does not.
+
+        Args:
+            data: bytes.
+
+        Raises:
+            BrokenPipeError: it reads no more.
+        """
+        if self._process.stdin is None:
+            raise BrokenPipeError("the process was given nothing to read")
+        await self._process.stdin.write(data)
+
+    def close_stdin(self) -> None:
+        """Ends what the process reads."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        """Kills the process and all that it started; :meth:`wait` tells when that is done."""
+        self._process.kill()
+
+    async def wait(self) -> int:
+        """Waits for the end of the process.
+
+        Output that is not fetched meanwhile is kept for later only in part: a process that writes
+        more waits until somebody iterates.
+
+        Returns:
+            its exit code, or 128 + the signal that ended it.
+        """
+        return await self._process.wait()
+
+    @property
+    def _process(self) -> Running:
+        if self._running is None:
+            raise RuntimeError("the process is there only within its `async with` block")
+        return self._running
+
+    def _begin(self, process: Running) -> None:
+        self._running = process
+        ending = asyncio.ensure_future(process.wait())
+        ending.add_done_callback(self._finished)
+
+    def _finished(self, ending: asyncio.Future[int]) -> None:
+        if not ending.cancelled():
+            ending.exception()  # seen: wait() raises it
+        self._ended = True
+        self._news.set()
+
+    def _take(self, stream: StreamName, data: bytes) -> None:
+        self._pieces.append(Chunk(stream, data))
+        self._held += len(data)
+        self._news.set()
+        if self._held >= _BUFFER and self._running is not None:
+            self._running.pause()
+
+    async def _next(self) -> Chunk | None:
+        while not self._pieces:
+            if self._ended:
+                await self._process.wait()  # raises what went wrong
+                return None
+            self._news.clear()
+            await self._news.wait()
+        piece = self._pieces.popleft()
+        self._held -= len(piece.data)
+        if self._held < _BUFFER:
+            self._process.resume()
+        return piece
+
+
+class CommandStream(_Session):
+    """A running command whose output comes as it is written.
+
+    ``async for stream, data in command`` brings the pieces, in order for each of the two outputs,
+    and ends when the command has. A command whose output nobody fetches waits, as on any pipe.
+    """
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        piece = await self._next()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+
+class Pty(_Session):
+    """A running command on a terminal of its own.
+
+    ``async for data in pty`` brings what the terminal shows, and ends when the command has.
+    """
+
+    def __init__(self, resize: Callable[[int, int, int], Awaitable[None]]) -> None:
+        super().__init__()
+        self._resize = resize
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._next()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece.data
+
+    async def read(self) -> bytes:
+        """Returns what the terminal shows next, ``b""`` once the command has ended."""
+        piece = await self._next()
+        return b"" if piece is None else piece.data
+
+    async def resize(self, width: int, height: int) -> None:
+        """Sets the terminal's size.
+
+        Args:
+            width: columns.
+            height: rows.
+
+        Raises:
+            FailedPreconditionError: the command has ended.
+        """
+        await self._resize(self.pid, width, height)
+
+
+@asynccontextmanager
+async def stream(
+    client: ShimCalls,
+    exits: ExitWatch,
+    create: Callable[[Fifos], Awaitable[int]],
+    *,
+    stdin: bool,
+    created: Callable[[int], Awaitable[None]] | None = None,
+) -> AsyncIterator[CommandStream]:
+    """Runs a command for the time of the block; see :meth:`shimpy.Container.stream`."""
+    session = CommandStream()
+    async with running(
+        client, exits, create, take=session._take, stdin=stdin, stderr=True, created=created
+    ) as process:
+        session._begin(process)
+        yield session
+
+
+@asynccontextmanager
+async def pty(
+    client: ShimCalls,
+    exits: ExitWatch,
+    create: Callable[[Fifos], Awaitable[int]],
+    *,
+    size: tuple[int, int],
+    started: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[Pty]:
+    """Runs a command on a terminal for the time of the block; see :meth:`shimpy.Container.pty`."""
+
+    async def created(pid: int) -> None:
+        with suppress(ShimError):  # it may be over already; what is not comes to light below
+            await client.resize(pid, *size)
+        if started is not None:
+            await started()
+
+    session = Pty(client.resize)
+    async with running(
+        client, exits, create, take=session._take, stdin=True, stderr=False, created=created
+    ) as process:
+        session._begin(process)
+        yield session

@@ -1,0 +1,66 @@
+"""A client of a shim that runs already."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from grpclib.client import Channel
+
+from shimpy.client.client import ShimClient
+from shimpy.errors import DeadlineExceededError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from shimpy.client.model import StrPath
+
+_SUN_PATH = 107
+"""The longest path that fits the kernel's address of a Unix socket, unix(7)."""
+
+
+@asynccontextmanager
+async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[ShimClient]:
+    """Connects to a running shim; the end of the block ends the connection and nothing else.
+
+    ::
+
+        async with shimpy.connect("/run/job.sock") as client:
+            print(await client.state())
+
+    Args:
+        socket: path of its socket, of any length.
+        timeout: seconds that it has to answer.
+
+    Raises:
+        UnavailableError: no shim answers there.
+    """
+    with _short(socket) as path:
+        async with Channel(path=path) as channel:
+            client = ShimClient(channel)
+            try:
+                await client.state(timeout=timeout)
+            except (UnavailableError, DeadlineExceededError) as error:
+                raise UnavailableError(f"no shim answers at {os.fspath(socket)}: {error}") from error
+            try:
+                yield client
+            finally:
+                await client.aclose()
+
+
+@contextmanager
+def _short(socket: StrPath) -> Iterator[str]:
+    path = os.path.abspath(socket)
+    if len(os.fsencode(path)) <= _SUN_PATH:
+        yield path
+        return
+    folder, name = os.path.split(path)
+    try:
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise UnavailableError(f"no shim answers at {path}: {error.strerror}") from error
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)

@@ -1,0 +1,43 @@
+"""A shim in the caller's own process and event loop."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from grpclib.testing import ChannelFor
+
+from shimpy.client.call import settled
+from shimpy.client.client import ShimClient
+from shimpy.client.container import delete_container
+from shimpy.service import Shim
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def in_process(
+    *, runtime: str = "runc", root: str | None = None, leave_running: bool = False
+) -> AsyncIterator[ShimClient]:
+    """Runs a shim in this process, for the time of the block; there may be many at a time.
+
+    Nothing is started and nothing listens: the calls go through memory. While one is open the
+    process is a child subreaper (``PR_SET_CHILD_SUBREAPER``) and SIGCHLD is handled by its event
+    loop, which has to run in the main thread; both are put back when the last one ends. Your own
+    child processes keep their exit statuses. Should this process die, containers go on without
+    anybody to tell how they end; :func:`shimpy.launch` is for those who mind.
+
+    Args:
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+        root: where the runtime keeps its state (its ``--root``); None: its default.
+        leave_running: leave a container that is there at the end, instead of killing it.
+    """
+    async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+        client = ShimClient(channel)
+        try:
+            yield client
+        finally:
+            if not leave_running:
+                await settled(delete_container(client))
+            await client.aclose()

@@ -1,0 +1,156 @@
+"""The FIFOs that carry what a command reads and writes, read and written without blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+_READ_AT_ONCE = 1 << 16
+
+
+class Fifos:
+    """FIFOs for one process, in a folder that only this user may enter; removed at the end.
+
+    Attributes:
+        stdin: path of the FIFO that the process reads; None: it reads nothing.
+        stdout: path of the FIFO that it writes.
+        stderr: path of the FIFO that it writes errors to; None: it has a terminal.
+    """
+
+    def __init__(self, *, stdin: bool, stderr: bool) -> None:
+        self._folder = tempfile.mkdtemp(prefix="shimpy-")
+        self.stdin = self._make("stdin") if stdin else None
+        self.stdout = self._make("stdout")
+        self.stderr = self._make("stderr") if stderr else None
+
+    def _make(self, name: str) -> str:
+        path = os.path.join(self._folder, name)
+        os.mkfifo(path, 0o600)
+        return path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class OutputReader:
+    """Hands on what a FIFO brings.
+
+    The FIFO is open before anybody writes to it, so nothing is missed; until the first writer has
+    come the kernel reports no end (fifo(7), poll(2)).
+    """
+
+    def __init__(self, path: str, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._loop = asyncio.get_running_loop()
+        self._reading = False
+
+    def resume(self) -> None:
+        """Reads on."""
+        if self._fd is not None and not self._reading:
+            self._loop.add_reader(self._fd, self._readable, self._fd)
+            self._reading = True
+
+    def pause(self) -> None:
+        """Reads no more for now; the writer waits once the FIFO is full."""
+        if self._fd is not None and self._reading:
+            self._loop.remove_reader(self._fd)
+            self._reading = False
+
+    def finish(self) -> None:
+        """Reads what is there now, at most what a FIFO holds, and closes it.
+
+        To be called when the process has ended: something else may still write, for ever.
+        """
+        if self._fd is not None:
+            left = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+            while left > 0 and self._fd is not None:
+                left -= self._readable(self._fd) or left
+            self.close()
+
+    def close(self) -> None:
+        """Closes it; what is unread is lost."""
+        self.pause()
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _readable(self, fd: int) -> int:
+        try:
+            data = os.read(fd, _READ_AT_ONCE)
+        except BlockingIOError:
+            return 0
+        if data:
+            self._take(data)
+        else:
+            self.close()
+        return len(data)
+
+
+class InputWriter:
+    """Writes to the FIFO that a process reads; opened once the shim has opened the other end."""
+
+    def __init__(self, path: str) -> None:
+        self._fd: int | None
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads: the process has ended
+            self._fd = None
+        self._writing = asyncio.Lock()
+        self._ready: asyncio.Future[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Writes all of it, as fast as the process reads.
+
+        Raises:
+            BrokenPipeError: the process reads no more, or the input has been closed.
+        """
+        left = memoryview(data)
+        async with self._writing:
+            while left:
+                if self._fd is None:
+                    raise BrokenPipeError("the process reads no more")
+                try:
+                    left = left[os.write(self._fd, left) :]
+                except BlockingIOError:
+                    await self._writable(self._fd)
+                except BrokenPipeError:
+                    self.close()
+                    raise
+
+    def close(self) -> None:
+        """Ends the input; a write that still waits fails."""
+        self._wake()
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    async def _writable(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._ready = loop.create_future()
+        loop.add_writer(fd, self._wake)
+        try:
+            await self._ready
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None and self._fd is not None:
+            asyncio.get_running_loop().remove_writer(self._fd)
+            if not ready.done():
+                ready.set_result(None)

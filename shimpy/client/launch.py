@@ -1,0 +1,194 @@
+"""A shim as a child process: started, waited for until it answers, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket as sockets
+import sys
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from shimpy.client.call import settled
+from shimpy.client.connect import connect
+from shimpy.client.container import delete_container
+from shimpy.errors import ShimError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shimpy.client.client import ShimClient
+    from shimpy.client.model import StrPath
+
+_LOG = logging.getLogger("shimpy.shim")
+_SHUTDOWN = 5.0
+"""Seconds from SIGTERM to SIGKILL; a shim takes at most 3."""
+_LINE = 1 << 13
+"""Bytes of a line of the shim's log that are kept."""
+
+
+@asynccontextmanager
+async def launch(
+    socket: StrPath | None = None,
+    *,
+    runtime: str = "runc",
+    root: StrPath | None = None,
+    log_level: str = "warning",
+    leave_running: bool = False,
+    timeout: float = 10.0,
+) -> AsyncIterator[ShimClient]:
+    """Runs ``python -m shimpy`` as a child process for the time of the block.
+
+    The shim belongs to the block, and so does its container: at the end the container is killed
+    and deleted, even if the shim has died, and the shim is ended. A shim whose launcher is killed
+    goes on, with its container; who named the socket can :func:`shimpy.connect` to it.
+
+    What the shim logs goes to the logger ``shimpy.shim``, as warnings.
+
+    Args:
+        socket: where it listens; None: in a private temporary folder.
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+        root: where the runtime keeps its state (its ``--root``); None: its default.
+        log_level: what it logs: debug, info, warning or error.
+        leave_running: leave a container that is there at the end, without a shim, instead of
+            killing it.
+        timeout: seconds that the shim has to start.
+
+    Raises:
+        UnavailableError: it did not start; the message is what it said last.
+    """
+    # The kernel's address of a socket has room for 107 bytes.
+    parent = None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
+        path = f"{folder}/shim.sock" if socket is None else os.path.abspath(socket)
+        options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
+        if root is not None:
+            options += ["--root", os.fspath(root)]
+        child = await _Child.start(options, folder, timeout)
+        try:
+            async with connect(path) as client:
+                try:
+                    yield client
+                finally:
+                    if not leave_running:
+                        await settled(_delete(client, runtime, root))
+        finally:
+            await settled(child.end())
+
+
+async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> None:
+    try:
+        await delete_container(client)
+    except UnavailableError:
+        # The shim has died and its container has not: then this is nobody else's to do.
+        if client.created is None:
+            return
+        container, named = client.created
+        options = [] if root is None else ["--root", os.fspath(root)]
+        command = [named or runtime, *options, "delete", "--force", container]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _SHUTDOWN)
+    except ShimError as error:
+        _LOG.warning("the container could not be deleted: %s", error)
+
+
+class _Child:
+    """The child process and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._ready = False
+        self._lines: list[str] = []
+        self._listening = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def start(cls, options: list[str], folder: str, timeout: float) -> _Child:
+        """Starts it, and returns once it says that it is ready (sd_notify(3))."""
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
+            address = f"{folder}/notify"
+            notify.bind(address)
+            # A session of its own: Ctrl-C in this terminal is for this program to act upon.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "shimpy",
+                *options,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "NOTIFY_SOCKET": address},
+                start_new_session=True,
+            )
+            child = cls(process)
+            try:
+                await child._started(notify, timeout)
+            except BaseException:
+                await settled(child.end())
+                raise
+            return child
+
+    async def _started(self, notify: sockets.socket, timeout: float) -> None:
+        ready = asyncio.ensure_future(_said_ready(notify))
+        died = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({ready, died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            died.cancel()
+        if self._process.returncode is not None:
+            await self._listening
+            said = self._lines[-1] if self._lines else f"exit status {self._process.returncode}"
+            raise UnavailableError(f"the shim did not start: {said}")
+        if not ready.done() or ready.cancelled():
+            raise UnavailableError(f"the shim did not start within {timeout:g} seconds")
+        self._ready = True
+        for line in self._lines:
+            _LOG.warning("%s", line)
+        self._lines.clear()
+
+    async def _listen(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None  # noqa: S101 - it was asked for
+        rest = b""
+        while data := await stderr.read(_LINE):
+            *lines, rest = (rest + data).split(b"\n")
+            self._say(lines)
+            rest = rest[-_LINE:]
+        self._say([rest])
+
+    def _say(self, lines: list[bytes]) -> None:
+        for line in filter(None, lines):
+            text = line.decode(errors="replace")
+            if self._ready:
+                _LOG.warning("%s", text)
+            else:
+                self._lines = [*self._lines[-99:], text]
+
+    async def end(self) -> None:
+        """Ends it: politely, then not."""
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), _SHUTDOWN)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        # Whatever else might hold its stderr is not waited for.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._listening, 1)
+
+
+async def _said_ready(notify: sockets.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while b"READY=1" not in (await loop.sock_recv(notify, 4096)).split(b"\n"):
+        pass

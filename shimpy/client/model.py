@@ -1,0 +1,172 @@
+"""What the client takes and returns: plain records, free of gRPC and of the wire format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple, TypedDict
+
+StrPath = str | os.PathLike[str]
+"""A path, as the standard library's own functions take it."""
+
+
+class EventType(StrEnum):
+    """What an :class:`Event` tells."""
+
+    CREATE = "CREATE"
+    """The runtime has created the container; its init waits to be started."""
+    START = "START"
+    """Init has been started."""
+    EXEC_ADDED = "EXEC_ADDED"
+    """A further process has been started in the container."""
+    EXIT = "EXIT"
+    """A process has ended."""
+    OOM = "OOM"
+    """The kernel's OOM killer struck in the container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a container.
+
+    Attributes:
+        id: the container.
+        type: what happened.
+        pid: the process that it happened to, as the host numbers it; init for an OOM.
+        exit_status: of an EXIT the exit code, or 128 + the signal; None for any other type.
+    """
+
+    id: str
+    type: EventType
+    pid: int
+    exit_status: int | None = None
+
+
+class ProcessState(StrEnum):
+    """What a process of the container is doing."""
+
+    CREATED = "CREATED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process of the container.
+
+    Attributes:
+        pid: as the host numbers it.
+        state: what it is doing; it stays listed as STOPPED until it is deleted.
+    """
+
+    pid: int
+    state: ProcessState
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """What a shim says of its container.
+
+    Attributes:
+        id: the container; empty when there is none.
+        bundle: the folder that it was made from.
+        pid: of its init, 0 when there is no container.
+        processes: init first, then the others in the order in which they were started.
+    """
+
+    id: str
+    bundle: str
+    pid: int
+    processes: tuple[ProcessInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a process runs as, inside the container.
+
+    Attributes:
+        uid: user id.
+        gid: group id.
+        additional_gids: further groups.
+    """
+
+    uid: int = 0
+    gid: int = 0
+    additional_gids: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """One resource limit, see ``setrlimit(2)``.
+
+    Attributes:
+        type: its name, such as ``RLIMIT_NOFILE``.
+        soft: the limit that is enforced.
+        hard: how far the process may raise it.
+    """
+
+    type: str
+    soft: int
+    hard: int
+
+
+class ExecOptions(TypedDict, total=False):
+    """What may be said of a process beyond its arguments; unset means as the container's own.
+
+    Attributes:
+        env: its environment, instead of the container's (``PATH`` included).
+        cwd: the folder that it starts in, absolute, inside the container.
+        user: who it runs as.
+        capabilities: its bounding, effective and permitted set, such as ``CAP_KILL``.
+        rlimits: its resource limits.
+        no_new_privileges: forbid it to gain any; holds too if the bundle says so.
+        apparmor_profile: the profile to put it under.
+        selinux_label: the label to run it with.
+    """
+
+    env: Mapping[str, str]
+    cwd: StrPath
+    user: User
+    capabilities: Sequence[str]
+    rlimits: Sequence[Rlimit]
+    no_new_privileges: bool
+    apparmor_profile: str
+    selinux_label: str
+
+
+StreamName = Literal["stdout", "stderr"]
+"""Which of a command's outputs something was written to."""
+
+
+class Chunk(NamedTuple):
+    """A piece of output, as it came.
+
+    Attributes:
+        stream: where the command wrote it.
+        data: what it wrote.
+    """
+
+    stream: StreamName
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command went.
+
+    Attributes:
+        stdout: what it wrote there; for a command that was killed, what it had written by then.
+        stderr: the same for its other output.
+        exit_status: its exit code, or 128 + the signal that ended it (137 at the timeout).
+        timed_out: it was killed because its time was up.
+        truncated: it wrote more than the limit; the rest was read and thrown away.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    exit_status: int
+    timed_out: bool = False
+    truncated: bool = False

@@ -1,0 +1,103 @@
+"""One command in a container of its own, from nothing to its result."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shimpy.client.bundle import derive_bundle, read_config, write_bundle
+from shimpy.client.launch import launch
+from shimpy.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from shimpy.client.model import Result, StrPath
+
+
+async def run(
+    root: StrPath,
+    args: Sequence[str] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    output_limit: int | None = None,
+    runtime: str = "runc",
+) -> Result:
+    """Runs one command in a container that is made for it, and returns how it went.
+
+    ::
+
+        result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
+
+    Args:
+        root: a folder to be the container's ``/``, or a bundle.
+        args: the program and its arguments; None: what the bundle says.
+        env: variables that are added to those of the bundle.
+        cwd: the folder to start in, inside the container; None: as the bundle says, else ``/``.
+        input: what the command reads; None: nothing.
+        timeout: seconds, from the creation of the container on, until the command is killed with
+            all that it started and what it has written is returned.
+        output_limit: bytes that are kept of each output; the rest is read and thrown away.
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+
+    Raises:
+        ShimError: the container could not be made; the class says what kind of reason it was.
+    """
+    async with (
+        prepared(root, args, env=env, cwd=cwd, runtime=runtime) as bundle,
+        launch(runtime=runtime) as client,
+    ):
+        return await client.run(new_id(), bundle, input=input, timeout=timeout, output_limit=output_limit)
+
+
+def new_id() -> str:
+    """Returns a name that no other container has."""
+    return f"shimpy-{secrets.token_hex(8)}"
+
+
+@asynccontextmanager
+async def prepared(
+    root: StrPath,
+    args: Sequence[str] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    terminal: bool = False,
+    writable: bool = False,
+    runtime: str = "runc",
+) -> AsyncIterator[Path]:
+    """Gives a bundle for the time of the block: *root* itself if it is one that says just this.
+
+    The arguments are those of :func:`run`; *terminal* gives the command one, *writable* lets it
+    write to a *root* that is no bundle.
+    """
+    origin = Path(root)
+    is_bundle = (origin / "config.json").exists()
+    if is_bundle and args is None and not env and cwd is None:
+        wanted = read_config(origin).get("process", {}).get("terminal", False)
+        if wanted == terminal:
+            yield origin
+            return
+    if not is_bundle and args is None:
+        raise InvalidArgumentError(f"args: {os.fspath(root)} is no bundle, so what to run has to be given")
+    with tempfile.TemporaryDirectory(prefix="shimpy-") as folder:
+        if is_bundle:
+            yield derive_bundle(folder, origin, args, env=env, cwd=cwd, terminal=terminal)
+        else:
+            yield await write_bundle(
+                folder,
+                args,
+                rootfs=origin,
+                env=env,
+                cwd=cwd,
+                terminal=terminal,
+                writable=writable,
+                runtime=runtime,
+            )

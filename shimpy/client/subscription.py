@@ -1,0 +1,209 @@
+"""A subscription to a shim's events, and who waits for which process to exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from grpclib.const import Cardinality
+
+from shimpy import api
+from shimpy.client.call import call
+from shimpy.client.model import Event, EventType, ProcessState
+from shimpy.errors import ResourceExhaustedError, ShimError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import Self
+
+    from grpclib.client import Channel, Stream
+
+    from shimpy.client.calls import ShimCalls
+
+_METHOD = "/containerd.shim.v1.Shim/Events"
+
+
+class EventStream:
+    """A shim's events, for ``async for``.
+
+    Once ``async with`` has been entered the subscription exists: every event from then on comes,
+    in order. A shim's first subscriber also gets what was published before it came. Without
+    ``async with`` the first iteration subscribes, and :meth:`aclose` is yours to call.
+
+    The iteration ends when the shim shuts down. It raises UnavailableError when the shim is lost,
+    ResourceExhaustedError when too many events have been left unread.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stream: Stream[api.EventsRequest, api.Event] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._opened()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        stream = await self._opened()
+        while True:
+            message = await call(stream.recv_message())
+            if message is None:
+                await call(stream.recv_trailing_metadata())  # raises how it ended, if not well
+                await self.aclose()
+                raise StopAsyncIteration
+            event = _event(message)
+            if event is not None:
+                return event
+
+    async def aclose(self) -> None:
+        """Ends the subscription."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            # Left as by an exception: otherwise it would wait for the shim to end the stream.
+            await stream.__aexit__(GeneratorExit, GeneratorExit(), None)
+
+    async def _opened(self) -> Stream[api.EventsRequest, api.Event]:
+        if self._stream is None:
+            stream = self._channel.request(_METHOD, Cardinality.UNARY_STREAM, api.EventsRequest, api.Event)
+            self._stream = await stream.__aenter__()
+            try:
+                await call(self._stream.send_message(api.EventsRequest(), end=True))
+                await call(self._stream.recv_initial_metadata())
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._stream
+
+
+def _event(message: api.Event) -> Event | None:
+    kind = EventType.__members__.get(message.type.name or "")
+    if kind is None:  # of a newer shim
+        return None
+    status = message.exit_status if kind is EventType.EXIT else None
+    return Event(message.id, kind, message.pid, status)
+
+
+class ExitWatch:
+    """Tells who started a process when it has exited, over one subscription for all of them.
+
+    An EXIT may come before the reply that names its pid, so while a call that starts a process is
+    under way every EXIT is kept; the event that announces the process tells it from an earlier
+    process that had the same pid.
+    """
+
+    def __init__(self, client: ShimCalls) -> None:
+        self._client = client
+        self._opening = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: dict[int, asyncio.Future[int | None]] = {}
+        self._starting = 0
+        self._count = 0
+        self._losses = 0
+        self._added: dict[int, int] = {}
+        self._exited: dict[int, tuple[int, int | None]] = {}
+
+    async def start(self, start: Callable[[], Awaitable[int]]) -> tuple[int, asyncio.Future[int | None]]:
+        """Starts a process.
+
+        Args:
+            start: starts it and returns its pid.
+
+        Returns:
+            its pid, and what becomes its exit status, or None if it exited and the status was
+            not heard (Delete tells it). It fails when the shim is lost.
+        """
+        await self._subscribed()
+        first, losses = self._count, self._losses
+        self._starting += 1
+        try:
+            pid = await start()
+            exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+            added, status = self._exited.pop(pid, (0, None))
+            if added > first:
+                exited.set_result(status)
+            elif self._task is None or self._task.done():
+                exited.set_exception(_lost())
+            else:
+                self._waiting[pid] = exited
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._added.clear()
+                self._exited.clear()
+        if losses != self._losses:
+            await self._catch_up()
+        return pid, exited
+
+    async def aclose(self) -> None:
+        """Ends the subscription; whoever still waits is told that the shim is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _subscribed(self) -> None:
+        async with self._opening:
+            if self._task is None or self._task.done():
+                events = self._client.events()
+                await events.__aenter__()
+                self._task = asyncio.ensure_future(self._follow(events))
+
+    async def _follow(self, events: EventStream) -> None:
+        failure: ShimError = _lost()
+        try:
+            while True:
+                try:
+                    async with events:
+                        if self._losses:
+                            await self._catch_up()
+                        async for event in events:
+                            self._note(event)
+                except ResourceExhaustedError:  # this program did not read for too long
+                    self._losses += 1
+                    events = self._client.events()
+                else:
+                    return
+        except ShimError as error:
+            failure = error
+        finally:
+            waiting, self._waiting = self._waiting, {}
+            for exited in waiting.values():
+                if not exited.done():
+                    exited.set_exception(failure)
+                    exited.exception()  # seen: who no longer waits need not hear of it
+
+    def _note(self, event: Event) -> None:
+        self._count += 1
+        if event.type in {EventType.CREATE, EventType.EXEC_ADDED}:
+            if self._starting:
+                self._added[event.pid] = self._count
+        elif event.type is EventType.EXIT:
+            added = self._added.pop(event.pid, None)
+            exited = self._waiting.pop(event.pid, None)
+            if exited is not None:
+                if not exited.done():
+                    exited.set_result(event.exit_status)
+            elif added is not None:
+                self._exited[event.pid] = (added, event.exit_status)
+
+    async def _catch_up(self) -> None:
+        """Asks the shim who is left, after events have been lost."""
+        state = await self._client.state()
+        alive = {p.pid for p in state.processes if p.state is not ProcessState.STOPPED}
+        for pid in self._waiting.keys() - alive:
+            exited = self._waiting.pop(pid)
+            if not exited.done():
+                exited.set_result(None)
+
+
+def _lost() -> UnavailableError:
+    return UnavailableError("the shim has shut down")
