@@ -98,6 +98,7 @@ class Container:
         self._cgroup = Cgroup()
         self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
         self._under_way: set[Operation[Any]] = set()
+        self._creation: Operation[int] | None = None
         self._changing: tuple[str, Operation[None]] | None = None
         self._start_in_doubt = False
         self._deleting = False
@@ -109,9 +110,24 @@ class Container:
         return 0 if self._processes.init is None else self._processes.init.pid
 
     @property
+    def begun(self) -> bool:
+        """True once a create of it has got as far as the runtime."""
+        return self._creation is not None
+
+    @property
+    def gone(self) -> bool:
+        """True once nothing of it is left: it is deleted, or its create failed."""
+        return self.deleted or (self._creation is not None and self._creation.over and self.init_pid == 0)
+
+    @property
     def undoing(self) -> bool:
         """True while a create that was called off is being undone."""
-        return self.init_pid == 0 and any(operation.ending for operation in self._under_way)
+        return self._creation is not None and self._creation.ending and not self._creation.over
+
+    async def undone(self) -> None:
+        """Waits until a create that was called off has been undone."""
+        if self._creation is not None:
+            await self._creation.settled()
 
     def processes(self) -> list[tuple[int, State]]:
         """Returns pid and state of its processes, init first, then the execs in order of start."""
@@ -140,7 +156,8 @@ class Container:
         creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
         io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
         init = Process(io, None, self._init_exited, self._init_died)
-        return await self._begin(self._create(creation, init, no_pivot=no_pivot)).result()
+        self._creation = self._begin(self._create(creation, init, no_pivot=no_pivot))
+        return await self._creation.result()
 
     async def start(self) -> None:
         """Lets the created container's process run."""

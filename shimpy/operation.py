@@ -40,6 +40,11 @@ class Operation(Generic[T]):
         """True once it has been called off, or is over."""
         return self._cancelled or self._task.done()
 
+    @property
+    def over(self) -> bool:
+        """True once the work is over, its rollback included."""
+        return self._task.done()
+
     def abort(self, reason: ShimError) -> None:
         """Calls the work off; whoever waits for it gets the reason instead of a result."""
         if not self.ending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -57,8 +56,6 @@ class Shim(api.ShimBase):
         self._hub = StdioHub()
         self._events: Broadcast[Event] = Broadcast()
         self._container: Container | None = None
-        self._creating: Container | None = None
-        self._creation_over = asyncio.Event()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -95,9 +92,8 @@ class Shim(api.ShimBase):
         """
         self._closed = True
         reason = UnavailableError("the shim is shutting down")
-        for container in (self._creating, self._container):
-            if container is not None:
-                await container.abandon(reason)
+        if self._container is not None:
+            await self._container.abandon(reason)
         self._events.close()
         self._hub.close()
         self._reaper.close()
@@ -112,12 +108,11 @@ class Shim(api.ShimBase):
         self._check_open()
         check_id(request.id)
         runtime = Runc(request.runtime or self._default_runtime, self._root, self._reaper)
-        if self._creating is not None and self._creating.undoing:
+        while (taken := self._held()) is not None:
+            if not taken.undoing:
+                raise AlreadyExistsError(f"id: this shim has container {taken.id} already; delete it first")
             # The create before this one was called off; what it made is just being removed.
-            await self._creation_over.wait()
-        taken = self._creating or self._live()
-        if taken is not None:
-            raise AlreadyExistsError(f"id: this shim has container {taken.id} already; delete it first")
+            await taken.undone()
         container = Container(
             request.id,
             request.bundle,
@@ -127,20 +122,20 @@ class Shim(api.ShimBase):
             publish=self._events.publish,
         )
         self._reaper.open()
-        self._creating = container
-        self._creation_over.clear()
+        creation = container.create(
+            terminal=request.terminal,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            no_pivot=request.no_pivot,
+        )
+        self._container = container
         try:
-            pid = await container.create(
-                terminal=request.terminal,
-                stdin=request.stdin,
-                stdout=request.stdout,
-                stderr=request.stderr,
-                no_pivot=request.no_pivot,
-            )
-            self._container = container
+            pid = await creation
         finally:
-            self._creating = None
-            self._creation_over.set()
+            # Refused before anything began; a create that is being undone keeps its place.
+            if not container.begun:
+                self._container = None
         return api.CreateResponse(pid=pid)
 
     async def start(self, start_request: api.StartRequest) -> Empty:
@@ -265,10 +260,15 @@ class Shim(api.ShimBase):
         if self._closed:
             raise UnavailableError("the shim is shutting down")
 
-    def _live(self) -> Container | None:
-        if self._container is not None and self._container.deleted:
+    def _held(self) -> Container | None:
+        """The container, also while it is being created or a create of it is being undone."""
+        if self._container is not None and self._container.gone:
             self._container = None
         return self._container
+
+    def _live(self) -> Container | None:
+        container = self._held()
+        return container if container is not None and container.init_pid else None
 
     def _existing(self, call: str) -> Container:
         self._check_open()
