@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import itertools
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
 
 from .cgroup import Cgroup
 from .creation import Creation, has_state
 from .errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ShimError
 from .events import Event
-from .operation import Operation
+from .operation import Operation, Operations
 from .process import Process
 from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle
+from .states import State, require
 from .stdio import ProcessIO, StdioHub, open_stdio
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 START_GRACE = 1.0
 """Seconds that a start command may take beyond the life of the process that it started."""
 
 MAX_WINDOW = 65535
 """The most columns or rows that a terminal's struct winsize holds (ioctl_tty(2))."""
-
-
-class State(enum.Enum):
-    """What a container, or a process of it, is doing."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-
-# What each state allows; everything else is refused by naming the state.
-_ALLOWED: dict[str, tuple[State, ...]] = {
-    "start": (State.CREATED,),
-    "exec": (State.CREATED, State.RUNNING),
-    "pause": (State.RUNNING,),
-    "resume": (State.PAUSED,),
-}
 
 
 class Container:
@@ -97,9 +76,8 @@ class Container:
         self._processes = Processes(container_id, publish, self._settle)
         self._cgroup = Cgroup()
         self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
-        self._under_way: set[Operation[Any]] = set()
+        self._operations = Operations(self._settle)
         self._creation: Operation[int] | None = None
-        self._changing: tuple[str, Operation[None]] | None = None
         self._start_in_doubt = False
         self._deleting = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,20 +134,23 @@ class Container:
         creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
         io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
         init = Process(io, None, self._init_exited, self._init_died)
-        self._creation = self._begin(self._create(creation, init, no_pivot=no_pivot))
+        self._creation = self._operations.begin(self._create(creation, init, no_pivot=no_pivot))
         return await self._creation.result()
 
     async def start(self) -> None:
         """Lets the created container's process run."""
-        await self._change("start", "started", self._start())
+        self._require("start")
+        await self._operations.begin(self._start(), "started").result()
 
     async def pause(self) -> None:
         """Freezes every process of the running container."""
-        await self._change("pause", "paused", self._pause())
+        self._require("pause")
+        await self._operations.begin(self._pause(), "paused").result()
 
     async def resume(self) -> None:
         """Thaws every process of the paused container."""
-        await self._change("resume", "resumed", self._resume())
+        self._require("resume")
+        await self._operations.begin(self._resume(), "resumed").result()
 
     async def exec(self, asked: ExecSpec, *, stdin: str, stdout: str, stderr: str) -> int:
         """Starts one more process in the container; any number may be starting at a time.
@@ -186,7 +167,7 @@ class Container:
         check_exec(asked)
         self._require("exec")
         io = open_stdio(self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr)
-        return await self._begin(self._exec(asked, io)).result()
+        return await self._operations.begin(self._exec(asked, io)).result()
 
     def resize(self, pid: int, width: int, height: int) -> None:
         """Sets the window size of a process's terminal, also before it is started.
@@ -225,7 +206,7 @@ class Container:
 
     async def abandon(self, reason: ShimError) -> None:
         """Calls off whatever is under way, and waits until it is rolled back; processes go on."""
-        await self._call_off(reason)
+        await self._operations.call_off(reason)
         for process in list(self._processes):
             if process.deletion is not None:
                 process.deletion.abort(reason)
@@ -339,7 +320,7 @@ class Container:
     async def _delete(self, init: Process) -> int:
         self._deleting = True
         try:
-            await self._call_off(FailedPreconditionError(f"container {self.id} is being deleted"))
+            await self._operations.call_off(FailedPreconditionError(f"container {self.id} is being deleted"))
             await self._kill_all()
             await init.told()
             await asyncio.gather(*(process.io.drain() for process in self._processes))
@@ -370,8 +351,8 @@ class Container:
     def _init_died(self) -> None:
         """Init is dead: nothing else of the container may outlive it, nor any call wait for it."""
         reason = FailedPreconditionError(f"container {self.id} has stopped")
-        for operation in self._under_way:
-            if self._changing == ("started", operation):
+        for operation in self._operations:
+            if self._operations.changes(operation) == "started":
                 # A short-lived init is dead before the command that started it has returned.
                 asyncio.get_running_loop().call_later(START_GRACE, operation.abort, reason)
             else:
@@ -389,54 +370,17 @@ class Container:
 
     def _settle(self) -> None:
         """Lets init's exit be told, once nothing is under way that could still name a process."""
-        if not self._under_way:
+        if not self._operations:
             self._processes.finish()
-
-    # How a call is made.
-
-    def _require(self, call: str) -> None:
-        changing = "deleted" if self._deleting else self._changing[0] if self._changing else None
-        if changing is not None and not (call == "exec" and changing == "started"):
-            raise FailedPreconditionError(f"{call}: container {self.id} is just being {changing}")
-        allowed = _ALLOWED[call]
-        if self.state not in allowed:
-            needed = " or ".join(state.value for state in allowed)
-            raise FailedPreconditionError(
-                f"{call}: container {self.id} is {self.state.value}; it has to be {needed}"
-            )
 
     def _init(self) -> Process:
         if self._processes.init is None:
             raise NotFoundError(f"container {self.id} is not created, or deleted already")
         return self._processes.init
 
-    async def _change(self, call: str, what: str, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            self._require(call)
-        except ShimError:
-            work.close()
-            raise
-        operation = self._begin(work)
-        self._changing = (what, operation)
-        await operation.result()
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> Operation[T]:
-        operation = Operation(work, self._ended)
-        self._under_way.add(operation)
-        return operation
-
-    def _ended(self, operation: Operation[Any]) -> None:
-        self._under_way.discard(operation)
-        if self._changing is not None and self._changing[1] is operation:
-            self._changing = None
-        self._settle()
-
-    async def _call_off(self, reason: ShimError) -> None:
-        operations = list(self._under_way)
-        for operation in operations:
-            operation.abort(reason)
-        for operation in operations:
-            await operation.settled()
+    def _require(self, call: str) -> None:
+        change = "deleted" if self._deleting else self._operations.change
+        require(call, self.id, self.state, change)
 
 
 def _deletion_over(process: Process, _operation: Operation[int]) -> None:

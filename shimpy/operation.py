@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 from .errors import ShimError
@@ -86,3 +86,58 @@ class Operation(Generic[T]):
         if not self.ending:
             self._cancelled = True
             self._task.cancel()
+
+
+class Operations:
+    """What is under way at one time; at most one of it is a change, which excludes others.
+
+    Args:
+        ended: called after each operation's end.
+    """
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+        self._under_way: set[Operation[Any]] = set()
+        self._change: tuple[str, Operation[Any]] | None = None
+
+    def __iter__(self) -> Iterator[Operation[Any]]:
+        return iter(list(self._under_way))
+
+    def __bool__(self) -> bool:
+        return bool(self._under_way)
+
+    @property
+    def change(self) -> str | None:
+        """What is just being changed, if anything is."""
+        return None if self._change is None else self._change[0]
+
+    def changes(self, operation: Operation[Any]) -> str | None:
+        """Returns what an operation changes, if it does."""
+        return self._change[0] if self._change is not None and self._change[1] is operation else None
+
+    def begin(self, work: Coroutine[Any, Any, T], change: str | None = None) -> Operation[T]:
+        """Starts an operation.
+
+        Args:
+            work: as Operation takes it.
+            change: what it changes, when nothing else may change meanwhile.
+        """
+        operation = Operation(work, self._over)
+        self._under_way.add(operation)
+        if change is not None:
+            self._change = (change, operation)
+        return operation
+
+    async def call_off(self, reason: ShimError) -> None:
+        """Aborts all of it, and waits until it is rolled back."""
+        operations = list(self)
+        for operation in operations:
+            operation.abort(reason)
+        for operation in operations:
+            await operation.settled()
+
+    def _over(self, operation: Operation[Any]) -> None:
+        self._under_way.discard(operation)
+        if self.changes(operation) is not None:
+            self._change = None
+        self._ended()

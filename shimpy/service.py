@@ -11,7 +11,7 @@ from betterproto.lib.google.protobuf import Empty
 from grpclib.const import Handler
 
 from . import api
-from .container import Container, State
+from .container import Container
 from .errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -23,6 +23,7 @@ from .events import Broadcast, Event, EventType
 from .reaper import Reaper
 from .runtime import Runc
 from .spec import ExecSpec, Rlimit, User, check_id
+from .states import State
 from .stdio import StdioHub
 from .transport import guarded
 
