@@ -30,8 +30,12 @@ class FileWatch:
     def __init__(self, path: Path, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
+        try:
+            self._fd: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._epoll.close()
+            raise
         self.read()  # the kernel reports changes since the last read
         try:
             # Edge-triggered: a removed cgroup reports an error for ever.

@@ -107,7 +107,10 @@ class Tree:
         return tree
 
     async def kill(self) -> None:
-        """Sends SIGKILL to all that is in the tree and returns once it is empty, but for zombies.
+        """Sends SIGKILL to all that is in the tree and returns once all of it has left.
+
+        That is just before it can be waited for: files are closed and memory is given back, the
+        exit status follows.
 
         Frozen processes die too, whether the tree itself is frozen or one that it is part of; in
         the latter case (the exec of a paused container) the rest stays frozen. The tree itself is
