@@ -211,13 +211,12 @@ class Runc:
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         await self._run("delete", *(["--force"] if force else []), container_id)
 
+    async def version(self) -> str:
+        """Returns what the runtime prints of its version."""
+        return (await self._ask("--version")).decode(errors="replace")
+
     async def state(self, container_id: str) -> dict[str, Any]:
-        with _Files() as files:
-            nothing = asyncio.subprocess.DEVNULL
-            with files.capture() as output:
-                await self._call(files, [], "state", [container_id], (nothing, output.fileno(), nothing))
-                output.seek(0)
-                text = output.read(MAX_LOG)
+        text = await self._ask("state", container_id)
         try:
             state = json.loads(text)
         except (ValueError, RecursionError):
@@ -236,6 +235,13 @@ class Runc:
         with _Files() as files:
             nothing = asyncio.subprocess.DEVNULL
             await self._call(files, [], command, arguments, (nothing, nothing, nothing))
+
+    async def _ask(self, command: str, *arguments: str) -> bytes:
+        nothing = asyncio.subprocess.DEVNULL
+        with _Files() as files, files.capture() as output:
+            await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
+            output.seek(0)
+            return output.read(MAX_LOG)
 
     async def _detach(
         self,

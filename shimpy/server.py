@@ -48,6 +48,8 @@ async def serve(shim: Shim, path: str) -> None:
             await server.start(place.socket)
             _log.info("serving on %s", place.path)
             notify("READY=1")
+            checking = asyncio.ensure_future(shim.check_runtime())
+            undo.callback(checking.cancel)
             await stop.wait()
             asyncio.get_running_loop().call_later(PATIENCE, _give_up)
             notify("STOPPING=1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -11,12 +13,14 @@ from betterproto.lib.google.protobuf import Empty
 from grpclib.const import Handler
 
 from . import api
+from .advisories import known_escapes
 from .container import Container
 from .errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ShimError,
     UnavailableError,
 )
 from .events import Broadcast, Event, EventType
@@ -26,6 +30,11 @@ from .spec import ExecSpec, Rlimit, User, check_id
 from .states import State
 from .stdio import StdioHub
 from .transport import guarded
+
+logger = logging.getLogger(__name__)
+
+VERSION_TIMEOUT = 10.0
+"""Seconds for the runtime to say its version."""
 
 # By name: the proto's numbers are the door's own affair.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -80,6 +89,23 @@ class Shim(api.ShimBase):
     def open(self) -> None:
         """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless."""
         self._reaper.open()
+
+    async def check_runtime(self) -> None:
+        """Warns in the log when the default runtime is older than the fixes of its known escapes."""
+        try:
+            async with asyncio.timeout(VERSION_TIMEOUT):
+                version = await Runc(self._default_runtime, self._root, self._reaper).version()
+        except (ShimError, TimeoutError) as error:
+            logger.warning("cannot tell the version of %s: %s", self._default_runtime, error)
+            return
+        for name in known_escapes(version):
+            logger.warning(
+                "%s (%s) is older than the fix of %s, by which a container can get out; "
+                "update it, unless your distribution has carried the fix back",
+                self._default_runtime,
+                version.partition("\n")[0],
+                name,
+            )
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""
