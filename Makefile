@@ -58,9 +58,10 @@ clean: ## remove what was built and installed here
 ready: $(STAMP)
 	@$(BIN)/python -m compileall -q shimpy
 
-$(STAMP): pyproject.toml Makefile | python
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --compile --editable '.[dev]'
+$(STAMP): pyproject.toml | python
+	@echo "installing shimpy, and what its tests need, into $(VENV) (a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --compile --editable '.[dev]'
 	@touch $@
 
 # The two that need root and Debian; anywhere else they say in one line what to install.

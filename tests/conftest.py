@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -142,6 +143,16 @@ async def start_server(new_id: Callable[[], str]) -> AsyncIterator[Callable[...,
 async def server(start_server: Callable[..., Server]) -> Server:
     """One `python -m shimpy` process."""
     return start_server()
+
+
+@pytest.fixture
+def blocking_server(new_id: Callable[[], str]) -> Iterator[Server]:
+    """The same for tests with no event loop of their own, such as those with Google's client."""
+    from .support.servers import Server
+
+    with contextlib.closing(Server()) as server:
+        server.wait_until_it_listens()
+        yield server
 
 
 @pytest.fixture(scope="session")
