@@ -8,6 +8,7 @@ from shimpy.client import command
 from shimpy.client.calls import ShimCalls
 from shimpy.client.container import Container, managed
 from shimpy.client.subscription import ExitWatch
+from shimpy.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +55,17 @@ class ShimClient(ShimCalls):
             )
 
         return managed(self, self._exits, id, create)
+
+    async def current(self) -> Container:
+        """Returns the container that the shim has, whoever created it.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+        state = await self.state()
+        if not state.pid:
+            raise NotFoundError("this shim has no container")
+        return Container(self, self._exits, state.id, state.pid, await self._exits.watch(state.pid))
 
     async def run(
         self,

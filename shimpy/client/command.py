@@ -172,6 +172,11 @@ class _Session:
         if self._held >= _BUFFER and self._running is not None:
             self._running.pause()
 
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Brings the output piece by piece, each with the name of where it was written."""
+        while (piece := await self._next()) is not None:
+            yield piece
+
     async def _next(self) -> Chunk | None:
         while not self._pieces:
             if self._ended:

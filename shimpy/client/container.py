@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Container:
-    """A running container; :meth:`shimpy.ShimClient.container` gives one.
+    """A running container, from a client's ``container()`` or ``current()``.
 
     Attributes:
         id: its name.

@@ -104,7 +104,7 @@ class ExitWatch:
         self._client = client
         self._opening = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._waiting: dict[int, asyncio.Future[int | None]] = {}
+        self._waiting: dict[int, list[asyncio.Future[int | None]]] = {}
         self._starting = 0
         self._count = 0
         self._losses = 0
@@ -126,14 +126,10 @@ class ExitWatch:
         self._starting += 1
         try:
             pid = await start()
-            exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
             added, status = self._exited.pop(pid, (0, None))
+            exited = self._future(pid)
             if added > first:
-                exited.set_result(status)
-            elif self._task is None or self._task.done():
-                exited.set_exception(_lost())
-            else:
-                self._waiting[pid] = exited
+                self._tell(pid, status)
         finally:
             self._starting -= 1
             if not self._starting:
@@ -142,6 +138,13 @@ class ExitWatch:
         if losses != self._losses:
             await self._catch_up()
         return pid, exited
+
+    async def watch(self, pid: int) -> asyncio.Future[int | None]:
+        """Returns what becomes the exit status of a process that is there already, as above."""
+        await self._subscribed()
+        exited = self._future(pid)
+        await self._catch_up()
+        return exited
 
     async def aclose(self) -> None:
         """Ends the subscription; whoever still waits is told that the shim is gone."""
@@ -175,11 +178,8 @@ class ExitWatch:
         except ShimError as error:
             failure = error
         finally:
-            waiting, self._waiting = self._waiting, {}
-            for exited in waiting.values():
-                if not exited.done():
-                    exited.set_exception(failure)
-                    exited.exception()  # seen: who no longer waits need not hear of it
+            for pid in list(self._waiting):
+                self._tell(pid, failure)
 
     def _note(self, event: Event) -> None:
         self._count += 1
@@ -188,10 +188,8 @@ class ExitWatch:
                 self._added[event.pid] = self._count
         elif event.type is EventType.EXIT:
             added = self._added.pop(event.pid, None)
-            exited = self._waiting.pop(event.pid, None)
-            if exited is not None:
-                if not exited.done():
-                    exited.set_result(event.exit_status)
+            if event.pid in self._waiting:
+                self._tell(event.pid, event.exit_status)
             elif added is not None:
                 self._exited[event.pid] = (added, event.exit_status)
 
@@ -200,9 +198,24 @@ class ExitWatch:
         state = await self._client.state()
         alive = {p.pid for p in state.processes if p.state is not ProcessState.STOPPED}
         for pid in self._waiting.keys() - alive:
-            exited = self._waiting.pop(pid)
-            if not exited.done():
-                exited.set_result(None)
+            self._tell(pid, None)
+
+    def _future(self, pid: int) -> asyncio.Future[int | None]:
+        exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(pid, []).append(exited)
+        if self._task is None or self._task.done():
+            self._tell(pid, _lost())
+        return exited
+
+    def _tell(self, pid: int, outcome: int | ShimError | None) -> None:
+        for exited in self._waiting.pop(pid):
+            if exited.done():  # who waited has left
+                continue
+            if isinstance(outcome, ShimError):
+                exited.set_exception(outcome)
+                exited.exception()  # seen: who leaves now need not hear of it
+            else:
+                exited.set_result(outcome)
 
 
 def _lost() -> UnavailableError:

@@ -1,0 +1,113 @@
+"""The command line itself: its commands, how one is carried out, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from shimpy import errors
+from shimpy.cli import own, remote
+from shimpy.cli.output import complain
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+# The command line's own errors have no public name in typer; this is what they have in common.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+_EXIT_STATUSES = {
+    errors.InvalidArgumentError: 2,
+    errors.NotFoundError: 3,
+    errors.AlreadyExistsError: 4,
+    errors.FailedPreconditionError: 5,
+    errors.PermissionDeniedError: 6,
+    errors.ResourceExhaustedError: 7,
+    errors.UnimplementedError: 8,
+    errors.UnavailableError: 9,
+    errors.DeadlineExceededError: 10,
+    errors.CanceledError: 11,
+}
+"""What a command exits with; 1 for anything else."""
+
+_ATTACHED_STATUSES = {errors.PermissionDeniedError: 126, errors.NotFoundError: 127}
+"""The same where an exit status is the process's own, as shells and docker have it; else 125."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Carries out a command line.
+
+    Args:
+        args: what stands after the program's name.
+
+    Returns:
+        its exit status.
+    """
+    try:
+        return app(args, prog_name="shimpy", standalone_mode=False) or 0
+    except _UsageError as error:
+        # Without arguments the "error" is the help itself, which is not one line.
+        if not args:
+            sys.stderr.write(error.format_message() + "\n")
+        else:
+            complain(f"{error.format_message()} (--help lists what there is)")
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Nobody reads any more; without this, the flush at exit would say so once again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int:
+    """Runs a command's work and returns the exit status.
+
+    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put things right first.
+
+    Args:
+        work: returns the exit status, None for 0.
+        attached: the exit status is a process's own, so errors take those that shells use.
+    """
+    caught: list[int] = []
+
+    async def main() -> int | None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is run by asyncio.run
+
+        def stop(number: int) -> None:
+            caught.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        return await work
+
+    try:
+        return asyncio.run(main()) or 0
+    except asyncio.CancelledError:
+        return 128 + caught[0]
+    except errors.ShimError as error:
+        complain(str(error))
+        if attached:
+            return _ATTACHED_STATUSES.get(type(error), 125)
+        return _EXIT_STATUSES.get(type(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        complain(str(error))
+        return 125 if attached else 1
+
+
+app = typer.Typer(
+    help="A container runtime shim: containers from the shell, without a daemon.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+own.add_to(app, perform)
+remote.add_to(app, perform)

@@ -1,0 +1,87 @@
+"""Puts this terminal, or these pipes, at the other end of a process's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from shimpy.cli import local
+from shimpy.errors import ShimError
+
+if TYPE_CHECKING:
+    from shimpy.client.command import CommandStream, Pty
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
+    """Carries input and output until the process ends.
+
+    Args:
+        command: the process.
+        interactive: it gets what is typed, or piped in, here.
+
+    Returns:
+        its exit status.
+    """
+    outputs = {"stdout": local.Output(_STDOUT), "stderr": local.Output(_STDERR)}
+    typing = asyncio.ensure_future(_type(command)) if interactive else None
+    try:
+        with suppress(BrokenPipeError):  # nobody reads what it writes: it is ended, as by SIGPIPE
+            async for name, data in command.chunks():
+                await outputs[name].write(data)
+            return await command.wait()
+        command.kill()
+        return await command.wait()
+    finally:
+        if typing is not None:
+            typing.cancel()
+        for output in outputs.values():
+            output.close()
+
+
+async def attach_terminal(command: Pty, *, interactive: bool) -> int:
+    """Does the same for a process with a terminal: this one becomes raw and lends it its size.
+
+    The terminal is put back as it was whatever happens.
+    """
+    with ExitStack() as restored:
+        if os.isatty(_STDOUT):
+            restored.enter_context(local.on_resize(_Resizer(command)))
+        if interactive and os.isatty(_STDIN):
+            restored.enter_context(local.raw(_STDIN))
+        return await attach(command, interactive=interactive)
+
+
+def terminal_size() -> tuple[int, int]:
+    """Returns the columns and rows of this terminal."""
+    return local.size(_STDOUT)
+
+
+class _Resizer:
+    """Tells the process's terminal the size of this one; one call at a time, the last size wins."""
+
+    def __init__(self, command: Pty) -> None:
+        self._command = command
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def __call__(self) -> None:
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        while self._again:
+            self._again = False
+            with suppress(ShimError):  # it has ended, or the shim is gone: the attachment will tell
+                await self._command.resize(*terminal_size())
+
+
+async def _type(command: CommandStream | Pty) -> None:
+    with suppress(BrokenPipeError):
+        while data := await local.read(_STDIN):
+            await command.write(data)
+    command.close_stdin()

@@ -1,0 +1,69 @@
+"""The arguments and options that several commands have, and what is read out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from shimpy.client.model import Rlimit, User
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+# Whatever stands after the program's name is the program's, even if it looks like an option.
+TAKES_PROGRAM = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+
+Socket = Annotated[
+    Path, typer.Option("--socket", "-s", envvar="SHIMPY_SOCKET", help="The shim's socket.", metavar="PATH")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Terminal = Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")]
+Interactive = Annotated[bool, typer.Option("--interactive", "-i", help="Let it read what is typed here.")]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="A variable; may be repeated.")
+]
+Cwd = Annotated[str | None, typer.Option("--cwd", "-w", metavar="DIR", help="Where it starts, inside.")]
+Runtime = Annotated[
+    str, typer.Option("--runtime", metavar="NAME", help="The OCI runtime: a name on PATH, or a path.")
+]
+
+DEFAULT_SOCKET = Path("shim.sock")
+
+
+class Perform(Protocol):
+    """Runs a command's work and returns the exit status, as :func:`shimpy.cli.app.perform` does."""
+
+    def __call__(self, work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int: ...
+
+
+def environment(entries: Iterable[str] | None) -> dict[str, str]:
+    """Returns what was given as ``NAME=VALUE``."""
+    env = {}
+    for entry in entries or ():
+        name, equals, value = entry.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"--env: {entry!r} is not NAME=VALUE")
+        env[name] = value
+    return env
+
+
+def user(text: str) -> User:
+    """Returns what was given as ``UID[:GID[,GID…]]``."""
+    uid, _, gids = text.partition(":")
+    try:
+        first, *more = [int(gid) for gid in gids.split(",")] if gids else [0]
+        return User(int(uid), first, tuple(more))
+    except ValueError:
+        raise typer.BadParameter(f"--user: {text!r} is not UID[:GID[,GID...]]") from None
+
+
+def rlimit(text: str) -> Rlimit:
+    """Returns what was given as ``TYPE=SOFT[:HARD]``."""
+    kind, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    try:
+        return Rlimit(kind, int(soft), int(hard or soft))
+    except ValueError:
+        raise typer.BadParameter(f"--rlimit: {text!r} is not TYPE=SOFT[:HARD]") from None

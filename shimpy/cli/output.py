@@ -1,0 +1,62 @@
+"""What the commands print: tables and colour for people, JSON for programs, plain text in a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_STYLES = {
+    "RUNNING": "green",
+    "CREATED": "cyan",
+    "PAUSED": "yellow",
+    "STOPPED": "dim",
+    "CREATE": "cyan",
+    "START": "green",
+    "EXEC_ADDED": "green",
+    "EXIT": "dim",
+    "OOM": "bold red",
+}
+
+
+def line(*fields: object) -> None:
+    """Prints one line: in colour on a terminal (unless NO_COLOR is set), else separated by tabs."""
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        texts = [Text(str(field).ljust(10), _STYLES.get(str(field), "")) for field in fields]
+        console.print(*texts, sep=" ")
+    else:
+        sys.stdout.write("\t".join(str(field) for field in fields) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints rows, under their headings on a terminal, else separated by tabs."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for row in rows:
+            line(*row)
+        return
+    drawn = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(Text(str(field), _STYLES.get(str(field), "")) for field in row))
+    console.print(drawn)
+
+
+def as_json(value: Any) -> None:
+    """Prints one JSON value on a line of its own."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def complain(message: str) -> None:
+    """Says on stderr what went wrong, in one line."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text("shimpy: ", "bold red"), Text(" ".join(message.split())), sep="")

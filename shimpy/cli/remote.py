@@ -1,0 +1,250 @@
+"""The commands that talk to a shim on its socket, one for each call of the API."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shimpy.cli import output
+from shimpy.cli.attach import attach, attach_terminal, terminal_size
+from shimpy.cli.options import (
+    DEFAULT_SOCKET,
+    TAKES_PROGRAM,
+    Cwd,
+    Env,
+    Interactive,
+    Json,
+    Socket,
+    Terminal,
+    environment,
+    rlimit as read_rlimit,
+    user as read_user,
+)
+from shimpy.client.connect import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shimpy.cli.options import Perform
+    from shimpy.client.client import ShimClient
+    from shimpy.client.model import ExecOptions
+
+Stdin = Annotated[Path | None, typer.Option("--stdin", help="A FIFO or file that it reads.")]
+Stdout = Annotated[Path | None, typer.Option("--stdout", help="A FIFO or file that it writes.")]
+Stderr = Annotated[Path | None, typer.Option("--stderr", help="The same for its errors.")]
+
+
+def add_to(app: typer.Typer, perform: Perform) -> None:
+    """Adds the commands."""
+    _add_create(app, perform)
+    _add_exec(app, perform)
+    _add_observers(app, perform)
+    _add_plain(app, perform)
+
+
+def _add_create(app: typer.Typer, perform: Perform) -> None:
+    @app.command()
+    def create(
+        id: Annotated[str, typer.Argument(help="The container's name.")],
+        bundle: Annotated[Path, typer.Argument(help="The folder with its config.json.")],
+        *,
+        tty: Terminal = False,
+        stdin: Stdin = None,
+        stdout: Stdout = None,
+        stderr: Stderr = None,
+        runtime: Annotated[str, typer.Option("--runtime", help="The OCI runtime; default: the shim's.")] = "",
+        no_pivot: Annotated[bool, typer.Option("--no-pivot", help="Do without pivot_root(2).")] = False,
+        socket: Socket = DEFAULT_SOCKET,
+        json: Json = False,
+    ) -> int:
+        """Create the container; prints the pid of its init, which waits for start."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                pid = await client.create(
+                    id,
+                    bundle,
+                    runtime=runtime,
+                    no_pivot=no_pivot,
+                    terminal=tty,
+                    stdin=_absolute(stdin),
+                    stdout=_absolute(stdout),
+                    stderr=_absolute(stderr),
+                )
+                _print_one("pid", pid, json=json)
+
+        return perform(work())
+
+
+def _add_exec(app: typer.Typer, perform: Perform) -> None:
+    @app.command(name="exec", context_settings=TAKES_PROGRAM)
+    def execute(
+        args: Annotated[list[str], typer.Argument(metavar="ARG", help="The program and its arguments.")],
+        *,
+        tty: Terminal = False,
+        interactive: Interactive = False,
+        detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait; print its pid.")] = False,
+        stdin: Stdin = None,
+        stdout: Stdout = None,
+        stderr: Stderr = None,
+        env: Env = None,
+        cwd: Cwd = None,
+        user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID[,GID...]]")] = None,
+        cap: Annotated[list[str] | None, typer.Option("--cap", metavar="CAP_...")] = None,
+        rlimit: Annotated[list[str] | None, typer.Option("--rlimit", metavar="TYPE=SOFT[:HARD]")] = None,
+        no_new_privileges: Annotated[bool, typer.Option("--no-new-privileges")] = False,
+        apparmor: Annotated[str, typer.Option("--apparmor", metavar="PROFILE")] = "",
+        selinux: Annotated[str, typer.Option("--selinux", metavar="LABEL")] = "",
+        socket: Socket = DEFAULT_SOCKET,
+        json: Json = False,
+    ) -> int:
+        """Run a further process in the container; unless detached, its exit status is the command's."""
+        options: ExecOptions = {
+            "env": environment(env),
+            "capabilities": cap or [],
+            "rlimits": [read_rlimit(limit) for limit in rlimit or ()],
+            "no_new_privileges": no_new_privileges,
+            "apparmor_profile": apparmor,
+            "selinux_label": selinux,
+        }
+        if cwd is not None:
+            options["cwd"] = cwd
+        if user is not None:
+            options["user"] = read_user(user)
+
+        async def detached() -> None:
+            async with connect(socket) as client:
+                pid = await client.exec(
+                    args,
+                    terminal=tty,
+                    stdin=_absolute(stdin),
+                    stdout=_absolute(stdout),
+                    stderr=_absolute(stderr),
+                    **options,
+                )
+                _print_one("pid", pid, json=json)
+
+        async def attached() -> int:
+            async with connect(socket) as client:
+                container = await client.current()
+                if tty:
+                    width, height = terminal_size()
+                    async with container.pty(args, width=width, height=height, **options) as terminal:
+                        return await attach_terminal(terminal, interactive=interactive)
+                async with container.stream(args, stdin=interactive, **options) as command:
+                    return await attach(command, interactive=interactive)
+
+        return perform(detached()) if detach else perform(attached(), attached=True)
+
+
+def _add_observers(app: typer.Typer, perform: Perform) -> None:
+    @app.command()
+    def state(*, socket: Socket = DEFAULT_SOCKET, json: Json = False) -> int:
+        """Show the container and its processes."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                state = await client.state()
+            if json:
+                output.as_json(asdict(state))
+            else:
+                rows = [
+                    (process.pid, process.state, "init" if process.pid == state.pid else "exec", state.id)
+                    for process in state.processes
+                ]
+                output.table(("PID", "STATE", "KIND", "CONTAINER"), rows)
+
+        return perform(work())
+
+    @app.command()
+    def events(*, socket: Socket = DEFAULT_SOCKET, json: Json = False) -> int:
+        """Follow what happens, until the shim ends or Ctrl-C."""
+
+        async def work() -> None:
+            async with connect(socket) as client, client.events() as events:
+                async for event in events:
+                    if json:
+                        output.as_json(asdict(event))
+                    else:
+                        status = () if event.exit_status is None else (event.exit_status,)
+                        output.line(event.type, event.pid, event.id, *status)
+
+        return perform(work())
+
+
+def _add_plain(app: typer.Typer, perform: Perform) -> None:
+    @app.command()
+    def start(*, socket: Socket = DEFAULT_SOCKET) -> int:
+        """Start init of the container that was created."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                await client.start()
+
+        return perform(work())
+
+    @app.command()
+    def pause(*, socket: Socket = DEFAULT_SOCKET) -> int:
+        """Freeze every process of the container."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                await client.pause()
+
+        return perform(work())
+
+    @app.command()
+    def resume(*, socket: Socket = DEFAULT_SOCKET) -> int:
+        """Let a paused container go on."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                await client.resume()
+
+        return perform(work())
+
+    @app.command()
+    def resize(pid: int, width: int, height: int, *, socket: Socket = DEFAULT_SOCKET) -> int:
+        """Set the size of a process's terminal."""
+
+        async def work() -> None:
+            async with connect(socket) as client:
+                await client.resize(pid, width, height)
+
+        return perform(work())
+
+    @app.command()
+    def delete(
+        pid: Annotated[int | None, typer.Argument(help="Default: init, and with it the container.")] = None,
+        *,
+        socket: Socket = DEFAULT_SOCKET,
+        json: Json = False,
+    ) -> int:
+        """Delete a process, killing it if it runs; prints its exit status."""
+
+        async def work() -> None:
+            async with _client_and_pid(socket, pid) as (client, chosen):
+                _print_one("exit_status", await client.delete(chosen), json=json)
+
+        return perform(work())
+
+
+@asynccontextmanager
+async def _client_and_pid(socket: Path, pid: int | None) -> AsyncIterator[tuple[ShimClient, int]]:
+    async with connect(socket) as client:
+        yield client, (await client.current()).pid if pid is None else pid
+
+
+def _print_one(name: str, value: int, *, json: bool) -> None:
+    if json:
+        output.as_json({name: value})
+    else:
+        output.line(value)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
