@@ -111,7 +111,7 @@ async def test_a_runtime_that_connects_no_console(hub: StdioHub) -> None:
     began = time.monotonic()
     with pytest.raises(InternalError, match="connected no console"):
         await io.attach()
-    assert 0.5 < time.monotonic() - began < 2
+    assert 0.5 < time.monotonic() - began < 3
     io.close()
 
 
@@ -334,7 +334,7 @@ async def test_the_rest_of_a_short_output_waits_for_a_reader_until_delete(
     await process.exit()
     began = time.monotonic()
     await io.drain()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1.8
     assert await asyncio.wait_for(out.read(), 5) == b"bye\r\n"
     io.close()
 
@@ -346,7 +346,7 @@ async def test_drain_gives_up(hub: StdioHub, fifo: MakeFifo) -> None:
     await process.exit()
     began = time.monotonic()
     await io.drain()
-    assert 1.5 < time.monotonic() - began < 3
+    assert 1.5 < time.monotonic() - began < 4
     io.close()
 
 
@@ -360,7 +360,7 @@ async def test_children_that_hold_the_terminal_are_relayed_until_they_are_gone(
     await process.exit()
     began = time.monotonic()
     await io.drain()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1.8
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(reader), 0.1)
     await go.write(b"\n")
@@ -368,9 +368,11 @@ async def test_children_that_hold_the_terminal_are_relayed_until_they_are_gone(
     io.close()
 
 
-async def test_close_hangs_up(hub: StdioHub) -> None:
-    io = opened(hub)
-    process = await run(io, "sleep", "600")
+async def test_close_hangs_up(hub: StdioHub, fifo: MakeFifo) -> None:
+    out = fifo("out")
+    io = opened(hub, "", out)
+    process = await run(io, "sh", "-c", "echo up; exec sleep 600")
+    assert await asyncio.to_thread(_read, out, 4) == b"up\r\n"
     io.close()
     io.close()
     assert await process.exit() == -signal.SIGHUP
@@ -390,12 +392,13 @@ async def test_an_exit_before_the_runtime_is_done(hub: StdioHub, fifo: MakeFifo)
 async def test_a_flood_does_not_hold_up_others(hub: StdioHub) -> None:
     ios = [opened(hub) for _ in range(3)]
     processes = [await run(io, "yes") for io in ios]
-    longest = 0.0
+    waits = []
     for _ in range(100):
         began = time.monotonic()
         await asyncio.sleep(0)
-        longest = max(longest, time.monotonic() - began)
-    assert longest < 0.25
+        waits.append(time.monotonic() - began)
+    # The longest may be this machine's.
+    assert sorted(waits)[90] < 0.05
     for process in processes:
         await process.kill()
         process.io.close()
