@@ -495,12 +495,13 @@ async def test_a_writer_learns_that_the_process_exited(hub: StdioHub, fifo: Make
 
 async def test_the_process_finds_its_size(hub: StdioHub, fifo: MakeFifo) -> None:
     for number in range(rounds(10, 200)):
-        out = fifo(f"out{number}")
+        out, start = fifo(f"out{number}"), fifo(f"start{number}")
         io = opened(hub, "", out)
         io.resize(100 + number, 40)
-        process = Process(io, ["sh", "-c", "sleep 0.05; stty size"])
+        process = Process(io, ["sh", "-c", f"read x <{start}; stty size"])
         reader = out.read()
         await io.attach()
+        await start.write(b"\n")
         await process.exit()
         await io.drain()
         assert await asyncio.wait_for(reader, 5) == b"40 %d\r\n" % (100 + number)
