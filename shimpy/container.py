@@ -24,8 +24,8 @@ from .stdio import ProcessIO, StdioHub, open_stdio
 
 logger = logging.getLogger(__name__)
 
-START_GRACE = 1.0
-"""Seconds that a start command may take beyond the life of the process that it started."""
+START_GRACE = 0.5
+"""Seconds that a start command may take longer than its call, or than the life of what it started."""
 
 MAX_WINDOW = 65535
 """The most columns or rows that a terminal's struct winsize holds (ioctl_tty(2))."""
@@ -139,17 +139,17 @@ class Container:
 
     async def start(self) -> None:
         """Lets the created container's process run."""
-        self._require("start")
+        await self._require("start")
         await self._operations.begin(self._start(), "started").result()
 
     async def pause(self) -> None:
         """Freezes every process of the running container."""
-        self._require("pause")
+        await self._require("pause")
         await self._operations.begin(self._pause(), "paused").result()
 
     async def resume(self) -> None:
         """Thaws every process of the paused container."""
-        self._require("resume")
+        await self._require("resume")
         await self._operations.begin(self._resume(), "resumed").result()
 
     async def exec(self, asked: ExecSpec, *, stdin: str, stdout: str, stderr: str) -> int:
@@ -165,7 +165,7 @@ class Container:
             The pid of the process.
         """
         check_exec(asked)
-        self._require("exec")
+        await self._require("exec")
         io = open_stdio(self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr)
         return await self._operations.begin(self._exec(asked, io)).result()
 
@@ -228,11 +228,16 @@ class Container:
             self._started(init)
             return
         init.hold()
+        command = asyncio.ensure_future(self._runtime.start(self.id))
         try:
-            await self._runtime.start(self.id)
+            await asyncio.shield(command)
         except asyncio.CancelledError:
-            # The command may have done its work before it was killed.
-            if self._runs():
+            # Killed at the wrong moment, the command would take init with it: it has let go of the
+            # FIFO that init waits in but not read from it. So it may end by itself, if it does.
+            await asyncio.wait([command], timeout=START_GRACE)
+            command.cancel()
+            await asyncio.wait([command])
+            if self._runs() or (not command.cancelled() and command.exception() is None):
                 self._started(init)
             else:
                 self._start_in_doubt = True
@@ -378,7 +383,8 @@ class Container:
             raise NotFoundError(f"container {self.id} is not created, or deleted already")
         return self._processes.init
 
-    def _require(self, call: str) -> None:
+    async def _require(self, call: str) -> None:
+        await self._operations.rolled_back()
         change = "deleted" if self._deleting else self._operations.change
         require(call, self.id, self.state, change)
 

@@ -85,7 +85,8 @@ class Operation(Generic[T]):
     def _cancel(self) -> None:
         if not self.ending:
             self._cancelled = True
-            self._task.cancel()
+            # Not before its first step: what never began could not give back what it was given.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
 
 
 class Operations:
@@ -127,6 +128,11 @@ class Operations:
         if change is not None:
             self._change = (change, operation)
         return operation
+
+    async def rolled_back(self) -> None:
+        """Waits while a change that was called off is being rolled back, so that it can be made again."""
+        while self._change is not None and self._change[1].ending:
+            await self._change[1].settled()
 
     async def call_off(self, reason: ShimError) -> None:
         """Aborts all of it, and waits until it is rolled back."""
