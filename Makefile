@@ -75,7 +75,7 @@ system:
 	@missing=; \
 	command -v runc >/dev/null || missing="$$missing runc"; \
 	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
-	[ -z "$$missing" ] || { $(call install,$$missing); }
+	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
 install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then echo "installing $(1)"; $(APT) update && $(APT) install --yes --no-install-recommends $(1) >/dev/null; \
