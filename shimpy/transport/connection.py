@@ -58,6 +58,9 @@ _COSTS: dict[type[h2.events.Event], float] = {
     h2.events.WindowUpdated: Patience.FRAME,
 }
 
+# Bytes before each frame's own; the first three are its length (RFC 9113, section 4.1).
+_FRAME_HEADER = 9
+
 # Data in smaller pieces than this is no way to send a message.
 _SMALL_DATA = 64
 
@@ -78,6 +81,13 @@ class _H2(H2Connection):
         if len(self.streams) >= self._sweep_at:
             self._sweep_at = 64 + 2 * super().open_inbound_streams
         return 0
+
+    def check_announced(self) -> None:
+        """Refuses a frame that is too large as soon as it is announced; h2 takes in its 16 MiB first."""
+        unread = self.incoming_buffer._data
+        if len(unread) >= _FRAME_HEADER and int.from_bytes(unread[:3]) > self.max_inbound_frame_size:
+            self._terminate_connection(ErrorCodes.FRAME_SIZE_ERROR)
+            raise h2.exceptions.FrameTooLargeError("a frame is larger than what was agreed on")
 
 
 class _Connection(Connection):
@@ -210,6 +220,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             return
         try:
             events = self._h2.receive_data(data)
+            self._h2.check_announced()
         except h2.exceptions.ProtocolError as error:
             _log.info("a connection is closed: %s", error)
             self._hang_up(None)  # h2 has made the GOAWAY

@@ -15,6 +15,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 from grpclib.const import Status
+from h2.settings import SettingCodes
 
 SERVICE = "/containerd.shim.v1.Shim/"
 
@@ -70,6 +71,7 @@ class RawClient:
         self.goaway: int | None = None
         self.closed = False
         self.last_stream = -1
+        self._finished = False
 
     def begin(self) -> None:
         """Sends the preface."""
@@ -78,7 +80,21 @@ class RawClient:
 
     def flush(self) -> None:
         """Sends what h2 has to send."""
-        self.writer.write(self.http.data_to_send())
+        data = self.http.data_to_send()
+        if not self._finished:
+            self.writer.write(data)
+
+    def finish(self) -> None:
+        """Ends this side of the connection."""
+        if not (self._finished or self.closed):
+            self._finished = True
+            self.writer.write_eof()
+
+    async def ignore_stream_limit(self) -> None:
+        """Reads the server's settings and has h2 forget how many streams they allow."""
+        await self.read()
+        self.http.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
+        self.http.remote_settings.acknowledge()
 
     def headers(
         self,
