@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from .support import bundles, containers, events, machine
+from .support import bundles, containers, events, leaks, machine, residue
 from .support.fifos import Fifo
+from .support.lives import Life, lives
 from .support.rounds import rounds
 
 if TYPE_CHECKING:
@@ -120,6 +121,46 @@ async def recorder(shim: ShimStub) -> AsyncIterator[events.Recorder]:
     """What *shim* publishes."""
     async with events.record(shim) as recorder:
         yield recorder
+
+
+@pytest.fixture
+async def live(
+    shim: ShimStub,
+    recorder: events.Recorder,
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
+    tmp_path: Path,
+) -> AsyncIterator[Callable[..., Life]]:
+    """Prepares containers of *shim*: ``live("sh", "-c", "exit 7")`` is one that ``create`` then creates.
+
+    The arguments are those of *bundle*. One that is still there at the end is deleted.
+    """
+    async with lives(shim, recorder, bundle, new_id, tmp_path) as prepare:
+        yield prepare
+
+
+@pytest.fixture
+async def live_served(
+    server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[Callable[..., Life]]:
+    """Does what *live* does with a `python -m shimpy`, which has to be without children at the end."""
+    stub = server.stub()
+    async with events.record(stub) as recorder:
+        async with lives(stub, recorder, bundle, new_id, tmp_path) as prepare:
+            yield prepare
+        await leaks.eventually(lambda: leaks.children(server.pid) == {})
+
+
+@pytest.fixture
+def nothing_left(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Fails a test that leaves processes, descriptors, threads, temporary files or cgroups behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with residue.nothing_left(judged=lambda: not request.node.stash.get(_failed, False)):
+        yield
 
 
 @pytest.fixture

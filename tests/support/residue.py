@@ -1,0 +1,76 @@
+"""What is left behind when all should be gone: this process and the machine, before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shimpy import scratch
+
+from .containers import RUN
+from .leaks import children, descriptors, threads
+
+_HIERARCHIES = Path("/sys/fs/cgroup")
+
+
+def cgroups(prefix: str = RUN) -> list[str]:
+    """Returns the cgroups of all containers whose ids begin with *prefix*, in every hierarchy."""
+    return sorted(
+        os.path.join(parent, name)
+        for parent, names, _ in os.walk(_HIERARCHIES)
+        for name in names
+        if name.startswith(prefix)
+    )
+
+
+def processes(prefix: str = RUN) -> list[int]:
+    """Returns what still runs in the cgroups of these containers."""
+    found: set[int] = set()
+    for cgroup in cgroups(prefix):
+        for directory, _, _ in os.walk(cgroup):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
+    return sorted(found)
+
+
+def pseudo_terminals() -> set[str]:
+    """Returns the terminals that there are on this machine's own devpts."""
+    return {name for name in os.listdir("/dev/pts") if name.isdecimal()}
+
+
+def _residue() -> dict[str, object]:
+    """What there must be no more of afterwards than before."""
+    return {
+        "descriptors": sorted(descriptors().values()),
+        "children": sorted(children()),
+        "threads": threads(),
+        "temporary files": sorted(os.listdir(scratch.place())),
+        "cgroups": cgroups(),
+    }
+
+
+@contextlib.contextmanager
+def nothing_left(*, within: float = 5, judged: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Fails if there is anything at the end that was not there at the beginning.
+
+    Args:
+        within: seconds for what the kernel and threads that wait in a FIFO do in their own time.
+        judged: asked at the end; False says that the test has failed of something else.
+    """
+    before = _residue()
+    yield
+    end = time.monotonic() + within
+    while (after := _residue()) != before and judged() and time.monotonic() < end:
+        time.sleep(0.01)
+    if judged():
+        left = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
+        assert left == {}, f"what the test left behind (before, after): {left}"
+
+
+def tasks() -> int:
+    """Returns how many tasks the running event loop has."""
+    return len(asyncio.all_tasks())
