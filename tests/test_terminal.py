@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import tty
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,7 +37,7 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     # Far longer than what the address of a socket holds.
     temporary = tmp_path / ("x" * 100) / ("y" * 100)
     temporary.mkdir(parents=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     before = descriptors()
     hub = StdioHub()
     yield hub
@@ -513,9 +512,10 @@ async def test_a_new_size_is_signalled(hub: StdioHub, fifo: MakeFifo) -> None:
     io = opened(hub, "", out)
     code = """
 import os, signal
-signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b"%d %d\\n" % os.get_terminal_size(0)))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
 os.write(1, b"ready\\n")
-signal.pause()
+signal.sigwait([signal.SIGWINCH])
+os.write(1, b"%d %d\\n" % os.get_terminal_size(0))
 """
     process = await run(io, *python(code))
     assert await asyncio.to_thread(_read, out, 7) == b"ready\r\n"
