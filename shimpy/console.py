@@ -8,10 +8,10 @@ import fcntl
 import os
 import socket
 import struct
-import tempfile
 from contextlib import ExitStack
 from typing import Final
 
+from . import scratch
 from .errors import InternalError
 
 _TIMEOUT: Final = 1.0
@@ -38,7 +38,7 @@ class ConsoleSocket:
 
     def __init__(self) -> None:
         with ExitStack() as stack:
-            directory = tempfile.mkdtemp(prefix="shimpy-")
+            directory = scratch.make_folder()
             stack.callback(_remove_directory, directory)
             fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)

@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol, Self
 
+from . import scratch
 from .errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -31,6 +31,9 @@ MAX_MESSAGE = 1024
 
 MAX_LOG = 256 * 1024
 """Bytes of a runtime's log that are read, from its end: the last error is what counts."""
+
+MAX_LOG_LINES = 1024
+"""Lines of it that are looked at: as many as MAX_LOG holds would hold up the event loop for a second."""
 
 UMASK = 0o022
 
@@ -68,6 +71,9 @@ _REFUSALS: tuple[tuple[str, type[ShimError]], ...] = (
     ("container is not running", FailedPreconditionError),
     ("does not exist", NotFoundError),
 )
+
+# What Python itself ignores, and gives back to the children that it starts; as bits of a signal mask.
+_IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
 
 # Undoes, for the container, what this process inherited or was told about itself. Signals that
 # are ignored or blocked stay so across execve(2), and only a program can undo that.
@@ -284,7 +290,9 @@ class Runc:
                 stderr=stdio[2],
                 env=_environment(),
                 umask=UMASK,
-                start_new_session=True,
+                # A group to kill, but not a session: a new session is a new scheduling group too
+                # (sched(7), autogroup), in which a short command waits long on a busy machine.
+                process_group=0,
             )
         )
         try:
@@ -305,10 +313,10 @@ class _Files:
 
     def __init__(self) -> None:
         try:
-            self._folder = tempfile.mkdtemp(prefix="shimpy-")
+            self._folder = scratch.make_folder()
         except OSError as error:
             raise ResourceExhaustedError(
-                f"cannot make a temporary folder in {tempfile.gettempdir()}: {error.strerror}"
+                f"cannot make a temporary folder in {scratch.place()}: {error.strerror}"
             ) from error
         self.log = os.path.join(self._folder, "log")
         self.pid = os.path.join(self._folder, "pid")
@@ -385,9 +393,10 @@ def last_error(log: bytes) -> str:
     Returns:
         At most MAX_MESSAGE printable characters.
     """
-    for line in reversed(log.splitlines()):
+    for line in reversed(log.splitlines()[-MAX_LOG_LINES:]):
         try:
-            entry = json.loads(line)
+            # Not every runtime makes its messages, which may quote any path, UTF-8.
+            entry = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic"):
@@ -441,17 +450,19 @@ def _clean_surroundings() -> list[str]:
     its own. Descriptors, umask and the signals that Python itself ignores are the spawn's business.
     """
     prefix: list[str] = []
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    ignored = {
-        number
-        for number in signal.valid_signals()
-        if number not in (signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(number) is signal.SIG_IGN
-    }
-    if blocked or ignored:
+    if _signals_are_off():
         prefix += [sys.executable, "-I", "-S", "-c", _RESET_SIGNALS]
     if _oom_score_adj() != 0:
         prefix += ["/bin/sh", "-c", _RESET_OOM_SCORE]
     return prefix
+
+
+def _signals_are_off() -> bool:
+    """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
+    with open("/proc/thread-self/status", "rb") as file:
+        masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
+    ignored = int(masks[b"SigIgn"], 16) & ~_IGNORED_BY_PYTHON
+    return bool(ignored or int(masks[b"SigBlk"], 16))
 
 
 def _oom_score_adj() -> int:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from typing import Final
 
 from .console import ConsoleSocket
-from . import scratch
 from .errors import FailedPreconditionError, InternalError
 from .fifo import StdioHub
 from .relay import InputRelay, OutputRelay, Owned
