@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from . import descent
 from .errors import FailedPreconditionError, InternalError
+from .orphans import Orphans
+from .subreaper import Subreaper
 
 logger = logging.getLogger(__name__)
 
-PR_SET_CHILD_SUBREAPER = 36
-PR_GET_CHILD_SUBREAPER = 37
-
-_libc = ctypes.CDLL(None, use_errno=True)
+LOST_STATUS = 255
+"""The exit status of a process that somebody else has waited for; containerd says the same."""
 
 
 class Child:
@@ -42,8 +42,8 @@ class Child:
         self._on_exit = on_exit
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Sends a signal; nothing happens to a process that has been reaped."""
-        if self.exit_status is None:
+        """Sends a signal; nothing happens to a process that is reaped, or after the reaper's end."""
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
 
@@ -59,9 +59,10 @@ class Reaper:
     2. A tracked process is waited for by pid, when its pidfd becomes readable (pidfd_open(2)).
        SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
        beside any other user of SIGCHLD.
-    3. With `sweep_orphans`, everything else that ends as our child is reaped on SIGCHLD, but not
-       while a `window` is open: a process that dies before its pid is known stays a zombie until
-       it is tracked, so its status cannot be lost nor its pid reused.
+    3. Orphans, which somebody's process has left behind, are reaped too, though never one that
+       was born while a `window` is open. With `sweep_orphans` that is whatever else ends as our
+       child, on SIGCHLD. Without, it is what `kill` has killed, and what somebody with a `claim`
+       is certain of; whatever else ends is left to the program that we live in.
 
     What it changes in the process, from `open` until `close`: the child subreaper attribute is
     set; SIGCHLD, if it is ignored (the kernel then throws exit statuses away), is set to its
@@ -77,26 +78,29 @@ class Reaper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._spawned: set[int] = set()
         self._tracked: dict[int, Child] = {}
-        self._windows = 0
+        self._orphans = Orphans(every=sweep_orphans, known=self._knows)
         self._restore: list[Callable[[], object]] = []
 
     def open(self) -> None:
         """Becomes a subreaper and, with `sweep_orphans`, begins to sweep. Twice is harmless.
 
         Raises:
-            FailedPreconditionError: SIGCHLD is ignored and this is not the main thread, the only
-                one that may change that.
+            FailedPreconditionError: this is not the main thread, the only one that may heed a
+                SIGCHLD that is ignored, or take its handler.
         """
         if self._loop is not None:
             return
-        self._loop = asyncio.get_running_loop()
-        self._heed_sigchld()
-        _Subreaper.acquire()
-        self._restore.append(_Subreaper.release)
+        loop = asyncio.get_running_loop()
+        if self._sweeps and threading.current_thread() is not threading.main_thread():
+            raise FailedPreconditionError("only a loop in the main thread can sweep orphans")
+        Subreaper.acquire()
+        self._restore.append(Subreaper.release)
+        self._loop = loop
         if self._sweeps:
-            self._loop.add_signal_handler(signal.SIGCHLD, self._sweep)
-            self._restore.append(partial(self._loop.remove_signal_handler, signal.SIGCHLD))
-            self._sweep()
+            self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
+            loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
+            self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+        self._orphans.open(loop)
 
     def close(self) -> None:
         """Stops waiting for anything and puts back what `open` changed; the processes go on."""
@@ -104,22 +108,34 @@ class Reaper:
             return
         for child in list(self._tracked.values()):
             self._forget(child)
+        self._orphans.close()
         while self._restore:
             self._restore.pop()()
         self._loop = None
 
-    @contextlib.contextmanager
-    def window(self) -> Iterator[None]:
-        """While it is open, no unknown child is reaped; open it before a command that makes one."""
-        self._windows += 1
-        try:
-            yield
-        finally:
-            self._windows -= 1
-            self._sweep()
+    def window(self) -> contextlib.AbstractContextManager[None]:
+        """While it is open, no unknown child is reaped that was born in it.
+
+        Open it before a command that makes one.
+        """
+        return self._orphans.window()
+
+    def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
+        """Has orphans reaped although we do not sweep, because it is certain whose they are.
+
+        They are looked for whenever a process that we wait for has ended, and a second later.
+
+        Args:
+            owns: called with the pid of a zombie; True if it is certain to be one of the claim.
+            watch: look each second as well, for somebody who leaves orphans at any time.
+
+        Returns:
+            To be called when there will be no more of them.
+        """
+        return self._orphans.claim(owns, watch=watch)
 
     async def spawn(self, *argv: str, **options: Any) -> asyncio.subprocess.Process:
-        """Starts a child that asyncio waits for; `wait` must be called for it.
+        """Starts a child that asyncio waits for; `wait` or `kill` must be called for it.
 
         Args:
             *argv: program and arguments.
@@ -134,8 +150,29 @@ class Reaper:
         """Waits for a child that `spawn` started; returns its code, negative for a signal."""
         code = await process.wait()
         self._spawned.discard(process.pid)
-        self._sweep()
+        self._orphans.sweep()
         return code
+
+    async def kill(self, process: asyncio.subprocess.Process) -> None:
+        """Kills a child that `spawn` started, with all that it has started, and waits for it.
+
+        That is its process group, where a runtime's helpers are, and what descends from it, where
+        the process is that it was about to tell of. What a helper left behind that has ended
+        before, in a group of its own, is not to be found.
+        """
+        killed: dict[int, int] = {}
+        try:
+            # Once asyncio has waited for it, its pid may be another's.
+            if process.returncode is None and self.is_child(process.pid):
+                killed = descent.hold_descendants(process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                for pidfd in killed:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await self.wait(process)
+        finally:
+            self._orphans.bury(killed)
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
         """Waits for a child by its pid from now on.
@@ -149,7 +186,7 @@ class Reaper:
         """
         if self._loop is None:
             raise InternalError("the reaper is not open")
-        if pid in self._tracked or pid in self._spawned:
+        if self._knows(pid):
             raise InternalError(f"process {pid} is known already: the runtime told a wrong pid")
         try:
             pidfd = os.pidfd_open(pid)
@@ -177,24 +214,25 @@ class Reaper:
             return False
         return True
 
-    def collect(self, pids: Iterable[int]) -> None:
-        """Reaps those of these dead processes that became our children and nobody waits for."""
-        for pid in pids:
-            if pid not in self._tracked and pid not in self._spawned:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    def _knows(self, pid: int) -> bool:
+        return pid in self._spawned or pid in self._tracked
 
     def _reap(self, child: Child) -> None:
-        result = os.waitid(os.P_PIDFD, child._pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
-            return
-        status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+        try:
+            result = os.waitid(os.P_PIDFD, child._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            logger.warning("process %d was waited for by somebody else; its exit status is lost", child.pid)
+            status = LOST_STATUS
+        else:
+            if result is None:
+                return
+            status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
         self._forget(child)
         child.exit_status = status
         try:
             child._on_exit(status)
         finally:
-            self._sweep()
+            self._orphans.sweep()
 
     def _forget(self, child: Child) -> None:
         del self._tracked[child.pid]
@@ -202,62 +240,3 @@ class Reaper:
             self._loop.remove_reader(child._pidfd)
         os.close(child._pidfd)
         child._pidfd = -1
-
-    def _sweep(self) -> None:
-        """Reaps the orphans, as far as it is certain that they are some.
-
-        The kernel shows one zombie at a time; where that one is asyncio's or tracked, its own
-        owner reaps it in a moment and then sweeps again.
-        """
-        if not self._sweeps or self._loop is None:
-            return
-        while not self._windows:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None or dead.si_pid in self._spawned or dead.si_pid in self._tracked:
-                return
-            os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
-            logger.debug("reaped orphan %d", dead.si_pid)
-
-    def _heed_sigchld(self) -> None:
-        if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
-            return
-        if threading.current_thread() is not threading.main_thread():
-            raise FailedPreconditionError(
-                "SIGCHLD is ignored, so exit statuses are lost; "
-                "call signal.signal(signal.SIGCHLD, signal.SIG_DFL) in the main thread first"
-            )
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._restore.append(lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
-
-
-class _Subreaper:
-    """The process's child subreaper attribute, counted: several reapers may want it at once."""
-
-    _lock = threading.Lock()
-    _users = 0
-    _before = 0
-
-    @classmethod
-    def acquire(cls) -> None:
-        with cls._lock:
-            if cls._users == 0:
-                before = ctypes.c_int()
-                _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
-                cls._before = before.value
-                _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
-            cls._users += 1
-
-    @classmethod
-    def release(cls) -> None:
-        with cls._lock:
-            cls._users -= 1
-            if cls._users == 0:
-                _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(cls._before))
-
-
-def _prctl(option: int, argument: object) -> None:
-    if _libc.prctl(option, argument, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")

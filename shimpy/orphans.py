@@ -1,0 +1,184 @@
+"""The children that nobody started and nobody waits for: the kernel gives them to a child subreaper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+from . import descent
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 1.0
+"""Seconds after which claimed orphans are looked for again."""
+
+
+class Orphans:
+    """Reaps orphans, as far as it is certain that they are some.
+
+    None is reaped that may have been born while a `window` is open: a process that dies before
+    its pid is known stays a zombie until it is, so its status cannot be lost nor its pid reused.
+    Such zombies wait for the oldest window at the longest, which a runtime that hangs keeps open
+    until its call ends; what is older than that is reaped.
+
+    Args:
+        every: reap every child that is not known; else those that somebody has a claim to.
+        known: whether somebody waits for a pid.
+    """
+
+    def __init__(self, *, every: bool, known: Callable[[int], bool]) -> None:
+        self._every = every
+        self._known = known
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._windows: list[int] = []  # when each was opened, the oldest first
+        self._claims: dict[object, Callable[[int], bool]] = {}
+        self._watching: set[object] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._dying: set[int] = set()  # pidfds
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins."""
+        self._loop = loop
+        self.sweep()
+
+    def close(self) -> None:
+        """Ends; what was claimed is not any more."""
+        if self._loop is None:
+            return
+        for pidfd in self._dying:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self._dying.clear()
+        self._claims.clear()
+        self._watching.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._loop = None
+
+    @contextlib.contextmanager
+    def window(self) -> Iterator[None]:
+        """While it is open, nothing is reaped that was born in it."""
+        opened = descent.now()
+        self._windows.append(opened)
+        try:
+            yield
+        finally:
+            self._windows.remove(opened)
+            self.sweep()
+
+    def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
+        """Says whose orphans certain processes are; see Reaper.claim."""
+        key = object()
+        self._claims[key] = owns
+        if watch:
+            self._watching.add(key)
+        self.sweep()
+
+        def drop() -> None:
+            self._claims.pop(key, None)
+
+        def release() -> None:
+            self._watching.discard(key)
+            self.sweep()
+            # What has just been killed may need a moment to die.
+            if self._loop is not None:
+                self._loop.call_later(PERIOD, self.sweep)
+                self._loop.call_later(2 * PERIOD, drop)
+
+        return release
+
+    def bury(self, killed: dict[int, int]) -> None:
+        """Reaps what was killed, as far as it became our child, when all of it is dead.
+
+        Not each as it dies: as long as its parent lives it is not ours yet.
+
+        Args:
+            killed: the pid for each pidfd; they are closed here.
+        """
+        loop = self._loop
+        if loop is None:
+            for pidfd in killed:
+                os.close(pidfd)
+            return
+        alive = set(killed)
+
+        def died(pidfd: int) -> None:
+            loop.remove_reader(pidfd)
+            alive.discard(pidfd)
+            if alive:
+                return
+            for one, pid in killed.items():
+                if not self._known(pid):
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
+                os.close(one)
+            self._dying.difference_update(killed)
+
+        self._dying.update(killed)
+        for pidfd in killed:
+            loop.add_reader(pidfd, died, pidfd)
+
+    def sweep(self) -> None:
+        """Reaps those that there are now."""
+        if self._loop is None:
+            return
+        if self._every:
+            self._sweep_all()
+        elif self._claims:
+            self._sweep_claimed()
+            if self._timer is None:
+                self._timer = self._loop.call_later(PERIOD, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        if self._watching:
+            self.sweep()
+        else:
+            self._sweep_claimed()
+
+    def _sweep_all(self) -> None:
+        """Reaps every one.
+
+        The kernel shows one zombie at a time; where that one is known, its owner reaps it in a
+        moment and then sweeps again; so does a window that closes.
+        """
+        while (pid := _zombie()) is not None and self._is_orphan(pid):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+            logger.debug("reaped orphan %d", pid)
+
+    def _sweep_claimed(self) -> None:
+        first = _zombie()
+        if first is None:
+            return
+        for pid in descent.children(os.getpid()) or [first]:
+            with contextlib.suppress(OSError):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and self._is_orphan(pid):
+                    self._reap_claimed(pid)
+
+    def _reap_claimed(self, pid: int) -> None:
+        # The program that we live in may wait for it at the same time, and the pid be given out
+        # again: the pidfd says that what is reaped is what was claimed.
+        pidfd = os.pidfd_open(pid)
+        try:
+            if any(owns(pid) for owns in list(self._claims.values())):
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        finally:
+            os.close(pidfd)
+
+    def _is_orphan(self, pid: int) -> bool:
+        if self._known(pid):
+            return False
+        return not self._windows or descent.born(pid) < self._windows[0]
+
+
+def _zombie() -> int | None:
+    """Returns the pid of a child that has ended and that nobody has waited for."""
+    try:
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if dead is None else dead.si_pid
