@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
@@ -301,10 +300,7 @@ class Runc:
         except asyncio.CancelledError:
             # A spawn is never left half way: without its pid there would be nothing to kill. The
             # group, because the runtime's own helper processes are where a command hangs.
-            process = await spawning
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await self._reaper.wait(process)
+            await self._reaper.kill(await spawning)
             raise
 
 
