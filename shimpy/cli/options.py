@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
 # Whatever stands after the program's name is the program's, even if it looks like an option.
-TAKES_PROGRAM = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+TAKES_PROGRAM = {"allow_interspersed_args": False}
 
 Socket = Annotated[
     Path, typer.Option("--socket", "-s", envvar="SHIMPY_SOCKET", help="The shim's socket.", metavar="PATH")

@@ -77,7 +77,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
 
         return perform(work(), attached=True)
 
-    @app.command(context_settings=TAKES_PROGRAM)
+    @app.command()
     def bundle(
         path: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
         args: Annotated[list[str] | None, typer.Argument(metavar="ARG", help="What init runs.")] = None,

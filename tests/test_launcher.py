@@ -1,0 +1,173 @@
+"""Shims as child processes: started, waited for, ended, and what becomes of their containers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import shimpy
+
+from .support import containers, leaks
+from .support.rounds import rounds
+
+pytestmark = pytest.mark.anyio
+
+
+def _children() -> set[int]:
+    return set(leaks.children())
+
+
+async def test_shim_answers_within_the_block_and_is_gone_after_it() -> None:
+    before = _children()
+    async with shimpy.launch() as client:
+        assert await client.state() == shimpy.ContainerState("", "", 0, ())
+        assert len(_children() - before) == 1
+    assert _children() == before
+
+
+async def test_socket_is_where_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "my.sock"
+    async with shimpy.launch(path):
+        assert path.is_socket()
+        async with shimpy.connect(path) as client:
+            await client.state()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"socket": "/no/such/folder/shim.sock"}, "/no/such/folder"),
+        ({"runtime": "no-such-runtime"}, "no-such-runtime"),
+        ({"log_level": "loud"}, "loud"),
+    ],
+)
+async def test_shim_that_does_not_start_says_why(options: dict[str, str], said: str, tmp_path: Path) -> None:
+    before = (_children(), leaks.descriptors().keys())
+    with pytest.raises(shimpy.UnavailableError, match=said) as caught:
+        async with shimpy.launch(**options):  # type: ignore[arg-type]
+            pass
+    assert "\n" not in str(caught.value)
+    assert (_children(), leaks.descriptors().keys()) == before
+
+
+async def test_shim_that_takes_too_long_is_ended() -> None:
+    before = _children()
+    with pytest.raises(shimpy.UnavailableError, match="0 seconds"):
+        async with shimpy.launch(timeout=0):
+            pass
+    assert _children() == before
+
+
+async def test_socket_of_a_live_shim_is_not_taken(tmp_path: Path) -> None:
+    async with shimpy.launch(tmp_path / "shim.sock") as first:
+        with pytest.raises(shimpy.UnavailableError):
+            async with shimpy.launch(tmp_path / "shim.sock"):
+                pass
+        await first.state()
+
+
+async def test_container_is_deleted_with_its_shim(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    container_id = new_id()
+    async with shimpy.launch() as client:
+        await client.create(container_id, bundle("sleep", "1000000"))
+        await client.start()
+    assert containers.left(container_id) == []
+
+
+async def test_container_is_left_running_if_asked(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    container_id = new_id()
+    async with shimpy.launch(leave_running=True) as client:
+        pid = await client.create(container_id, bundle("sleep", "1000000"))
+        await client.start()
+    assert leaks.alive(pid)
+    subprocess.run(["runc", "delete", "--force", container_id], check=True)
+
+
+async def test_container_of_a_shim_that_was_killed_is_deleted_too(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    before = _children()
+    container_id = new_id()
+    with pytest.raises(shimpy.UnavailableError):  # noqa: PT012 - the end of the block raises it
+        async with shimpy.launch() as client, client.container(container_id, bundle("sleep", "1000000")):
+            (shim,) = _children() - before
+            os.kill(shim, signal.SIGKILL)
+            await client.state()
+    assert containers.left(container_id) == []
+    assert containers.cgroups(container_id) == []
+    assert _children() == before
+
+
+async def test_shim_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shimpy.client import launch
+
+    monkeypatch.setattr(launch, "_SHUTDOWN", 0.2)
+    before = _children()
+    async with shimpy.launch():
+        (shim,) = _children() - before
+        os.kill(shim, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.Event().wait()
+        monkeypatch.setattr(launch, "delete_container", _nothing)
+    assert _children() == before
+
+
+async def _nothing(client: shimpy.ShimClient) -> None:
+    pass
+
+
+async def test_what_the_shim_logs_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "shimpy.shim"):
+        async with shimpy.launch(log_level="info"):
+            pass
+    assert "serving on" in caplog.text
+
+
+async def test_cancelled_at_random_moments_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    async def hold() -> None:
+        async with shimpy.launch():
+            await asyncio.Event().wait()
+
+    before = (_children(), leaks.descriptors().keys())
+    for number in range(rounds(8, 100)):
+        holding = asyncio.ensure_future(hold())
+        await asyncio.sleep(0.03 * (number % 8))
+        holding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await holding
+    assert (_children(), leaks.descriptors().keys()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("x" * 150)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    async with shimpy.launch() as client:
+        await client.state()
+
+
+async def test_several_at_once() -> None:
+    async def one() -> None:
+        async with shimpy.launch() as client:
+            await client.state()
+
+    await asyncio.gather(*(one() for _ in range(4)))
