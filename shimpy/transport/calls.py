@@ -234,6 +234,9 @@ class Calls(AbstractHandler):
         def ended(_: asyncio.Task[None]) -> None:
             # Not at the end of the task, which never begins if it is cancelled before its first step.
             del self.under_way[stream]
+            # A task that was cancelled keeps the frame in which it was, which keeps the call: without this
+            # 5,000 resets are 20 MB for the garbage collector to find.
+            del call.task
             # The connection may be closed to h2 already.
             with contextlib.suppress(h2.exceptions.ProtocolError):
                 release_stream()
