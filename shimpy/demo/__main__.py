@@ -65,6 +65,8 @@ async def _shim_process(folder: Path, log: Path) -> AsyncIterator[asyncio.subpro
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "shimpy", "--socket", f"{folder}/shim.sock",
             stdin=subprocess.DEVNULL, stderr=stderr, process_group=0,
+            # The files of a shim that was killed go with the folder.
+            env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
     try:
         yield process
@@ -132,7 +134,7 @@ async def _show(report: Report, shim: ShimStub, folder: Path, bundle: Path, cont
         await _show_state(report, shim, State.RUNNING)
 
         await _show_exec(report, shim, folder, events)
-        await _show_terminal(report, shim, folder)
+        await _show_terminal(report, shim, folder, events)
 
         report.title("The end")
         async with report.step("close its stdin") as back:
@@ -170,7 +172,7 @@ async def _show_exec(report: Report, shim: ShimStub, folder: Path, events: Event
         expect("exit status", status, 3)
 
 
-async def _show_terminal(report: Report, shim: ShimStub, folder: Path) -> None:
+async def _show_terminal(report: Report, shim: ShimStub, folder: Path, events: Events) -> None:
     report.title("And one with a terminal")
     async with Pipes(folder, "terminal") as pipes:
         async with report.step("Exec") as back:
@@ -189,6 +191,8 @@ async def _show_terminal(report: Report, shim: ShimStub, folder: Path) -> None:
         async with report.step("its output") as back:
             back(line := await pipes.line())
         expect("the terminal", line, "dear reader, this terminal is 43 132")
+        async with report.step("its end") as back:
+            back(f"EXIT, status {(await events.exit_of(pid)).exit_status}")
         async with report.step("Delete") as back:
             back(f"exit status {(await shim.delete(DeleteRequest(pid=pid))).exit_status}")
 
