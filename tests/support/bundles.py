@@ -22,6 +22,7 @@ def make_rootfs(directory: Path) -> Path:
 
     Bundles share it read-only; what a container writes goes to a tmpfs at /tmp.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o755)  # it becomes "/", and pytest's folders are for their owner only
     busybox = directory / "bin" / "busybox"
     for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
