@@ -49,12 +49,12 @@ class Recorder:
             async with self._news:
                 self._news.notify_all()
 
-    def of(self, pid: int) -> list[EventType]:
+    def of(self, pid: int) -> list[int]:
         """Returns the types of the events of one process, in order."""
         return [event.type for event in self.seen if event.pid == pid]
 
     @property
-    def types(self) -> list[EventType]:
+    def types(self) -> list[int]:
         """The types of all events, in order."""
         return [event.type for event in self.seen]
 
@@ -68,12 +68,12 @@ class Recorder:
             await self._subscribed.wait()
 
     async def wait_for(
-        self, type: EventType, pid: int | None = None, *, count: int = 1, within: float = 20
+        self, type: int, pid: int | None = None, *, count: int = 1, within: float = 20
     ) -> Event:
         """Waits until there are *count* events of a type, and returns the last of these.
 
         Args:
-            type: what to wait for.
+            type: an EventType, whose members are plain numbers to a type checker.
             pid: of which process; None for any.
             count: how many.
             within: seconds until the test fails.
@@ -86,7 +86,9 @@ class Recorder:
             async with asyncio.timeout(within), self._news:
                 await self._news.wait_for(lambda: len(matching()) >= count or self._over)
         found = matching()
-        assert len(found) >= count, f"no {type} of {pid or 'any'}; seen: {self.seen}; ended: {self.error}"
+        assert len(found) >= count, (
+            f"no {EventType(type)} of {pid or 'any'}; seen: {self.seen}; ended: {self.error}"
+        )
         return found[count - 1]
 
     async def ended(self, *, within: float = 20) -> GRPCError | StreamTerminatedError | None:
