@@ -105,10 +105,12 @@ def test_control_c_goes_to_the_process(shell: pexpect.spawn[str]) -> None:
     assert _ended(shell) == 9
 
 
-def test_terminal_is_restored_when_the_shim_is_killed(outer: pexpect.spawn[str], rootfs: Path) -> None:
-    before_ids = set(containers.left("shimpy-"))
+def test_terminal_is_restored_when_the_shim_is_killed(
+    outer: pexpect.spawn[str], rootfs: Path, new_id: Callable[[], str]
+) -> None:
+    container_id = new_id()
     before = _settings(outer)
-    outer.sendline(f"{_SHIMPY} run -it --env PS1=inn''er: {rootfs} sh")
+    outer.sendline(f"{_SHIMPY} run -it --name {container_id} --env PS1=inn''er: {rootfs} sh")
     outer.expect("inner:")
     (shimpy,) = leaks.children(outer.pid)
     (shim,) = leaks.children(shimpy)
@@ -118,7 +120,7 @@ def test_terminal_is_restored_when_the_shim_is_killed(outer: pexpect.spawn[str],
     assert _settings(outer) == before
     outer.sendline("echo status=$?")
     outer.expect("status=125")
-    assert set(containers.left("shimpy-")) == before_ids
+    assert containers.left(container_id) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -30,8 +30,10 @@ def line(*fields: object) -> None:
     """Prints one line: in colour on a terminal (unless NO_COLOR is set), else separated by tabs."""
     console = Console(highlight=False, soft_wrap=True)
     if console.is_terminal:
-        texts = [Text(str(field).ljust(10), _STYLES.get(str(field), "")) for field in fields]
-        console.print(*texts, sep=" ")
+        *first, last = (Text(str(field), _STYLES.get(str(field), "")) for field in fields)
+        for text in first:
+            text.pad_right(max(0, 10 - len(text)))
+        console.print(*first, last)
     else:
         sys.stdout.write("\t".join(str(field) for field in fields) + "\n")
     sys.stdout.flush()

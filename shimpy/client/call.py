@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import Connection
 
 from shimpy.errors import (
     DeadlineExceededError,
@@ -48,6 +49,11 @@ def _translated() -> Iterator[None]:
         raise DeadlineExceededError("the shim did not answer in time") from error
     except (StreamTerminatedError, OSError) as error:
         raise UnavailableError(f"the shim cannot be reached: {error}") from error
+    except AttributeError as error:
+        # What grpclib makes of a connection that is lost in the moment in which it is made.
+        if not isinstance(error.obj, Connection):
+            raise
+        raise UnavailableError("the shim cannot be reached: connection lost") from error
     except ProtocolError as error:
         raise InternalError(f"the shim's answer made no sense: {error}") from error
     except UnicodeEncodeError as error:
