@@ -36,6 +36,8 @@ MAX_LOG_LINES = 1024
 
 UMASK = 0o022
 
+_CUT = " ... "
+
 # Where the runtimes keep their state when --root is not given and they run as root.
 _STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
@@ -204,7 +206,10 @@ class Runc:
         with _Files() as files:
             files.write_process(process)
             options = ["--detach", f"--process={files.process}", f"--pid-file={files.pid}", *extra]
-            await self._detach(files, "exec", options, container_id, stdio, console_socket)
+            # Of the spec's umask runc takes note for init only; an exec has that of the command.
+            umask = (process.get("user") or {}).get("umask")
+            umask = UMASK if umask is None else umask & 0o777
+            await self._detach(files, "exec", options, container_id, stdio, console_socket, umask)
             return files.read_pid(self.name)
 
     async def pause(self, container_id: str) -> None:
@@ -256,10 +261,11 @@ class Runc:
         container_id: str,
         stdio: tuple[int, int, int],
         console_socket: str | None,
+        umask: int = UMASK,
     ) -> None:
         if console_socket is not None:
             options.append(f"--console-socket={console_socket}")
-        await self._call(files, _clean_surroundings(), command, [*options, container_id], stdio)
+        await self._call(files, _clean_surroundings(), command, [*options, container_id], stdio, umask)
 
     async def _call(
         self,
@@ -268,19 +274,20 @@ class Runc:
         command: str,
         arguments: Sequence[str],
         stdio: tuple[int, int, int],
+        umask: int = UMASK,
     ) -> None:
         argv = [*prefix, self._path]
         if self._root is not None:
             argv += ["--root", self._root]
         argv += ["--log", files.log, "--log-format", "json", command, *arguments]
         try:
-            code = await self._complete(argv, stdio)
+            code = await self._complete(argv, stdio, umask)
         except OSError as error:
             raise _not_started(self.name, error) from error
         if code != 0:
             raise _refused(self.name, command, code, files.read_log())
 
-    async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> int:
+    async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
         spawning = asyncio.ensure_future(
             self._reaper.spawn(
                 *argv,
@@ -288,7 +295,7 @@ class Runc:
                 stdout=stdio[1],
                 stderr=stdio[2],
                 env=_environment(),
-                umask=UMASK,
+                umask=umask,
                 # A group to kill, but not a session: a new session is a new scheduling group too
                 # (sched(7), autogroup), in which a short command waits long on a busy machine.
                 process_group=0,
@@ -404,9 +411,11 @@ def last_error(log: bytes) -> str:
 
 def _printable(text: str) -> str:
     words = " ".join(text.split())
-    return "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words[:MAX_MESSAGE]
-    )
+    if len(words) > MAX_MESSAGE:
+        # Errors are told from the outside in: the cause stands last.
+        half = (MAX_MESSAGE - len(_CUT)) // 2
+        words = words[:half] + _CUT + words[-half:]
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
 
 
 def _refused(runtime: str, command: str, code: int, log: bytes) -> ShimError:
