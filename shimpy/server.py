@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from . import endpoint
 from .service import Shim
+from .standard import Standard
 from .transport import Server
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ async def serve(shim: Shim, path: str) -> None:
         undo.callback(place.remove)
         shim.open()
         try:
-            server = Server([shim], admit=endpoint.admit)
+            standard = Standard("containerd.shim.v1.Shim")
+            server = Server([shim], later=standard.later, admit=endpoint.admit)
             await server.start(place.socket)
             _log.info("serving on %s", place.path)
             notify("READY=1")
@@ -56,7 +58,12 @@ async def serve(shim: Shim, path: str) -> None:
             _log.info("shutting down")
             # First of all, so that who starts the next server finds the place free.
             place.remove()
-            await server.drain(GRACE, end_streams=shim.close_events)
+
+            def end_streams() -> None:
+                shim.close_events()
+                standard.close()
+
+            await server.drain(GRACE, end_streams=end_streams)
         finally:
             await shim.aclose()
     _log.info("ended")

@@ -4,6 +4,6 @@ All use of grpclib's and h2's private names is in this package.
 """
 
 from shimpy.transport.guard import guarded
-from shimpy.transport.listener import Server
+from shimpy.transport.listener import Server, Service
 
-__all__ = ["Server", "guarded"]
+__all__ = ["Server", "Service", "guarded"]

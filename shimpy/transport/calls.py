@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import h2.exceptions
@@ -57,7 +57,7 @@ class Call:
         self._http = stream
         self._verdict: tuple[Status, str] | None = None
         self.path = next((value for name, value in headers if name == ":path"), "")
-        self._method = calls.mapping.get(self.path)
+        self._method = calls.find(self.path)
         self.streaming = self._method is not None and self._method.cardinality.server_streaming
         self.task = asyncio.get_running_loop().create_task(self._run(headers))
 
@@ -206,7 +206,7 @@ class Calls(AbstractHandler):
     """The calls of one connection.
 
     Args:
-        mapping: the methods, by path.
+        find: returns the method of a path, if there is one.
         peer: who calls, for the log.
         is_draining: whether new calls are to be refused.
         answered: called for every call that ends with OK.
@@ -214,13 +214,13 @@ class Calls(AbstractHandler):
 
     def __init__(
         self,
-        mapping: Mapping[str, Handler],
+        find: Callable[[str], Handler | None],
         *,
         peer: object,
         is_draining: Callable[[], bool],
         answered: Callable[[], None],
     ) -> None:
-        self.mapping = mapping
+        self.find = find
         self.peer = peer
         self.is_draining = is_draining
         self.answered = answered

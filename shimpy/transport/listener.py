@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol as Interface
 
 from grpclib.const import Handler, Status
@@ -37,6 +37,7 @@ class Server:
 
     Args:
         services: whose methods to serve; every handler should be `guarded`.
+        later: services by their full names that are made when the first call for them comes.
         admit: is given the transport of each new connection; returns who the peer is, for the log, or raises
             PermissionError to send it away.
     """
@@ -45,11 +46,13 @@ class Server:
         self,
         services: Iterable[Service],
         *,
+        later: Mapping[str, Callable[[], Service]] | None = None,
         admit: Callable[[asyncio.BaseTransport], object] = lambda _: None,
     ) -> None:
         self._mapping: dict[str, Handler] = {}
         for service in services:
             self._mapping.update(service.__mapping__())
+        self._later = dict(later or {})
         self._admit = admit
         self._listener: asyncio.Server | None = None
         self._connections: set[Protocol] = set()
@@ -67,7 +70,13 @@ class Server:
         return Protocol(self._calls, self._admit, self._opened, self._connections.discard)
 
     def _calls(self, peer: object, answered: Callable[[], None]) -> Calls:
-        return Calls(self._mapping, peer=peer, is_draining=lambda: self._draining, answered=answered)
+        return Calls(self._find, peer=peer, is_draining=lambda: self._draining, answered=answered)
+
+    def _find(self, path: str) -> Handler | None:
+        """Returns the method of a path, and makes the service that it belongs to if nobody has called yet."""
+        if path not in self._mapping and (make := self._later.pop(path[1:].partition("/")[0], None)):
+            self._mapping.update(make().__mapping__())
+        return self._mapping.get(path)
 
     def _opened(self, connection: Protocol) -> bool:
         room = len(self._connections) < MAX_CONNECTIONS

@@ -1,4 +1,4 @@
-"""Generates shimpy/api from shim.proto: ``python -m tests.support.proto``, which is `make proto`."""
+"""Generates shimpy/api from the protos: ``python -m tests.support.proto``, which is `make proto`."""
 
 from __future__ import annotations
 
@@ -16,39 +16,58 @@ API = ROOT / "shimpy" / "api"
 INCLUDE = API
 """Where `import "gogoproto/gogo.proto"` is found."""
 
-GENERATED = ("__init__.py", "shim.binpb")
+CODE = {
+    "__init__.py": "containerd/shim/v1",
+    "health.py": "grpc/health/v1",
+    "reflection.py": "grpc/reflection/v1",
+}
+"""Which package of betterproto's code becomes which module of shimpy/api."""
+
+GENERATED = (*CODE, "shim.binpb")
 
 
 def generate(target: Path) -> None:
     """Writes what shimpy/api holds of generated files into *target*.
 
-    ``__init__.py`` is betterproto's code; ``shim.binpb`` is a google.protobuf.FileDescriptorSet of
-    shim.proto and all that it imports, which server reflection answers from.
+    The modules are betterproto's code; ``shim.binpb`` is a google.protobuf.FileDescriptorSet of all that is
+    served, with all that it imports, which server reflection answers from.
 
     Raises:
-        subprocess.CalledProcessError: the proto does not compile; protoc has said why on stderr.
+        subprocess.CalledProcessError: a proto does not compile; protoc has said why on stderr.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        alpha = folder / "grpc/reflection/v1alpha/reflection.proto"
+        alpha.parent.mkdir(parents=True)
+        current = INCLUDE / "grpc/reflection/v1/reflection.proto"
+        alpha.write_text(current.read_text().replace("grpc.reflection.v1;", "grpc.reflection.v1alpha;"))
+        protos = [
+            PROTO,
+            INCLUDE / "grpc/health/v1/health.proto",
+            current,
+            alpha,
+        ]
         subprocess.run(
             [
                 sys.executable,
                 "-m",
                 "grpc_tools.protoc",
                 f"--plugin=protoc-gen-python_betterproto={Path(sys.executable).parent}/protoc-gen-python_betterproto",
-                f"-I{ROOT}",
                 f"-I{INCLUDE}",
+                f"-I{folder}",
+                f"-I{ROOT}",
                 f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
                 f"--python_betterproto_out={folder}",
                 f"--descriptor_set_out={folder / 'shim.binpb'}",
                 "--include_imports",
-                PROTO.name,
+                *map(str, protos),
             ],
             cwd=ROOT,
             check=True,
         )
         # The plugin also writes empty packages for the folders above and for gogoproto.
-        shutil.copyfile(folder / "containerd/shim/v1/__init__.py", target / "__init__.py")
+        for module, package in CODE.items():
+            shutil.copyfile(folder / package / "__init__.py", target / module)
         shutil.copyfile(folder / "shim.binpb", target / "shim.binpb")
 
 
