@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -29,11 +30,15 @@ _LONGEST_ADDRESS = 107
 # A socket whose own name is longer than that is bound under this one, and renamed.
 _SHORT_NAME = ".shimpy.new"
 
-# Seconds to wait for another shim that makes its socket in the same folder; it takes about a millisecond.
-_LOCK_TIMEOUT = 5.0
+# Seconds to wait for another shim that makes its socket in the same folder, which takes it a millisecond, and
+# at the end, when there is little time left, for one that does so just then.
+_LOCK_TIMEOUT = 2.0
+_LAST_LOCK_TIMEOUT = 0.1
 
 # Connections that may wait to be accepted.
 _BACKLOG = 128
+
+_log = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -58,7 +63,7 @@ class Endpoint:
             return
         name = os.path.basename(self.path)
         # A shim that takes over the name meanwhile, thinking this one dead, has done so or not yet begun.
-        with contextlib.suppress(OSError, ShimError), _locked(self._folder, self.path):
+        with contextlib.suppress(OSError), _locked(self._folder, _LAST_LOCK_TIMEOUT):
             found = os.lstat(name, dir_fd=self._folder)
             if (found.st_dev, found.st_ino) == self._identity:
                 os.unlink(name, dir_fd=self._folder)
@@ -94,7 +99,7 @@ def listen(path: str) -> Endpoint:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with _locked(folder, path):
+            with _locked(folder, _LOCK_TIMEOUT):
                 _clear(folder, name, path)
                 listener = _bind(folder, name, path)
             found = os.lstat(name, dir_fd=folder)
@@ -124,18 +129,21 @@ def admit(transport: asyncio.BaseTransport) -> int:
 
 
 @contextlib.contextmanager
-def _locked(folder: int, path: str) -> Iterator[None]:
-    """Holds the lock on a folder."""
-    end = time.monotonic() + _LOCK_TIMEOUT
+def _locked(folder: int, timeout: float) -> Iterator[None]:
+    """Holds the lock on a folder, or after some seconds goes on without it.
+
+    Anybody who may read the folder may lock it, for ever if he likes. Without the lock all that is lost is
+    that two shims for one path cannot start at the very same moment.
+    """
+    end = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
             if time.monotonic() > end:
-                raise InternalError(
-                    f"{os.path.dirname(path)}: another process keeps the folder locked (flock)"
-                ) from None
+                _log.warning("the folder of the socket is locked by another process; going on without")
+                break
             time.sleep(0.005)
     try:
         yield

@@ -219,8 +219,8 @@ def test_removing_twice_is_harmless(tmp_path: Path, made: list[endpoint.Endpoint
     os.close(descriptor)
 
 
-def test_a_folder_that_is_locked_for_good_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_somebody_keeps_locked_is_no_hindrance(
+    tmp_path: Path, made: list[endpoint.Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "_LOCK_TIMEOUT", 0.01)
     with subprocess.Popen(
@@ -231,8 +231,10 @@ def test_a_folder_that_is_locked_for_good_is_an_error(
         assert holder.stdout is not None
         holder.stdout.readline()
 
-        with pytest.raises(InternalError, match="locked"):
-            endpoint.listen(str(tmp_path / "s"))
+        made.append(endpoint.listen(str(tmp_path / "s")))
+        assert answers(tmp_path / "s")
+        made[0].remove()
+        assert os.listdir(tmp_path) == []
 
         holder.communicate(b"\n")
 

@@ -15,7 +15,7 @@ from grpclib.encoding.base import GRPC_CONTENT_TYPE
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchServerEvents
 from grpclib.exceptions import GRPCError
-from grpclib.metadata import _UNITS, Deadline, decode_metadata, encode_grpc_message
+from grpclib.metadata import _UNITS, Deadline, encode_grpc_message
 from grpclib.protocol import AbstractHandler
 from grpclib.server import Stream
 
@@ -56,6 +56,8 @@ class Call:
         self._calls = calls
         self._http = stream
         self._verdict: tuple[Status, str] | None = None
+        self._broken_off = False
+        self._handled = False
         self.path = next((value for name, value in headers if name == ":path"), "")
         self._method = calls.find(self.path)
         self.streaming = self._method is not None and self._method.cardinality.server_streaming
@@ -63,17 +65,29 @@ class Call:
 
     def end(self, status: Status, message: str) -> None:
         """Breaks the call off and tells its client why."""
-        if self._verdict is None:
+        if not self._broken_off:
             self._verdict = (status, message)
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Breaks the call off.
+
+        Once: a deadline is often followed by the reset of a client that has the same one, and a method that
+        is undoing what it did must not be torn out of that.
+        """
+        if not self._broken_off or self._handled:
+            self._broken_off = True
             self.task.cancel()
 
     async def _run(self, headers: _Headers) -> None:
         started = time.monotonic()
         status = Status.CANCELLED
+        message: str | None
         reply: Stream[Any, Any] | None = None
         try:
             try:
-                method, metadata, timeout = self._admit(headers)
+                method, timeout = self._admit(headers)
+                del headers  # they may be many, and the call may be long
                 reply = Stream(
                     self._http,
                     self.path,
@@ -85,18 +99,17 @@ class Call:
                     dispatch=self._calls.dispatch,
                     deadline=None if timeout is None else Deadline.from_timeout(timeout),
                 )
-                reply.metadata = metadata
                 status, message = await self._serve(method, reply, timeout)
-            except _RefusedError as refused:
-                status, message = refused.status, refused.message
-                await self._refuse(refused)
             except asyncio.CancelledError:
+                self._handled = True
                 if self._verdict is None:
                     return  # the client has gone away
                 status, message = self._verdict
-                await self._end(reply, status, message)
-            else:
-                await self._end(reply, status, message)
+            self._handled = True
+            await self._end(reply, status, message)
+        except _RefusedError as refused:
+            status = refused.status
+            await self._refuse(refused)
         except asyncio.CancelledError:
             pass  # it went away while it was being told
         except h2.exceptions.ProtocolError:
@@ -105,19 +118,22 @@ class Call:
             _log.exception("%s could not be answered", self.path)
         finally:
             if _log.isEnabledFor(logging.DEBUG):
-                took = (time.monotonic() - started) * 1000
-                peer = self._calls.peer
-                _log.debug(
-                    "%s %s in %.1f ms, peer pid %s",
-                    self.path,
-                    status.name,
-                    took,
-                    peer,
-                    extra={"method": self.path, "status": status.name, "ms": round(took, 1), "peer": peer},
-                )
+                self._log(status, time.monotonic() - started)
 
-    def _admit(self, headers: _Headers) -> tuple[Handler, Any, float | None]:
-        """Returns what the request headers ask for: the method, its metadata and the deadline in seconds."""
+    def _log(self, status: Status, seconds: float) -> None:
+        took = round(seconds * 1000, 1)
+        peer = self._calls.peer
+        _log.debug(
+            "%s %s in %.1f ms, peer pid %s",
+            self.path,
+            status.name,
+            took,
+            peer,
+            extra={"method": self.path, "status": status.name, "ms": took, "peer": peer},
+        )
+
+    def _admit(self, headers: _Headers) -> tuple[Handler, float | None]:
+        """Returns what the request headers ask for: the method, and the seconds that it may take."""
         size = sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers)
         if size > MAX_HEADERS:
             raise _RefusedError(
@@ -139,27 +155,21 @@ class Call:
             raise _RefusedError(Status.UNAVAILABLE, "the shim is shutting down")
         if self._method is None:
             raise _RefusedError(Status.UNIMPLEMENTED, f"there is no method {self.path[:256]!r}")
-        timeout = _timeout(fields.get("grpc-timeout"))
-        try:
-            metadata = decode_metadata(headers)
-        except ValueError:
-            raise _RefusedError(Status.INVALID_ARGUMENT, "a binary header is not base64") from None
-        return self._method, metadata, timeout
+        return self._method, _timeout(fields.get("grpc-timeout"))
 
     async def _serve(
         self, method: Handler, stream: Stream[Any, Any], timeout: float | None
     ) -> tuple[Status, str | None]:
         """Runs the handler and returns the status that it comes to."""
-        limit = asyncio.timeout(timeout)
+        expiry: asyncio.TimerHandle | None = None
+        if timeout is not None:
+            expiry = asyncio.get_running_loop().call_later(
+                timeout, self.end, Status.DEADLINE_EXCEEDED, "the deadline passed; the call took no effect"
+            )
         try:
-            async with limit:
-                await method.func(stream)
+            await method.func(stream)
         except GRPCError as error:
             return error.status, error.message
-        except TimeoutError:
-            if limit.expired():
-                return Status.DEADLINE_EXCEEDED, "the deadline passed; the call took no effect"
-            _log.exception("%s failed", self.path)
         except h2.exceptions.ProtocolError:
             raise
         except Exception:  # noqa: BLE001 - it goes to the log
@@ -168,6 +178,9 @@ class Call:
             if stream._send_message_done or method.cardinality.server_streaming:
                 return Status.OK, None
             _log.error("%s sent no reply", self.path)
+        finally:
+            if expiry is not None:
+                expiry.cancel()
         return Status.INTERNAL, "shimpy failed; its log has the details"
 
     async def _end(self, stream: Stream[Any, Any] | None, status: Status, message: str | None) -> None:
@@ -207,6 +220,7 @@ class Calls(AbstractHandler):
 
     Args:
         find: returns the method of a path, if there is one.
+        every_call: of the whole server, to which these are added while they are under way.
         peer: who calls, for the log.
         is_draining: whether new calls are to be refused.
         answered: called for every call that ends with OK.
@@ -215,12 +229,14 @@ class Calls(AbstractHandler):
     def __init__(
         self,
         find: Callable[[str], Handler | None],
+        every_call: set[Call],
         *,
         peer: object,
         is_draining: Callable[[], bool],
         answered: Callable[[], None],
     ) -> None:
         self.find = find
+        self._every_call = every_call
         self.peer = peer
         self.is_draining = is_draining
         self.answered = answered
@@ -230,10 +246,12 @@ class Calls(AbstractHandler):
     def accept(self, stream: HTTPStream, headers: _Headers, release_stream: Callable[[], None]) -> None:
         """Starts to serve a call."""
         call = self.under_way[stream] = Call(self, stream, headers)
+        self._every_call.add(call)
 
         def ended(_: asyncio.Task[None]) -> None:
             # Not at the end of the task, which never begins if it is cancelled before its first step.
             del self.under_way[stream]
+            self._every_call.remove(call)
             # A task that was cancelled keeps the frame in which it was, which keeps the call: without this
             # 5,000 resets are 20 MB for the garbage collector to find.
             del call.task
@@ -246,12 +264,12 @@ class Calls(AbstractHandler):
     def cancel(self, stream: HTTPStream) -> None:
         """Breaks off a call whose client has reset it."""
         if call := self.under_way.get(stream):
-            call.task.cancel()
+            call.cancel()
 
     def close(self) -> None:
         """Breaks off every call: the connection is lost."""
         for call in self.under_way.values():
-            call.task.cancel()
+            call.cancel()
 
 
 def _timeout(value: str | None) -> float | None:

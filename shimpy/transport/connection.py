@@ -167,11 +167,6 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         self._ponged = asyncio.Event()
         self.lost = asyncio.Event()
 
-    @property
-    def calls(self) -> Calls:
-        """The calls of this connection."""
-        return self.processor.calls
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the peer, or sends it away."""
         self._transport = cast(asyncio.Transport, transport)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol as Interface
 
 from grpclib.const import Handler, Status
@@ -56,6 +56,8 @@ class Server:
         self._admit = admit
         self._listener: asyncio.Server | None = None
         self._connections: set[Protocol] = set()
+        # Those whose connection is lost and who are still undoing what they did are among them.
+        self._calls_under_way: set[Call] = set()
         self._draining = False
 
     async def start(self, sock: socket.socket) -> None:
@@ -70,7 +72,13 @@ class Server:
         return Protocol(self._calls, self._admit, self._opened, self._connections.discard)
 
     def _calls(self, peer: object, answered: Callable[[], None]) -> Calls:
-        return Calls(self._find, peer=peer, is_draining=lambda: self._draining, answered=answered)
+        return Calls(
+            self._find,
+            self._calls_under_way,
+            peer=peer,
+            is_draining=lambda: self._draining,
+            answered=answered,
+        )
 
     def _find(self, path: str) -> Handler | None:
         """Returns the method of a path, and makes the service that it belongs to if nobody has called yet."""
@@ -114,11 +122,8 @@ class Server:
             await asyncio.wait(lost, timeout=_FAREWELL)
         await self._ended(_FAREWELL, streams=True)
 
-    def _under_way(self, *, streams: bool) -> Iterator[Call]:
-        for connection in self._connections:
-            for call in connection.calls.under_way.values():
-                if streams or not call.streaming:
-                    yield call
+    def _under_way(self, *, streams: bool) -> list[Call]:
+        return [call for call in self._calls_under_way if streams or not call.streaming]
 
     async def _ended(self, timeout: float, *, streams: bool) -> None:
         tasks = [call.task for call in self._under_way(streams=streams)]
@@ -126,6 +131,6 @@ class Server:
             await asyncio.wait(tasks, timeout=timeout)
 
     def _break_off(self, *, streams: bool) -> None:
-        for call in list(self._under_way(streams=streams)):
+        for call in self._under_way(streams=streams):
             _log.warning("%s was broken off: %s", call.path, _SHUTTING_DOWN)
             call.end(Status.UNAVAILABLE, _SHUTTING_DOWN)
