@@ -157,6 +157,15 @@ async def test_cancelling_attach_leaves_nothing(hub: StdioHub) -> None:
         io.close()
 
 
+async def test_nobody_else_may_reach_the_console_socket(hub: StdioHub) -> None:
+    io = opened(hub)
+    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [entry.name for entry in folder.iterdir()] == ["console.sock"]
+    io.close()
+    assert not folder.exists()
+
+
 async def test_the_runtime_gets_dev_null(hub: StdioHub) -> None:
     io = opened(hub)
     assert [os.readlink(f"/proc/self/fd/{fd}") for fd in io.fds] == ["/dev/null"] * 3
