@@ -7,6 +7,7 @@ import contextlib
 import sys
 from typing import NoReturn
 
+from . import lean
 from .inherited import clean_slate, open_standard_descriptors
 from .logs import FORMATS, LEVELS
 
@@ -58,13 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     clean_slate()
 
     # All that takes time to import comes after the arguments are known to be good.
-    import asyncio
+    with lean.imports():
+        import asyncio
 
-    from . import logs
-    from .errors import ShimError
-    from .runtime import find_runtime
-    from .server import serve
-    from .service import Shim
+        from . import logs
+        from .errors import ShimError
+        from .runtime import find_runtime
+        from .server import serve
+        from .service import Shim
 
     logs.set_up(arguments.log_level, arguments.log_format)
     sys.excepthook = logs.report_crash

@@ -284,7 +284,7 @@ class TestTheEnd:
     async def test_the_second_signal_ends_it_at_once(self, start_server: Start, tmp_path: Path) -> None:
         # A runtime that hangs keeps the first from ending before the second comes.
         runtime = tmp_path / "runtime"
-        runtime.write_text("#!/bin/sh\nexec sleep 60\n")
+        runtime.write_text('#!/bin/sh\ncase "$*" in *version*) exit;; esac\nexec sleep 60\n')
         runtime.chmod(0o755)
         bundle = tmp_path / "bundle"
         bundle.mkdir()
@@ -387,7 +387,7 @@ class TestLog:
     async def test_at_info_calls_are_not_logged(self, server: Server) -> None:
         await server.stub().state(api.StateRequest())
 
-        assert server.stderr.count("\n") == 1
+        assert "shimpy.rpc" not in server.stderr
         assert f"info shimpy.server: serving on {server.socket}\n" in server.stderr
 
     async def test_a_stderr_that_nobody_reads_holds_up_nothing(self, start_server: Start) -> None:

@@ -1,0 +1,80 @@
+"""Keeps out of `python -m shimpy` what its libraries import and a shim never uses.
+
+A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
+and memory of the plain imports, about a third goes to four things that the libraries want for other
+people's sake: TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in
+JSON, and the message classes of protobuf's own compiler, of which the API names one, Empty.
+
+Nobody else is affected: this is for the process that is a shim and nothing else, and what it puts in
+the way is taken away again once the imports are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+_PROTOBUF = "betterproto.lib.google.protobuf"
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """While it is open, importing grpclib and betterproto leaves those four out."""
+    stand_ins: dict[str, ModuleType | None] = {
+        # None has `import ssl` raise ModuleNotFoundError, as on a Python that was built without it.
+        "ssl": None,
+        "importlib.metadata": _module("importlib.metadata", version=_no_version),
+        "dateutil": _module("dateutil"),
+        "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
+        **_protobuf(),
+    }
+    placed = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    # The placeholder None is not in the type of sys.modules, but in its documentation.
+    modules: dict[str, Any] = sys.modules
+    modules.update(placed)
+    try:
+        yield
+    finally:
+        for name, module in placed.items():
+            if modules.get(name, module) is module:
+                modules.pop(name, None)
+
+
+def _module(name: str, **contents: object) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(contents)
+    return module
+
+
+def _no_version(_package: str) -> str:
+    return ""
+
+
+def _no_dates(text: str) -> object:
+    raise NotImplementedError(f"no message of a shim has a date: {text}")
+
+
+def _protobuf() -> dict[str, ModuleType | None]:
+    protobuf = _module(_PROTOBUF, __getattr__=_message)
+    google = _module("betterproto.lib.google", protobuf=protobuf)
+    lib = _module("betterproto.lib", google=google)
+    return {"betterproto.lib": lib, "betterproto.lib.google": google, _PROTOBUF: protobuf}
+
+
+def _message(name: str) -> type:
+    """Makes one of protobuf's own messages when it is asked for: an empty one, which Empty is.
+
+    The others are named by betterproto for fields of types that the API does not have.
+    """
+    if name.startswith("__"):
+        raise AttributeError(name)
+    import betterproto
+
+    made = dataclasses.make_dataclass(name, [], bases=(betterproto.Message,), eq=False, repr=False)
+    made.__module__ = _PROTOBUF
+    setattr(sys.modules[_PROTOBUF], name, made)
+    return made
