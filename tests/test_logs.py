@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,22 +26,27 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(params=logs.FORMATS)
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs lines of a program that logs, in each format."""
+def style(request: pytest.FixtureRequest) -> str:
+    """Each format of the log."""
+    return str(request.param)
 
-    def go(*lines: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [sys.executable, "-c", _PROGRAM + "\n".join(lines), request.param],
-            **{"stderr": subprocess.PIPE, "text": True, "timeout": 20, "check": False, **options},
-        )
 
-    go.style = request.param  # type: ignore[attr-defined]
+@pytest.fixture
+def run(style: str) -> Run:
+    """Runs lines of a program that logs in that format."""
+
+    def go(*lines: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"stderr": subprocess.PIPE, "text": True, "timeout": 20, **options}
+        program = _PROGRAM + "\n".join(lines)
+        return subprocess.run([sys.executable, "-c", program, style], check=False, **options)
+
     return go
 
 
-@pytest.mark.parametrize(
-    "name", ["a\nb", "a\r\nb", "\x1b[31mred", "\x9b31m", "a\0b", "\udcff", "\N{SNOWMAN}"]
-)
+NAMES = ["a\nb", "a\r\nb", "\x1b[31mred", "\x9b31m", "a\0b", "\udcff", "\N{SNOWMAN}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_record_is_one_line_without_what_a_terminal_acts_on(run: Run, name: str) -> None:
     result = run(f"log.info('created %s', {name!a})")
 
@@ -59,13 +65,13 @@ def test_what_libraries_say_is_logged_from_warnings_on(run: Run) -> None:
     assert len(result.stderr.splitlines()) == 2
 
 
-def test_a_crash_goes_to_the_log(run: Run) -> None:
+def test_a_crash_goes_to_the_log(run: Run, style: str) -> None:
     result = run("raise ValueError('all is lost')")
 
     assert result.returncode == 1
     first = result.stderr.splitlines()[0]
     assert "shimpy ends: ValueError: all is lost" in first
-    if run.style == "json":  # type: ignore[attr-defined]
+    if style == "json":
         assert "Traceback" in json.loads(first)["exception"]
         assert result.stderr.count("\n") == 1
     else:
@@ -115,11 +121,11 @@ def test_a_full_pipe_drops_lines_and_says_so(run: Run) -> None:
     assert b"the last" in rest
 
 
-def test_in_JSON_what_came_with_a_record_is_a_field(run: Run) -> None:  # noqa: N802
+def test_in_JSON_what_came_with_a_record_is_a_field(run: Run, style: str) -> None:  # noqa: N802
     result = run("log.warning('%s is gone', 'web', extra={'id': 'web', 'pid': 7, 'odd': {1}})")
 
     assert result.stderr.count("\n") == 1
-    if run.style == "json":  # type: ignore[attr-defined]
+    if style == "json":
         fields = json.loads(result.stderr)
         del fields["time"]
         assert fields == {
