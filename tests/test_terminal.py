@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tty
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,6 +39,7 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     temporary = tmp_path / ("x" * 100) / ("y" * 100)
     temporary.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     before = descriptors()
     hub = StdioHub()
     yield hub
