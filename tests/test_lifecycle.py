@@ -152,7 +152,7 @@ async def test_an_init_that_dies_before_its_start(live: Prepare) -> None:
     assert life.recorder.types == [CREATE, EXIT]
 
 
-async def test_an_init_that_dies_while_it_is_being_started(live: Prepare, fake: FakeRuntime) -> None:
+async def test_an_init_that_dies_while_it_is_being_started(fake: FakeRuntime, live: Prepare) -> None:
     """Start is answered, not left to the runtime's patience, and START is not told of what never ran."""
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
@@ -166,7 +166,7 @@ async def test_an_init_that_dies_while_it_is_being_started(live: Prepare, fake: 
     assert life.recorder.types == [CREATE, EXIT]
 
 
-async def test_a_program_that_ends_before_the_start_command_does(live: Prepare, fake: FakeRuntime) -> None:
+async def test_a_program_that_ends_before_the_start_command_does(fake: FakeRuntime, live: Prepare) -> None:
     """EXIT has been reaped long before START is told, and yet comes after it."""
     life = live("sh", "-c", "exit 7")
     await life.create(runtime=fake.path)
@@ -276,7 +276,7 @@ async def test_delete_kills_all_that_init_started(live_served: Prepare, own_pid_
     assert residue.cgroups(life.id) == []
 
 
-async def test_concurrent_deletes_share_one_answer(live: Prepare, fake: FakeRuntime) -> None:
+async def test_concurrent_deletes_share_one_answer(fake: FakeRuntime, live: Prepare) -> None:
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
     await life.start()
@@ -295,7 +295,7 @@ async def test_concurrent_deletes_of_an_exec_share_one_answer(live: Prepare) -> 
     await refused(life.delete(pid), Status.NOT_FOUND, str(pid))
 
 
-async def test_a_delete_that_the_runtime_fails_can_be_tried_again(live: Prepare, fake: FakeRuntime) -> None:
+async def test_a_delete_that_the_runtime_fails_can_be_tried_again(fake: FakeRuntime, live: Prepare) -> None:
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
     await life.start()
@@ -313,7 +313,7 @@ async def test_a_delete_that_the_runtime_fails_can_be_tried_again(live: Prepare,
 
 
 async def test_concurrent_deletes_after_one_that_failed_share_one_answer(
-    live: Prepare, fake: FakeRuntime
+    fake: FakeRuntime, live: Prepare
 ) -> None:
     life = live("true")
     await life.create(runtime=fake.path)
@@ -326,7 +326,7 @@ async def test_concurrent_deletes_after_one_that_failed_share_one_answer(
 
 
 async def test_a_delete_is_not_undone_by_the_going_of_one_of_its_callers(
-    live: Prepare, fake: FakeRuntime
+    fake: FakeRuntime, live: Prepare
 ) -> None:
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
@@ -355,7 +355,7 @@ async def test_a_container_that_somebody_deleted_by_the_runtime_itself(live: Pre
 # -- one command for each call -------------------------------------------------------------------
 
 
-async def test_one_runtime_command_for_each_call(live: Prepare, fake: FakeRuntime) -> None:
+async def test_one_runtime_command_for_each_call(fake: FakeRuntime, live: Prepare) -> None:
     """Exactly one for each of these; none for State, Pty and Events; one for Delete of what has exited."""
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
@@ -373,7 +373,7 @@ async def test_one_runtime_command_for_each_call(live: Prepare, fake: FakeRuntim
     assert [call.command for call in fake.calls][5:] == ["delete"]
 
 
-async def test_no_pivot_and_the_bundle_are_passed_on(live: Prepare, fake: FakeRuntime) -> None:
+async def test_no_pivot_and_the_bundle_are_passed_on(fake: FakeRuntime, live: Prepare) -> None:
     life = live("true")
     fake.fault("create", Fails(log=error_line("seen")))
     for no_pivot in (True, False):
@@ -400,7 +400,7 @@ async def test_a_create_that_failed_can_be_made_again(live: Prepare, tmp_path: P
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it works", "after it worked"])
 async def test_a_create_whose_deadline_passes_leaves_nothing(
-    live_served: Prepare, fake: FakeRuntime, after: bool
+    fake: FakeRuntime, live_served: Prepare, after: bool
 ) -> None:
     life = live_served(*SLEEP)
     fake.fault("create", Hang(after=after, children=1), times=1)
@@ -411,7 +411,7 @@ async def test_a_create_whose_deadline_passes_leaves_nothing(
     assert life.recorder.types == [CREATE, EXIT]
 
 
-async def test_the_deadline_of_each_later_call(live_served: Prepare, fake: FakeRuntime) -> None:
+async def test_the_deadline_of_each_later_call(fake: FakeRuntime, live_served: Prepare) -> None:
     """A runtime that hangs costs the call that waited for it, and the same call can be made again."""
     life = live_served(*SLEEP)
     await life.create(runtime=fake.path)
