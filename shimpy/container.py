@@ -18,7 +18,7 @@ from .process import Process
 from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
-from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle
+from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, open_stdio
 
@@ -75,9 +75,11 @@ class Container:
         self._hub = hub
         self._processes = Processes(container_id, publish, self._settle)
         self._cgroup = Cgroup()
+        self._release: Callable[[], None] = _nothing
         self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
         self._operations = Operations(self._settle)
         self._creation: Operation[int] | None = None
+        self._created_as = b""
         self._start_in_doubt = False
         self._deleting = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,6 +220,8 @@ class Container:
 
     async def _create(self, creation: Creation, init: Process, *, no_pivot: bool) -> int:
         self._cgroup = await creation.run(init, no_pivot=no_pivot)
+        self._release = self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec))
+        self._created_as = _command_line(init.pid)
         logger.info("container %s created with init %d", self.id, init.pid)
         self._processes.created(init, self._cgroup)
         return init.pid
@@ -244,6 +248,11 @@ class Container:
                 init.announce()
             raise
         except ShimError as error:
+            if self._runs():
+                # The command has failed after its work, which cannot be undone.
+                self._started(init)
+                raise
+            self._start_in_doubt = True
             init.announce()
             if init.exit_status is not None:
                 raise FailedPreconditionError(
@@ -260,13 +269,8 @@ class Container:
 
     def _runs(self) -> bool:
         """Whether init has left the runtime's own program for the container's."""
-        try:
-            with open(f"/proc/{self.init_pid}/cmdline", "rb") as file:
-                arguments = file.read().split(b"\0")
-        except OSError:
-            return False
         # A zombie's is empty; whether it had begun is not to be known any more.
-        return len(arguments) > 1 and arguments[1] != b"init"
+        return _command_line(self.init_pid) not in (b"", self._created_as)
 
     async def _pause(self) -> None:
         try:
@@ -334,6 +338,7 @@ class Container:
             self._deleting = False
         self.deleted = True
         self._processes.clear()
+        self._release()
         logger.info("container %s deleted", self.id)
         return init.final_status
 
@@ -341,9 +346,19 @@ class Container:
         try:
             await self._runtime.delete(self.id)
         except NotFoundError:
-            # Somebody has deleted it by the runtime's own command; then there is nothing to do.
-            if self._runtime.state_directory(self.id) is None or has_state(self._runtime, self.id):
+            # Somebody has deleted it by the runtime's own command, or the one before this failed after
+            # its work; then there is nothing to do.
+            if not await self._is_removed():
                 raise
+
+    async def _is_removed(self) -> bool:
+        if self._runtime.state_directory(self.id) is not None:
+            return not has_state(self._runtime, self.id)
+        try:
+            await self._runtime.state(self.id)
+        except NotFoundError:
+            return True
+        return False
 
     async def _kill_all(self) -> None:
         for process in self._processes:
@@ -355,6 +370,9 @@ class Container:
 
     def _init_died(self) -> None:
         """Init is dead: nothing else of the container may outlive it, nor any call wait for it."""
+        if self._processes.init is None:
+            # Still being created. Its death is part of undoing that, or is told after the reply.
+            return
         reason = FailedPreconditionError(f"container {self.id} has stopped")
         for operation in self._operations:
             if self._operations.changes(operation) == "started":
@@ -387,6 +405,18 @@ class Container:
         await self._operations.rolled_back()
         change = "deleted" if self._deleting else self._operations.change
         require(call, self.id, self.state, change)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _nothing() -> None:
+    """Does nothing."""
 
 
 def _deletion_over(process: Process, _operation: Operation[int]) -> None:

@@ -71,13 +71,17 @@ class Creation:
             cgroup = Cgroup.of(pid)
             await init.io.attach()
         except BaseException as error:
-            if cgroup is not None:
-                await cgroup.kill()
-            await init.kill()
-            if not isinstance(error, AlreadyExistsError):
-                await self._undo_state(init)
-            await leftovers.remove()
-            init.release()
+            release = self._reaper.claim(leftovers.had, watch=False)
+            try:
+                if cgroup is not None:
+                    await cgroup.kill()
+                await init.kill()
+                if not isinstance(error, AlreadyExistsError):
+                    await self._undo_state(init)
+                await leftovers.remove()
+            finally:
+                release()
+                init.release()
             raise
         return cgroup
 
@@ -98,11 +102,12 @@ class Creation:
                 await self._runtime.delete(self._id, force=True)
             return
         if isinstance(pid, int) and pid > 0 and init.child is None:
-            if not self._reaper.is_child(pid):
+            if self._reaper.is_child(pid):
+                init.track(self._reaper, pid)
+                await init.kill()
+            elif os.path.exists(f"/proc/{pid}"):
                 logger.warning("container %s is somebody else's; it is left alone", self._id)
                 return
-            init.track(self._reaper, pid)
-            await init.kill()
         await self._runtime.delete(self._id, force=True)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,44 +43,99 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def hold_descendants(pid: int) -> dict[int, int]:
-    """Returns pidfds of all that descends from a process, with the pid of each; to be closed by the caller.
+async def stop_descent(pid: int, held: dict[int, int]) -> None:
+    """Stops a process with its group and all that descends from it, so that none can start anything more.
 
-    None of them is a process that only took the pid of one. What has a parent outside of this
-    descent, because its own parent has died, is not found.
+    What left the group and whose parent has died is not found. What cannot be stopped within a
+    tenth of a second (in a frozen cgroup, asleep in the kernel) may have children that are not.
 
     Args:
-        pid: a process whose pid cannot be given out again meanwhile, as that of a child that is
-            not waited for.
+        pid: a child of ours that leads a process group and has not been waited for; that may be
+            done meanwhile.
+        held: takes a pidfd of each, to be closed by the caller, with its pid; the first is that of
+            the process itself. None is of a process that only took over a pid.
     """
-    held: dict[int, int] = {}
-    parents: list[tuple[int, int | None]] = [(pid, None)]
-    for parent, parent_fd in parents:  # grows while it is walked
-        found = _hold(children(parent))
-        # What is listed again, after its pidfd was opened, is the pidfd's process; so is its
+    held |= _hold([pid])
+    for pidfd in held:
+        _stop(pidfd)
+    end = time.monotonic() + 0.1
+    while True:
+        running = _running(held)  # asked first: what was stopped by then has no child after
+        if not (_find_more(held) or running) or time.monotonic() > end:
+            return
+        await asyncio.sleep(0.001)
+
+
+def close(held: Iterable[int]) -> None:
+    """Closes pidfds."""
+    for pidfd in held:
+        os.close(pidfd)
+
+
+def _find_more(held: dict[int, int]) -> bool:
+    """Stops, and adds to those held, their children and the group; says whether there were any."""
+    known = len(held)
+    families: list[tuple[int, Callable[[], list[int]]]] = [
+        (pidfd, partial(children, pid)) for pidfd, pid in held.items()
+    ]
+    leader_fd, leader = next(iter(held.items()), (-1, 0))
+    families.append((leader_fd, partial(_adopted, leader)))
+    for parent_fd, family in families:  # grows while it is walked
+        found = _hold(pid for pid in family() if pid not in held.values())
+        # Who is listed again, after its pidfd was opened, is the pidfd's process; so is its
         # parent the one it was, if it has not been reaped by now.
-        real = set(children(parent)) if _is_there(parent_fd) else set()
-        for pidfd, child in found.items():
-            if child in real:
-                held[pidfd] = child
-                parents.append((child, pidfd))
-            else:
-                os.close(pidfd)
-    return held
+        listed = set(family()) if found and is_there(parent_fd) else set()
+        close(pidfd for pidfd, pid in found.items() if pid not in listed)
+        for pidfd, pid in found.items():
+            if pid in listed:
+                _stop(pidfd)
+                held[pidfd] = pid
+                families.append((pidfd, partial(children, pid)))
+    return len(held) > known
 
 
-def _hold(pids: list[int]) -> dict[int, int]:
+def _adopted(group: int) -> list[int]:
+    """Returns which of our own children are in a process group, because their parent has died."""
+    found = []
+    for pid in children(os.getpid()):
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group:
+                found.append(pid)
+    return found
+
+
+def _running(held: dict[int, int]) -> bool:
+    return any(state not in "TtZX" for pid in held.values() for state in _states(pid))
+
+
+def _states(pid: int) -> list[str]:
+    """Returns what the threads of a process are doing, as letters (proc_pid_stat(5))."""
+    found: list[str] = []
+    folder = f"/proc/{pid}/task"
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(folder):
+            with contextlib.suppress(OSError), open(f"{folder}/{thread}/stat", "rb") as file:
+                found.append(file.read().rpartition(b")")[2].split()[0].decode())
+    return found
+
+
+def is_there(pidfd: int) -> bool:
+    """Returns whether a process has not been waited for, so that nobody else can have its pid."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _stop(pidfd: int) -> None:
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+
+
+def _hold(pids: Iterable[int]) -> dict[int, int]:
     held: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             held[os.pidfd_open(pid)] = pid
     return held
-
-
-def _is_there(pidfd: int | None) -> bool:
-    if pidfd is not None:
-        try:
-            signal.pidfd_send_signal(pidfd, 0)
-        except OSError:
-            return False
-    return True

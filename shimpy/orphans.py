@@ -50,7 +50,7 @@ class Orphans:
             return
         for pidfd in self._dying:
             self._loop.remove_reader(pidfd)
-            os.close(pidfd)
+        descent.close(self._dying)
         self._dying.clear()
         self._claims.clear()
         self._watching.clear()
@@ -101,8 +101,7 @@ class Orphans:
         """
         loop = self._loop
         if loop is None:
-            for pidfd in killed:
-                os.close(pidfd)
+            descent.close(killed)
             return
         alive = set(killed)
 
@@ -115,7 +114,7 @@ class Orphans:
                 if not self._known(pid):
                     with contextlib.suppress(ChildProcessError):
                         os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
-                os.close(one)
+            descent.close(killed)
             self._dying.difference_update(killed)
 
         self._dying.update(killed)

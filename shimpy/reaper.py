@@ -160,19 +160,21 @@ class Reaper:
         the process is that it was about to tell of. What a helper left behind that has ended
         before, in a group of its own, is not to be found.
         """
-        killed: dict[int, int] = {}
+        held: dict[int, int] = {}
         try:
             # Once asyncio has waited for it, its pid may be another's.
             if process.returncode is None and self.is_child(process.pid):
-                killed = descent.hold_descendants(process.pid)
+                # Stopped first: what one of them was just forking would be nobody's.
+                await descent.stop_descent(process.pid, held)
+        finally:
+            if held and descent.is_there(next(iter(held))):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                for pidfd in killed:
-                    with contextlib.suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            await self.wait(process)
-        finally:
-            self._orphans.bury(killed)
+            for pidfd in held:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._orphans.bury(held)
+        await self.wait(process)
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
         """Waits for a child by its pid from now on.

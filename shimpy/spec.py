@@ -197,6 +197,15 @@ def read_bundle(bundle: str) -> dict[str, Any]:
     return spec
 
 
+def shares_pids(spec: Mapping[str, Any]) -> bool:
+    """Returns whether the container has no pid namespace of its own, nor another container's.
+
+    Then nothing in it gets the orphans of its processes: they become those of the shim.
+    """
+    namespaces = (spec.get("linux") or {}).get("namespaces") or []
+    return not any(namespace.get("type") == "pid" for namespace in namespaces)
+
+
 def check_terminal(spec: Mapping[str, Any], *, terminal: bool) -> None:
     """Refuses a request whose idea of a terminal is not the bundle's; the runtime follows the bundle.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, below, find, listed, own_directory
+from shimpy.cgroup.mounts import PROC, UNIFIED, below, find, listed, own_directory, unified_path
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
 from shimpy.cgroup.tree import FreezerTree, Tree, UnifiedTree
 
@@ -25,14 +25,21 @@ class Cgroup:
         tree: what holds the container's processes and nobody else's, or None.
         memory: the directory in whose counter its OOM kills show, or None.
         unified: whether that directory is of version 2.
+        home: the path in the version 2 hierarchy that is the container's own, or None.
     """
 
     def __init__(
-        self, tree: Tree | None = None, *, memory: Path | None = None, unified: bool = False
+        self,
+        tree: Tree | None = None,
+        *,
+        memory: Path | None = None,
+        unified: bool = False,
+        home: str | None = None,
     ) -> None:
         self._tree = tree
         self._memory = memory
         self._unified = unified
+        self._home = home
 
     @classmethod
     def of(cls, pid: int, *, proc: Path = PROC) -> Cgroup:
@@ -47,16 +54,17 @@ class Cgroup:
             proc: where procfs is.
         """
         tree: Tree | None = None
+        version_2 = _own(pid, UNIFIED, proc)
+        home = unified_path(pid, proc) if version_2 else None
         if path := _own(pid, "freezer", proc):
             tree = FreezerTree(path, refuge=own_directory("freezer", proc))
-        elif path := _own(pid, UNIFIED, proc):
-            tree = UnifiedTree(path)
+        elif version_2:
+            tree = UnifiedTree(version_2)
         if memory := _own(pid, "memory", proc):
-            return cls(tree, memory=memory)
-        memory = _own(pid, UNIFIED, proc)
-        if memory and (memory / "memory.events").exists():
-            return cls(tree, memory=memory, unified=True)
-        return cls(tree)
+            return cls(tree, memory=memory, home=home)
+        if version_2 and (version_2 / "memory.events").exists():
+            return cls(tree, memory=version_2, unified=True, home=home)
+        return cls(tree, home=home)
 
     @property
     def killable(self) -> bool:
@@ -70,6 +78,14 @@ class Cgroup:
     def populated(self) -> bool:
         """Returns whether anything runs in the container; False if not `killable`."""
         return self._tree is not None and self._tree.populated()
+
+    def had(self, pid: int) -> bool:
+        """Returns whether a process, running or a zombie, is certain to be of the container.
+
+        Never, on a machine that has version 1 alone: a zombie has left its cgroups there.
+        """
+        path = unified_path(pid) if self._home else None
+        return path is not None and (path == self._home or path.startswith(f"{self._home}/"))
 
     async def kill(self) -> None:
         """Kills all that runs in the container; see Tree.kill. Nothing at all if not `killable`.

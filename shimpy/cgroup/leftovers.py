@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships
+from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships, unified_path
 from shimpy.cgroup.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,13 @@ class Leftovers:
         leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not p.exists()]
         above = {parent for leaf in leaves for parent in leaf.parents if not parent.exists()}
         return cls(leaves, sorted(above, key=lambda path: -len(path.parts)), proc)
+
+    def had(self, pid: int) -> bool:
+        """Returns whether a zombie is certain to have died in one of them; see Cgroup.had."""
+        path = unified_path(pid, self._proc)
+        if path is None:
+            return False
+        return any(place in self._leaves for place in directories(UNIFIED, path, self._proc))
 
     async def remove(self) -> list[Path]:
         """Removes what the failed `create` has made, after the runtime's own clean-up.

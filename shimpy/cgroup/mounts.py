@@ -81,6 +81,18 @@ def memberships(pid: int | None = None, proc: Path = PROC) -> dict[str, str]:
     return paths
 
 
+def unified_path(pid: int, proc: Path = PROC) -> str | None:
+    """Returns the version 2 cgroup of a process, or the one that a zombie died in; None if not known.
+
+    Args:
+        pid: the process.
+        proc: where procfs is.
+    """
+    path = memberships(pid, proc).get(UNIFIED)
+    # A zombie may outlast its cgroup (cgroups(7), /proc/PID/cgroup).
+    return None if path is None else path.removesuffix(" (deleted)")
+
+
 def directories(controller: str, path: str, proc: Path = PROC) -> list[Path]:
     """Returns every place where a cgroup of that path can be seen, whether it is there or not.
 
