@@ -97,7 +97,7 @@ def test_terminal_has_this_ones_size_and_follows_it(shell: pexpect.spawn[str]) -
 
 
 def test_control_c_goes_to_the_process(shell: pexpect.spawn[str]) -> None:
-    shell.sendline("echo ready; sleep 1000")
+    shell.sendline("sh -c 'echo ready; exec sleep 1000'")
     shell.expect("ready\r")
     shell.sendcontrol("c")
     shell.expect(">>")
