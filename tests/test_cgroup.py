@@ -234,7 +234,7 @@ async def test_the_loop_goes_on_while_a_thousand_are_killed(tree: Tree) -> None:
         measuring = asyncio.create_task(measure())
         await tree.kill()
         measuring.cancel()
-    assert max(steps, default=0) < 0.1
+    assert max(steps, default=0) < 0.5
     assert threading.active_count() == 1
 
 

@@ -225,6 +225,24 @@ async def test_version_2_counts_the_killed_and_nothing_else(tmp_path: Path) -> N
     assert told == [1, 4]
 
 
+async def test_version_2_of_the_kernel() -> None:
+    with scratch(UNIFIED) as directory:
+        if not (directory / "memory.max").exists():
+            pytest.skip("this machine has the memory controller on version 1, or not at all")
+        (directory / "memory.max").write_text(str(LIMIT))
+        told: list[int] = []
+        watch = EventsWatch(directory, told.append)
+        for turn in range(1, rounds(5, 50) + 1):
+            assert await hog(directory) == -9
+            if turn % 2:
+                watch.poll()
+                assert sum(told) == turn
+            else:
+                await eventually(lambda turn=turn: sum(told) == turn)  # type: ignore[misc]
+        assert sum(told) == flat((directory / "memory.events").read_text())["oom_kill"]
+        watch.close()
+
+
 async def test_version_2_before_kernels_that_count_groups(tmp_path: Path) -> None:
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n")
     told: list[int] = []

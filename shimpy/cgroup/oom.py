@@ -21,7 +21,8 @@ class OomWatch:
 
     It counts `oom_kill`, the processes that the killer has killed: not `oom`, the times that a
     limit was reached (which may have ended in an error for who asked for memory), nor
-    `oom_group_kill`: with memory.oom.group set, each process of the group counts.
+    `oom_group_kill`: with memory.oom.group set, each process of the group counts (and the first
+    victim twice: the kernel, Linux 6.1 at least, kills and counts it again with its group).
 
     The kernel counts a kill before it sends the SIGKILL. So whoever calls `poll` after a process
     was seen to be dead and before telling anyone has told of the OOM first, always.
