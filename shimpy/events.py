@@ -136,6 +136,9 @@ class Broadcast(Generic[T]):
         lost = [one for one in self._subscriptions if not one._offer(item)]
         for one in lost:
             self._leave(one)
+        if not self._subscriptions:
+            # Who subscribes again goes on where it fell behind.
+            self._backlog.append(item)
 
     def subscribe(self) -> Subscription[T]:
         """Subscribes, from this moment on.

@@ -63,17 +63,17 @@ class Operation(Generic[T]):
         """
         self._waiters += 1
         try:
-            return await asyncio.shield(self._task)
+            await asyncio.wait([self._task])
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if self._reason is not None and current is not None and not current.cancelling():
-                raise self._reason from None
             if self._waiters == 1:
                 self._cancel()
                 await asyncio.wait([self._task])
             raise
         finally:
             self._waiters -= 1
+        if self._task.cancelled() and self._reason is not None:
+            raise self._reason
+        return self._task.result()
 
     def _over(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +13,6 @@ from betterproto.lib.google.protobuf import Empty
 from grpclib.const import Handler
 
 from . import api
-from .advisories import known_escapes
 from .container import Container
 from .errors import (
     AlreadyExistsError,
@@ -23,7 +22,7 @@ from .errors import (
     ShimError,
     UnavailableError,
 )
-from .events import Broadcast, Event, EventType
+from .events import Broadcast, Event, EventType, Subscription
 from .reaper import Reaper
 from .runtime import Runc
 from .spec import ExecSpec, Rlimit, User, check_id
@@ -98,6 +97,8 @@ class Shim(api.ShimBase):
         except (ShimError, TimeoutError) as error:
             logger.warning("cannot tell the version of %s: %s", self._default_runtime, error)
             return
+        from .advisories import known_escapes
+
         for name in known_escapes(version):
             logger.warning(
                 "%s (%s) is older than the fix of %s, by which a container can get out; "
@@ -231,27 +232,17 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: RESOURCE_EXHAUSTED when more than 4,096 events were left unread.
         """
-        async for event in self.subscribe_events(events_request):
-            yield event
+        stream = self.subscribe_events(events_request)
+        try:
+            async for event in stream:
+                yield event
+        finally:
+            await stream.aclose()
 
-    def subscribe_events(self, events_request: api.EventsRequest) -> AsyncGenerator[api.Event, None]:
-        """Subscribes at once, and returns the iterator of `events`."""
+    def subscribe_events(self, events_request: api.EventsRequest) -> EventStream:
+        """Subscribes at once, and returns the iterator of `events`; it has to be closed."""
         del events_request
-        subscription = self._events.subscribe()
-
-        async def deliver() -> AsyncGenerator[api.Event, None]:
-            try:
-                async for event in subscription:
-                    yield api.Event(
-                        id=event.container_id,
-                        type=_EVENT_TYPES[event.type],
-                        pid=event.pid,
-                        exit_status=event.exit_status,
-                    )
-            finally:
-                subscription.close()
-
-        return deliver()
+        return EventStream(self._events.subscribe())
 
     async def state(self, state_request: api.StateRequest) -> api.StateResponse:
         """Tells what there is; an empty reply before Create. Never waits and never fails."""
@@ -310,3 +301,26 @@ class Shim(api.ShimBase):
         if container is None:
             raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
         return container
+
+
+class EventStream(AsyncIterator[api.Event]):
+    """A subscription, in the words of the API.
+
+    Not a generator: closing one that was never begun would not end the subscription.
+    """
+
+    def __init__(self, subscription: Subscription[Event]) -> None:
+        self._subscription = subscription
+
+    async def __anext__(self) -> api.Event:
+        event = await self._subscription.__anext__()
+        return api.Event(
+            id=event.container_id,
+            type=_EVENT_TYPES[event.type],
+            pid=event.pid,
+            exit_status=event.exit_status,
+        )
+
+    async def aclose(self) -> None:
+        """Leaves the channel. Twice is harmless."""
+        self._subscription.close()

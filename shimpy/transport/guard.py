@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import h2.exceptions
@@ -23,7 +23,15 @@ _log = logging.getLogger(__name__)
 # The five bytes before each message: whether it is compressed, and its length.
 _PREFIX = struct.Struct(">BI")
 
-_Subscribe = Callable[[Any], AsyncGenerator[Any, None]]
+
+class Replies(AsyncIterable[Any], Protocol):
+    """The replies of a server-streaming call, of which an asynchronous generator is one kind."""
+
+    def aclose(self) -> Awaitable[None]:
+        """Ends them, also when none has been asked for."""
+
+
+_Subscribe = Callable[[Any], Replies]
 
 
 def guarded(
