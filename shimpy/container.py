@@ -248,13 +248,16 @@ class Container:
                 init.announce()
             raise
         except ShimError as error:
-            if self._runs():
-                # The command has failed after its work, which cannot be undone.
-                self._started(init)
-                raise
-            self._start_in_doubt = True
-            init.announce()
-            if init.exit_status is not None:
+            begun = False
+            try:
+                begun = await self._has_begun()
+            finally:
+                if begun:
+                    self._started(init)
+                else:
+                    self._start_in_doubt = True
+                    init.announce()
+            if not begun and init.exit_status is not None:
                 raise FailedPreconditionError(
                     f"start: init of container {self.id} has died with status {init.exit_status}: {error}"
                 ) from error
@@ -266,6 +269,17 @@ class Container:
         self.state = State.RUNNING
         logger.info("container %s started", self.id)
         self._processes.started(init)
+
+    async def _has_begun(self) -> bool:
+        """Whether a start that failed has done its work all the same, which cannot be undone."""
+        if self._runs():
+            return True
+        # Init may be on its way from the runtime's program to its own; the runtime knows which.
+        try:
+            async with asyncio.timeout(START_GRACE):
+                return (await self._runtime.state(self.id)).get("status") == "running"
+        except (ShimError, TimeoutError):
+            return False
 
     def _runs(self) -> bool:
         """Whether init has left the runtime's own program for the container's."""
