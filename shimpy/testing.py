@@ -234,7 +234,7 @@ class FakeRuntime:
             for which no fault is set succeeds and does nothing.
 
     Attributes:
-        path: the absolute path of the executable.
+        path: the absolute path of the executable, which has the name of the real one.
 
     Raises:
         FileNotFoundError: there is no such runtime.
@@ -255,7 +255,9 @@ class FakeRuntime:
             self._write(command, "")
         self._calls = self._directory / "calls"
         self._calls.touch()
-        script = self._directory / "runtime"
+        # By this name shimpy knows where the runtime keeps its state.
+        script = self._directory / "bin" / (os.path.basename(behind) or "runtime")
+        script.parent.mkdir()
         head = f"_fake_directory={shlex.quote(str(self._directory))}\n_fake_real={shlex.quote(behind)}"
         script.write_bytes(os.fsencode(f"#!/bin/sh\n{head}\n{_SCRIPT}"))
         script.chmod(0o700)

@@ -42,7 +42,7 @@ def pseudo_terminals() -> set[str]:
     return {name for name in os.listdir("/dev/pts") if name.isdecimal()}
 
 
-def _residue() -> dict[str, object]:
+def snapshot() -> dict[str, object]:
     """What there must be no more of afterwards than before."""
     return {
         "descriptors": sorted(descriptors().values()),
@@ -61,10 +61,10 @@ def nothing_left(*, within: float = 5, judged: Callable[[], bool] = lambda: True
         within: seconds for what the kernel and threads that wait in a FIFO do in their own time.
         judged: asked at the end; False says that the test has failed of something else.
     """
-    before = _residue()
+    before = snapshot()
     yield
     end = time.monotonic() + within
-    while (after := _residue()) != before and judged() and time.monotonic() < end:
+    while (after := snapshot()) != before and judged() and time.monotonic() < end:
         time.sleep(0.01)
     if judged():
         left = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
