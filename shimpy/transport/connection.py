@@ -22,6 +22,7 @@ from shimpy.transport.calls import Calls
 from shimpy.transport.limits import (
     CLOSING_TIMEOUT,
     MAX_CLOSED_STREAMS,
+    MAX_FRAME,
     MAX_HEADER_BLOCK,
     MAX_HEADERS,
     MAX_HELD,
@@ -82,12 +83,21 @@ class _H2(H2Connection):
             self._sweep_at = 64 + 2 * super().open_inbound_streams
         return 0
 
-    def check_announced(self) -> None:
-        """Refuses a frame that is too large as soon as it is announced; h2 takes in its 16 MiB first."""
+    def missing(self) -> int:
+        """Returns how many bytes the frame lacks that has come in part.
+
+        Raises:
+            FrameTooLargeError: it is larger than what was agreed on; h2 would take in all of it, 16 MiB,
+                before it looks.
+        """
         unread = self.incoming_buffer._data
-        if len(unread) >= _FRAME_HEADER and int.from_bytes(unread[:3]) > self.max_inbound_frame_size:
+        if len(unread) < _FRAME_HEADER:
+            return 0
+        length = int.from_bytes(unread[:3])
+        if length > self.max_inbound_frame_size:
             self._terminate_connection(ErrorCodes.FRAME_SIZE_ERROR)
             raise h2.exceptions.FrameTooLargeError("a frame is larger than what was agreed on")
+        return _FRAME_HEADER + length - len(unread)
 
 
 class _Connection(Connection):
@@ -162,7 +172,8 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         self._opened = opened
         self._closed = closed
         self._patience = Patience()
-        self._buffer = bytearray(READ_SIZE)
+        self._buffer = memoryview(bytearray(MAX_FRAME))
+        self._next_read = READ_SIZE
         self._silence: asyncio.TimerHandle | None = None
         self._ponged = asyncio.Event()
         self.lost = asyncio.Event()
@@ -176,6 +187,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             initial_values={
                 SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
+                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
                 SettingCodes.INITIAL_WINDOW_SIZE: MAX_MESSAGE,
             },
         )
@@ -201,13 +213,13 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             self.connection.flush()
             self._silence = asyncio.get_running_loop().call_later(PREFACE_TIMEOUT, self._silent)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Returns where the next bytes are to be put: little at a time, so that all have their turn."""
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Returns where to put the next bytes: the rest of one frame, or few, so that all get a turn."""
+        return self._buffer[: self._next_read]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Takes in what has been read."""
-        self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Takes in what has been read; whatever it is, it harms no other connection."""
@@ -215,7 +227,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             return
         try:
             events = self._h2.receive_data(data)
-            self._h2.check_announced()
+            self._next_read = max(READ_SIZE, self._h2.missing())
         except h2.exceptions.ProtocolError as error:
             _log.info("a connection is closed: %s", error)
             self._hang_up(None)  # h2 has made the GOAWAY
