@@ -1,9 +1,10 @@
 """Keeps out of `python -m shimpy` what its libraries import and a shim never uses.
 
 A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
-and memory of the plain imports, about a third goes to four things that the libraries want for other
-people's sake: TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in
-JSON, and the message classes of protobuf's own compiler, of which the API names one, Empty.
+and memory of the plain imports, about a third goes to what the libraries want for other people's sake:
+TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, what
+older Pythons lack in `typing`, the name of the interpreter, and the message classes of protobuf's own
+compiler, of which the API names one, Empty.
 
 Nobody else is affected: this is for the process that is a shim and nothing else, and what it puts in
 the way is taken away again once the imports are done.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import sys
+import typing
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -23,22 +26,30 @@ _PROTOBUF = "betterproto.lib.google.protobuf"
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-    """While it is open, importing grpclib and betterproto leaves those four out."""
+    """While it is open, importing grpclib and betterproto leaves those out, and collects no garbage."""
     stand_ins: dict[str, ModuleType | None] = {
         # None has `import ssl` raise ModuleNotFoundError, as on a Python that was built without it.
         "ssl": None,
         "importlib.metadata": _module("importlib.metadata", version=_no_version),
         "dateutil": _module("dateutil"),
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
+        # What is imported while this is open asks it for nothing that this Python does not have.
+        "typing_extensions": typing,
+        "platform": _module("platform", python_implementation=lambda: sys.implementation.name),
         **_protobuf(),
     }
     placed = {name: module for name, module in stand_ins.items() if name not in sys.modules}
     # The placeholder None is not in the type of sys.modules, but in its documentation.
     modules: dict[str, Any] = sys.modules
     modules.update(placed)
+    # What modules are made of stays: looking through it again and again takes a tenth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
+        if collecting:
+            gc.enable()
         for name, module in placed.items():
             if modules.get(name, module) is module:
                 modules.pop(name, None)

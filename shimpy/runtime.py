@@ -6,7 +6,6 @@ import asyncio
 import errno
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -329,7 +328,7 @@ class _Files:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        scratch.remove_folder(self._folder)
 
     def capture(self) -> BinaryIO:
         """Returns a new file for what a command prints."""
@@ -377,9 +376,11 @@ def find_runtime(name: str) -> str:
         raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
-    path = shutil.which(name)
-    if path is not None:
-        return os.path.abspath(path)
+    for folder in os.get_exec_path():
+        # Joined with a folder, an absolute path stays what it is.
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return os.path.abspath(path)
     if name.startswith("/") and os.path.exists(name):
         raise InvalidArgumentError(f"runtime: {name} is not an executable file")
     where = "" if name.startswith("/") else " on PATH"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - what is made there is a folder that nobody else may enter
 
@@ -17,11 +17,23 @@ def make_folder() -> str:
     Raises:
         OSError: there is no room, or no place that may be written to.
     """
-    return tempfile.mkdtemp(prefix="shimpy-", dir=place())
+    path = os.path.join(place(), f"shimpy-{os.urandom(8).hex()}")
+    os.mkdir(path, 0o700)
+    return path
+
+
+def remove_folder(path: str) -> None:
+    """Removes such a folder and the files in it, as far as they are there and may be removed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
 
 
 def place() -> str:
     """Returns the folder in which `make_folder` makes its folders."""
     if "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
         return _SHARED_MEMORY
+    import tempfile
+
     return tempfile.gettempdir()
