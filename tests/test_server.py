@@ -27,7 +27,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy import api
 
-from .support import leaks
+from .support import containers, leaks
 from .support.rawhttp2 import connect
 from .support.rounds import rounds
 from .support.servers import Server
@@ -280,6 +280,50 @@ class TestTheEnd:
         assert await asyncio.gather(*following) == [[]] * 8
         await asyncio.gather(*storming)
         assert {*outcomes} <= {"NOT_FOUND", "UNAVAILABLE", *CLOSED}, outcomes
+
+    async def test_in_the_middle_of_real_work(
+        self, server: Server, new_id: Callable[[], str], bundle: Callable[..., str]
+    ) -> None:
+        stubs = [server.stub() for _ in range(6)]
+        container = new_id()
+        await stubs[0].create(api.CreateRequest(id=container, bundle=bundle("sleep", "600")))
+        await stubs[0].start(api.StartRequest())
+        outcomes: collections.Counter[str] = collections.Counter()
+
+        async def storm(stub: api.ShimStub) -> None:
+            while "UNAVAILABLE" not in outcomes:
+                try:
+                    executed = await stub.exec(api.ExecRequest(args=["/bin/true"]))
+                    await stub.delete(api.DeleteRequest(pid=executed.pid))
+                    outcomes["OK"] += 1
+                except GRPCError as error:
+                    outcomes[error.status.name] += 1
+                except (OSError, StreamTerminatedError) as error:
+                    outcomes[type(error).__name__] += 1
+                    return
+
+        events: list[list[api.Event]] = [[] for _ in stubs]
+
+        async def follow(stub: api.ShimStub, seen: list[api.Event]) -> None:
+            async for event in stub.events(api.EventsRequest()):
+                seen.append(event)  # noqa: PERF401 - a failure shall show what has come
+
+        following = [asyncio.create_task(follow(*each)) for each in zip(stubs, events, strict=True)]
+        storming = [asyncio.create_task(storm(stub)) for stub in stubs * 2]
+        try:
+            while outcomes["OK"] < 20:
+                await asyncio.sleep(0.01)
+            start = time.monotonic()
+            assert await server.terminated() == 0
+            assert time.monotonic() - start < 3
+            # Raises what a stream has ended with, if that is not OK.
+            await asyncio.gather(*following, *storming)
+            assert {*outcomes} <= {"OK", "UNAVAILABLE", *CLOSED}, outcomes
+            # All have seen the same, to the end.
+            assert len({len(seen) for seen in events}) <= 2
+            assert events[1:] == [events[1]] * 5
+        finally:
+            containers.remove(container)
 
     async def test_the_second_signal_ends_it_at_once(self, start_server: Start, tmp_path: Path) -> None:
         # A runtime that hangs keeps the first from ending before the second comes.
