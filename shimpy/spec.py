@@ -194,7 +194,26 @@ def read_bundle(bundle: str) -> dict[str, Any]:
         raise InvalidArgumentError(
             f"bundle: {_quoted(path)} has no object `process`, so nothing could be run"
         )
+    if not _is_as_specified(spec):
+        raise InvalidArgumentError(
+            f"bundle: {_quoted(path)} is not as the runtime-spec has it: "
+            "`process.user` and `linux` are objects, `linux.namespaces` is a list of objects and "
+            "`linux.cgroupsPath` a string"
+        )
     return spec
+
+
+def _is_as_specified(spec: Mapping[str, Any]) -> bool:
+    """Whether what is read of it here is of the right types; the rest is the runtime's to judge."""
+    user, linux = spec["process"].get("user") or {}, spec.get("linux") or {}
+    if not isinstance(user, dict) or not isinstance(linux, dict):
+        return False
+    namespaces, path = linux.get("namespaces") or [], linux.get("cgroupsPath") or ""
+    return (
+        isinstance(path, str)
+        and isinstance(namespaces, list)
+        and all(isinstance(namespace, dict) for namespace in namespaces)
+    )
 
 
 def shares_pids(spec: Mapping[str, Any]) -> bool:
@@ -266,7 +285,7 @@ def process_of(spec: Mapping[str, Any], asked: ExecSpec) -> dict[str, Any]:
         process["cwd"] = asked.cwd
     if asked.user is not None:
         # The umask belongs to the user object of the spec but is no part of who one is.
-        umask = {key: value for key, value in process.get("user", {}).items() if key == "umask"}
+        umask = {key: value for key, value in (process.get("user") or {}).items() if key == "umask"}
         process["user"] = {
             **umask,
             "uid": asked.user.uid,
