@@ -3,8 +3,8 @@
 A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
 and memory of the plain imports, about a third goes to what the libraries want for other people's sake:
 TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, what
-older Pythons lack in `typing`, the name of the interpreter, and the message classes of protobuf's own
-compiler, of which the API names one, Empty.
+older Pythons lack in `typing`, and the message classes of protobuf's own compiler, of which the API
+names one, Empty.
 
 Nobody else is affected: this is for the process that is a shim and nothing else, and what it puts in
 the way is taken away again once the imports are done.
@@ -35,7 +35,6 @@ def imports() -> Iterator[None]:
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
         # What is imported while this is open asks it for nothing that this Python does not have.
         "typing_extensions": typing,
-        "platform": _module("platform", python_implementation=lambda: sys.implementation.name),
         **_protobuf(),
     }
     placed = {name: module for name, module in stand_ins.items() if name not in sys.modules}
