@@ -284,7 +284,7 @@ class Other(betterproto.Message):
     """What requests of other services have and those of the shim do not."""
 
     signed: int = betterproto.int32_field(1)
-    kind: Kind = betterproto.enum_field(2)  # noqa: RUF009 - as all fields are declared
+    kind: Kind = betterproto.enum_field(2)
     raw: bytes = betterproto.bytes_field(3)
     either: str = betterproto.string_field(4, group="choice")
     or_else: int = betterproto.int32_field(5, group="choice")

@@ -13,20 +13,15 @@ import h2.exceptions
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.protocol import Connection, EventsProcessor, H2Protocol
-from h2.config import H2Configuration
-from h2.connection import ConnectionState, H2Connection
+from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes, Settings
 
 from shimpy.transport.calls import Calls
+from shimpy.transport.http2 import HTTP2
 from shimpy.transport.limits import (
     CLOSING_TIMEOUT,
-    MAX_CLOSED_STREAMS,
     MAX_FRAME,
-    MAX_HEADER_BLOCK,
-    MAX_HEADERS,
     MAX_HELD,
-    MAX_MESSAGE,
     MAX_STREAMS,
     PREFACE_TIMEOUT,
     READ_SIZE,
@@ -37,16 +32,6 @@ _log = logging.getLogger(__name__)
 
 # grpclib's keepalive is for networks: here the kernel says when a peer has gone.
 _CONFIG = Configuration(_keepalive_time=None)
-
-# Latin-1 takes any byte: a header that is not ASCII is for whoever reads it to refuse, not a reason to fail.
-_H2_CONFIG = H2Configuration(
-    client_side=False,
-    header_encoding="latin-1",
-    validate_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_inbound_headers=False,
-    normalize_outbound_headers=False,
-)
 
 _COSTS: dict[type[h2.events.Event], float] = {
     h2.events.PingReceived: Patience.FRAME,
@@ -59,51 +44,14 @@ _COSTS: dict[type[h2.events.Event], float] = {
     h2.events.WindowUpdated: Patience.FRAME,
 }
 
-# Bytes before each frame's own; the first three are its length (RFC 9113, section 4.1).
-_FRAME_HEADER = 9
-
 # Data in smaller pieces than this is no way to send a message.
 _SMALL_DATA = 64
-
-
-class _H2(H2Connection):
-    MAX_CLOSED_STREAMS = MAX_CLOSED_STREAMS
-
-    _sweep_at = 64
-
-    @property
-    def open_inbound_streams(self) -> int:
-        """Nothing: shimpy counts the streams itself.
-
-        h2 ends the whole connection when one stream is too many, where the RFC has that stream refused, and
-        it visits every stream to count them each time that one is opened. What it did on the way, forgetting
-        the closed ones, is done here whenever the number of streams has doubled.
-        """
-        if len(self.streams) >= self._sweep_at:
-            self._sweep_at = 64 + 2 * super().open_inbound_streams
-        return 0
-
-    def missing(self) -> int:
-        """Returns how many bytes the frame lacks that has come in part.
-
-        Raises:
-            FrameTooLargeError: it is larger than what was agreed on; h2 would take in all of it, 16 MiB,
-                before it looks.
-        """
-        unread = self.incoming_buffer._data
-        if len(unread) < _FRAME_HEADER:
-            return 0
-        length = int.from_bytes(unread[:3])
-        if length > self.max_inbound_frame_size:
-            self._terminate_connection(ErrorCodes.FRAME_SIZE_ERROR)
-            raise h2.exceptions.FrameTooLargeError("a frame is larger than what was agreed on")
-        return _FRAME_HEADER + length - len(unread)
 
 
 class _Connection(Connection):
     """grpclib's bookkeeping of a connection."""
 
-    def __init__(self, connection: H2Connection, transport: asyncio.Transport, patience: Patience) -> None:
+    def __init__(self, connection: HTTP2, transport: asyncio.Transport, patience: Patience) -> None:
         super().__init__(connection, transport, config=_CONFIG)
         self.patience = patience
 
@@ -181,19 +129,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the peer, or sends it away."""
         self._transport = cast(asyncio.Transport, transport)
-        self._h2 = _H2(config=_H2_CONFIG)
-        self._h2.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
-                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
-                SettingCodes.INITIAL_WINDOW_SIZE: MAX_MESSAGE,
-            },
-        )
-        self._h2.decoder.max_header_list_size = MAX_HEADER_BLOCK
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(MAX_MESSAGE)
+        self._h2 = HTTP2()
         self.connection = _Connection(self._h2, self._transport, self._patience)
         try:
             peer = self._admit(transport)
