@@ -19,13 +19,11 @@ from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
+from .starting import GRACE, Starting
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, open_stdio
 
 logger = logging.getLogger(__name__)
-
-START_GRACE = 0.5
-"""Seconds that a start command may take longer than its call, or than the life of what it started."""
 
 MAX_WINDOW = 65535
 """The most columns or rows that a terminal's struct winsize holds (ioctl_tty(2))."""
@@ -79,8 +77,6 @@ class Container:
         self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
         self._operations = Operations(self._settle)
         self._creation: Operation[int] | None = None
-        self._created_as = b""
-        self._start_in_doubt = False
         self._deleting = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -221,70 +217,30 @@ class Container:
     async def _create(self, creation: Creation, init: Process, *, no_pivot: bool) -> int:
         self._cgroup = await creation.run(init, no_pivot=no_pivot)
         self._release = self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec))
-        self._created_as = _command_line(init.pid)
+        self._starting = Starting(self.id, init.pid, self._runtime)
         logger.info("container %s created with init %d", self.id, init.pid)
         self._processes.created(init, self._cgroup)
         return init.pid
 
     async def _start(self) -> None:
         init = self._init()
-        if self._start_in_doubt and self._runs():
-            self._started(init)
-            return
+        starting = self._starting
         init.hold()
-        command = asyncio.ensure_future(self._runtime.start(self.id))
         try:
-            await asyncio.shield(command)
-        except asyncio.CancelledError:
-            # Killed at the wrong moment, the command would take init with it: it has let go of the
-            # FIFO that init waits in but not read from it. So it may end by itself, if it does.
-            await asyncio.wait([command], timeout=START_GRACE)
-            command.cancel()
-            await asyncio.wait([command])
-            if self._runs() or (not command.cancelled() and command.exception() is None):
-                self._started(init)
-            else:
-                self._start_in_doubt = True
-                init.announce()
-            raise
+            await starting.run()
         except ShimError as error:
-            begun = False
-            try:
-                begun = await self._has_begun()
-            finally:
-                if begun:
-                    self._started(init)
-                else:
-                    self._start_in_doubt = True
-                    init.announce()
-            if not begun and init.exit_status is not None:
+            if not starting.begun and init.exit_status is not None:
                 raise FailedPreconditionError(
                     f"start: init of container {self.id} has died with status {init.exit_status}: {error}"
                 ) from error
             raise
-        self._started(init)
-
-    def _started(self, init: Process) -> None:
-        self._start_in_doubt = False
-        self.state = State.RUNNING
-        logger.info("container %s started", self.id)
-        self._processes.started(init)
-
-    async def _has_begun(self) -> bool:
-        """Whether a start that failed has done its work all the same, which cannot be undone."""
-        if self._runs():
-            return True
-        # Init may be on its way from the runtime's program to its own; the runtime knows which.
-        try:
-            async with asyncio.timeout(START_GRACE):
-                return (await self._runtime.state(self.id)).get("status") == "running"
-        except (ShimError, TimeoutError):
-            return False
-
-    def _runs(self) -> bool:
-        """Whether init has left the runtime's own program for the container's."""
-        # A zombie's is empty; whether it had begun is not to be known any more.
-        return _command_line(self.init_pid) not in (b"", self._created_as)
+        finally:
+            if starting.begun:
+                self.state = State.RUNNING
+                logger.info("container %s started", self.id)
+                self._processes.started(init)
+            else:
+                init.announce()
 
     async def _pause(self) -> None:
         try:
@@ -391,7 +347,7 @@ class Container:
         for operation in self._operations:
             if self._operations.changes(operation) == "started":
                 # A short-lived init is dead before the command that started it has returned.
-                asyncio.get_running_loop().call_later(START_GRACE, operation.abort, reason)
+                asyncio.get_running_loop().call_later(GRACE, operation.abort, reason)
             else:
                 operation.abort(reason)
         # In a pid namespace of its own the kernel has killed the rest already.
@@ -419,14 +375,6 @@ class Container:
         await self._operations.rolled_back()
         change = "deleted" if self._deleting else self._operations.change
         require(call, self.id, self.state, change)
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 def _nothing() -> None:
