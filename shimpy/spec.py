@@ -19,6 +19,9 @@ from .errors import (
 MAX_CONFIG = 4 * 1024 * 1024
 """Bytes of a config.json that is read: parsing it holds up the event loop."""
 
+MAX_CGROUPS_PATH = 2048
+"""Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096."""
+
 MAX_ID = 1024
 MAX_UID = 2**31 - 1
 """What runc takes as uid and gid."""
@@ -198,7 +201,7 @@ def read_bundle(bundle: str) -> dict[str, Any]:
         raise InvalidArgumentError(
             f"bundle: {_quoted(path)} is not as the runtime-spec has it: "
             "`process.user` and `linux` are objects, `linux.namespaces` is a list of objects and "
-            "`linux.cgroupsPath` a string"
+            "`linux.cgroupsPath` a path"
         )
     return spec
 
@@ -211,9 +214,19 @@ def _is_as_specified(spec: Mapping[str, Any]) -> bool:
     namespaces, path = linux.get("namespaces") or [], linux.get("cgroupsPath") or ""
     return (
         isinstance(path, str)
+        and _can_be_path(path)
         and isinstance(namespaces, list)
         and all(isinstance(namespace, dict) for namespace in namespaces)
     )
+
+
+def _can_be_path(text: str) -> bool:
+    """Whether the kernel takes it as a path at all, below one that is long itself (path_resolution(7))."""
+    try:
+        path = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False  # half of a surrogate pair, which JSON can say
+    return b"\0" not in path and len(path) <= MAX_CGROUPS_PATH
 
 
 def shares_pids(spec: Mapping[str, Any]) -> bool:
