@@ -28,74 +28,26 @@ MAX_UID = 2**31 - 1
 
 _ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
 
-_CAPABILITIES = frozenset(
-    "CAP_" + name
-    for name in [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ]
-)
+# capabilities(7), without their prefix.
+_CAPABILITIES = """
+    AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH
+    FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN
+    NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT
+    SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+"""
 
-_RLIMITS = frozenset(
-    "RLIMIT_" + name
-    for name in [
-        "AS",
-        "CORE",
-        "CPU",
-        "DATA",
-        "FSIZE",
-        "LOCKS",
-        "MEMLOCK",
-        "MSGQUEUE",
-        "NICE",
-        "NOFILE",
-        "NPROC",
-        "RSS",
-        "RTPRIO",
-        "RTTIME",
-        "SIGPENDING",
-        "STACK",
-    ]
-)
+# setrlimit(2), likewise.
+_RLIMITS = """
+    AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK
+"""
+
+
+def _named(prefix: str, names: str) -> frozenset[str]:
+    return frozenset(prefix + name for name in names.split())
+
+
+_KNOWN_CAPABILITIES = _named("CAP_", _CAPABILITIES)
+_KNOWN_RLIMITS = _named("RLIMIT_", _RLIMITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +221,7 @@ def check_exec(asked: ExecSpec) -> None:
     if asked.cwd and not asked.cwd.startswith("/"):
         raise InvalidArgumentError(f"cwd: {_quoted(asked.cwd)} is not an absolute path")
     for name in asked.capabilities:
-        if name not in _CAPABILITIES:
+        if name not in _KNOWN_CAPABILITIES:
             raise InvalidArgumentError(f"capabilities: {_quoted(name)} is not a capability such as CAP_KILL")
     if asked.user is not None:
         for number in (asked.user.uid, asked.user.gid, *asked.user.additional_gids):
@@ -324,7 +276,7 @@ def process_of(spec: Mapping[str, Any], asked: ExecSpec) -> dict[str, Any]:
 def _check_rlimits(limits: Sequence[Rlimit]) -> None:
     seen: set[str] = set()
     for limit in limits:
-        if limit.type not in _RLIMITS:
+        if limit.type not in _KNOWN_RLIMITS:
             raise InvalidArgumentError(f"rlimits: {_quoted(limit.type)} is not a limit such as RLIMIT_NOFILE")
         if limit.type in seen:
             raise InvalidArgumentError(f"rlimits: {limit.type} is given twice")
