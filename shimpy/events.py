@@ -6,18 +6,13 @@ import enum
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from anyio import (
-    BrokenResourceError,
-    ClosedResourceError,
-    EndOfStream,
-    WouldBlock,
-    create_memory_object_stream,
-)
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .errors import ResourceExhaustedError, UnavailableError
+
+# anyio is imported by the first who subscribes; until then it would be a tenth of the shim's start.
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 T = TypeVar("T")
 
@@ -74,6 +69,8 @@ class Subscription(AsyncIterator[T]):
         self._lagged = False
 
     async def __anext__(self) -> T:
+        from anyio import ClosedResourceError, EndOfStream
+
         try:
             return await self._receive.receive()
         except EndOfStream:
@@ -94,6 +91,8 @@ class Subscription(AsyncIterator[T]):
 
     def _offer(self, item: T) -> bool:
         """Hands the listener an item without waiting; False when it has fallen too far behind."""
+        from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
+
         try:
             self._send.send_nowait(item)
         except WouldBlock:
@@ -148,6 +147,8 @@ class Broadcast(Generic[T]):
         """
         if self._closed:
             raise UnavailableError("events: the shim is shutting down")
+        from anyio import create_memory_object_stream
+
         send, receive = create_memory_object_stream[T](self.limit)
         subscription = Subscription(self, send, receive)
         for item in self._backlog:
