@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from shimpy.client.oneshot import run
     from shimpy.client.subscription import EventStream
+    from shimpy.client.warm import WarmLauncher
     from shimpy.errors import (
         AlreadyExistsError,
         CanceledError,
@@ -55,6 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "launch",
     "run",
     "Shim",
+    "WarmLauncher",
     "write_bundle",
     # What one works with
     "CommandStream",
@@ -101,6 +103,7 @@ _MODULES = {
     "EventStream": "shimpy.client.subscription",
     "Pty": "shimpy.client.command",
     "ShimClient": "shimpy.client.client",
+    "WarmLauncher": "shimpy.client.warm",
 }
 """Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors)."""
 

@@ -20,6 +20,10 @@ _log = logging.getLogger(__name__)
 # Seconds for the calls under way at a shutdown. What follows takes 1.3 s at most, of the 3 that there are.
 GRACE = 1.2
 
+# Seconds until the runtime is asked for its version: not while the first calls, which are sure to follow at
+# once, need the processor.
+CHECK_AFTER = 1.0
+
 # Seconds until the process ends whatever hangs.
 PATIENCE = 2.8
 
@@ -50,7 +54,7 @@ async def serve(shim: Shim, path: str) -> None:
             await server.start(place.socket)
             _log.info("serving on %s", place.path)
             notify("READY=1")
-            checking = asyncio.ensure_future(shim.check_runtime())
+            checking = asyncio.ensure_future(_check(shim))
             undo.callback(checking.cancel)
             await stop.wait()
             asyncio.get_running_loop().call_later(PATIENCE, _give_up)
@@ -107,6 +111,11 @@ def _signals(stop: asyncio.Event, abandon: Callable[[], None]) -> Iterator[None]
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+async def _check(shim: Shim) -> None:
+    await asyncio.sleep(CHECK_AFTER)
+    await shim.check_runtime()
 
 
 def _give_up() -> None:

@@ -44,6 +44,7 @@ def test_names() -> None:
         "UnavailableError",
         "UnimplementedError",
         "User",
+        "WarmLauncher",
         "connect",
         "in_process",
         "launch",

@@ -9,7 +9,7 @@ import socket as sockets
 import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shimpy.client.call import settled
 from shimpy.client.connect import connect
@@ -17,7 +17,7 @@ from shimpy.client.container import delete_container
 from shimpy.errors import ShimError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
@@ -59,6 +59,61 @@ async def launch(
     Raises:
         UnavailableError: it did not start; the message is what it said last.
     """
+    async with hosted(
+        _spawn,
+        socket,
+        runtime=runtime,
+        root=root,
+        log_level=log_level,
+        leave_running=leave_running,
+        timeout=timeout,
+    ) as client:
+        yield client
+
+
+class Process(Protocol):
+    """A shim's process: what :class:`asyncio.subprocess.Process` has, as far as it is needed here."""
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it lives."""
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None:
+        """What it says."""
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+
+    async def wait(self) -> int:
+        """Waits for its end."""
+
+
+@asynccontextmanager
+async def hosted(
+    start: Callable[[list[str], str], Awaitable[Process]],
+    socket: StrPath | None,
+    *,
+    runtime: str,
+    root: StrPath | None,
+    log_level: str,
+    leave_running: bool,
+    timeout: float,
+) -> AsyncIterator[ShimClient]:
+    """Does what :func:`launch` says, however a shim's process is made.
+
+    Args:
+        start: makes it, of a shim's options and the address that it is to tell when it is ready.
+        socket: as for :func:`launch`, like all that follows.
+        runtime: likewise.
+        root: likewise.
+        log_level: likewise.
+        leave_running: likewise.
+        timeout: likewise.
+    """
     # The kernel's address of a socket has room for 107 bytes.
     parent = None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
@@ -66,7 +121,7 @@ async def launch(
         options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
         if root is not None:
             options += ["--root", os.fspath(root)]
-        child = await _Child.start(options, folder, timeout)
+        child = await _Child.start(start, options, folder, timeout)
         try:
             async with connect(path) as client:
                 try:
@@ -76,6 +131,22 @@ async def launch(
                         await settled(_delete(client, runtime, root))
         finally:
             await settled(child.end())
+
+
+async def _spawn(options: list[str], notify: str) -> asyncio.subprocess.Process:
+    # A session of its own: Ctrl-C in this terminal is for this program to act upon.
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "shimpy",
+        *options,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "NOTIFY_SOCKET": notify},
+        start_new_session=True,
+    )
 
 
 async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> None:
@@ -103,31 +174,25 @@ async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> Non
 class _Child:
     """The child process and what it says."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._ready = False
         self._lines: list[str] = []
         self._listening = asyncio.ensure_future(self._listen())
 
     @classmethod
-    async def start(cls, options: list[str], folder: str, timeout: float) -> _Child:
+    async def start(
+        cls,
+        start: Callable[[list[str], str], Awaitable[Process]],
+        options: list[str],
+        folder: str,
+        timeout: float,
+    ) -> _Child:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
             address = f"{folder}/notify"
             notify.bind(address)
-            # A session of its own: Ctrl-C in this terminal is for this program to act upon.
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "shimpy",
-                *options,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, "NOTIFY_SOCKET": address},
-                start_new_session=True,
-            )
+            process = await start(options, address)
             child = cls(process)
             try:
                 await child._started(notify, timeout)
