@@ -133,8 +133,14 @@ class WarmLauncher:
             raise
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), output)
-        return _Forked(pidfd, reader)
+        forked = _Forked(pidfd, reader)
+        try:
+            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), output)
+        except BaseException:
+            forked.kill()
+            await settled(forked.wait())
+            raise
+        return forked
 
     async def _ask(self, request: str, stderr: int) -> int:
         """Has a shim forked and returns its pidfd."""
