@@ -175,6 +175,8 @@ class Reaper:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._orphans.bury(held)
         await self.wait(process)
+        # Those that were not found in time, on a busy machine.
+        self.claim(descent.is_runtime_helper, watch=False)()
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
         """Waits for a child by its pid from now on.
