@@ -61,8 +61,12 @@ class Fifo:
         """Opens it, from now on, reads *size* bytes, or less at EOF, and closes it."""
 
         def read() -> bytes:
-            with self.path.open("rb") as file:
-                return file.read(size)
+            data = b""
+            # Without a buffer, which would take more than that from who comes next.
+            with self.path.open("rb", buffering=0) as file:
+                while len(data) < size and (more := file.read(size - len(data))):
+                    data += more
+            return data
 
         return _in_thread(read)
 
