@@ -1,0 +1,110 @@
+"""How fast output comes: through a FIFO, beside a bare pipe; from a terminal, beside a loop in C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from shimpy.api import CreateRequest, DeleteRequest, StartRequest
+
+from .bench import Bench, cpu
+from .figures import Target
+
+_BLOCK = 1 << 20
+
+
+async def measure(bench: Bench) -> None:
+    await _fifo(bench, bench.rounds(2000, 100))
+    await _terminal(bench, bench.rounds(300, 50))
+
+
+async def _fifo(bench: Bench, size: int) -> None:
+    rates, costs, bare = [], [], []
+    for _ in range(3):
+        bare.append(await asyncio.to_thread(_bare_pipe, size))
+        rate, cost = await _through_a_shim(bench, size, terminal=False)
+        rates.append(rate)
+        costs.append(cost)
+    bench.record("output to a FIFO", rates, "MB/s", bare=bare, targets=[Target("ratio", 0.9, least=True)])
+    bench.record("CPU of the shim, FIFO", costs, "ms/MB", targets=[Target("median", 0.01)])
+
+
+async def _terminal(bench: Bench, size: int) -> None:
+    compiler = shutil.which("cc")
+    loop = bench.folder / "pty_loop"
+    if compiler is None:
+        bench.note("no C compiler: the terminal is measured without what a bare loop in C gives")
+    else:
+        subprocess.run([compiler, "-O2", "-o", loop, Path(__file__).with_name("pty_loop.c")], check=True)
+    rates, costs, bare = [], [], []
+    for _ in range(3):
+        if compiler is not None:
+            done = subprocess.run(
+                [loop, *_writer(size, "busybox")], stdout=subprocess.PIPE, text=True, check=True
+            )
+            bare.append(float(done.stdout))
+        rate, cost = await _through_a_shim(bench, size, terminal=True)
+        rates.append(rate)
+        costs.append(cost)
+    bench.record(
+        "output of a terminal",
+        rates,
+        "MB/s",
+        bare=bare,
+        targets=[Target("median", 150, least=True), Target("ratio", 0.8, least=True)],
+    )
+    bench.record("CPU of the shim, terminal", costs, "ms/MB")
+
+
+def _writer(size: int, *before: str) -> list[str]:
+    return [*before, "dd", "if=/dev/zero", "bs=1M", f"count={size}"]
+
+
+def _bare_pipe(size: int) -> float:
+    with subprocess.Popen(
+        _writer(size, "busybox"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        return _read(process.stdout.fileno())
+
+
+def _read(fd: int) -> float:
+    """Reads to the end, and returns the MB/s from the first byte on."""
+    buffer = bytearray(_BLOCK)
+    total = os.readv(fd, [buffer])
+    began = time.perf_counter()
+    while got := os.readv(fd, [buffer]):
+        total += got
+    return total / (time.perf_counter() - began) / 1e6
+
+
+async def _through_a_shim(bench: Bench, size: int, *, terminal: bool) -> tuple[float, float]:
+    bundle = bench.bundle(*_writer(size), terminal=terminal)
+    fifo = bench.fifo()
+
+    def read() -> float:
+        with open(fifo, "rb", 0) as file:
+            return _read(file.fileno())
+
+    async with bench.served() as (server, shim, _):
+        pid = (
+            await shim.create(CreateRequest(id=bench.new_id(), bundle=bundle, terminal=terminal, stdout=fifo))
+        ).pid
+        reading = asyncio.ensure_future(asyncio.to_thread(read))
+        before = cpu(server.pid)
+        await shim.start(StartRequest())
+        if terminal:
+            # The reader sees the end when the terminal is let go of, at the Delete.
+            while os.path.exists(f"/proc/{pid}"):
+                await asyncio.sleep(0.005)
+            spent = cpu(server.pid) - before
+            await shim.delete(DeleteRequest(pid=pid))
+            return await reading, spent / size
+        rate = await reading
+        spent = cpu(server.pid) - before
+        await shim.delete(DeleteRequest(pid=pid))
+    return rate, spent / size
