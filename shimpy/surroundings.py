@@ -1,0 +1,68 @@
+"""What a runtime's command, and with it the container, is not to inherit from this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+# What a supervisor told this process about itself. runc takes NOTIFY_SOCKET and LISTEN_FDS as
+# meant for the container and would proxy the one and pass on the other.
+_PRIVATE_ENVIRONMENT = (
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+)
+
+# What Python itself ignores, and gives back to the children that it starts; as bits of a signal mask.
+_IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+
+# Undoes, for the container, what this process inherited or was told about itself. Signals that
+# are ignored or blocked stay so across execve(2), and only a program can undo that.
+_RESET_SIGNALS = """
+import os, signal, sys
+for number in signal.valid_signals():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+_RESET_OOM_SCORE = 'echo 0 2>/dev/null >/proc/self/oom_score_adj; exec "$0" "$@"'
+
+
+def environment() -> dict[str, str]:
+    """Returns our environment without what is meant for this process alone."""
+    return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT}
+
+
+def clean_prefix() -> list[str]:
+    """Returns the command that has to stand before the runtime's, so that what it starts begins clean.
+
+    Nothing, in a process whose signals and OOM score are as usual: each of these costs a start of
+    its own. Descriptors, umask and the signals that Python itself ignores are the spawn's business.
+    """
+    prefix: list[str] = []
+    if _signals_are_off():
+        prefix += [sys.executable, "-I", "-S", "-c", _RESET_SIGNALS]
+    if _oom_score_adj() != 0:
+        prefix += ["/bin/sh", "-c", _RESET_OOM_SCORE]
+    return prefix
+
+
+def _signals_are_off() -> bool:
+    """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
+    with open("/proc/thread-self/status", "rb") as file:
+        masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
+    ignored = int(masks[b"SigIgn"], 16) & ~_IGNORED_BY_PYTHON
+    return bool(ignored or int(masks[b"SigBlk"], 16))
+
+
+def _oom_score_adj() -> int:
+    try:
+        with open("/proc/self/oom_score_adj", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
