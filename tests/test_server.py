@@ -160,9 +160,9 @@ class TestWhoMayConnect:
             if link.startswith("socket:")
         }
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
-        names = [line[7] for line in lines if len(line) > 7 and line[6] in inodes]
+        names = {line[7] for line in lines if len(line) > 7 and line[6] in inodes}
 
-        assert names == [str(server.socket)]
+        assert names == {str(server.socket)}
 
 
 class TestInheritance:
