@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships, mounts, unified_path
 from shimpy.cgroup.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: Path = P
     """
     asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
     inner = posixpath.normpath("/" + asked)
+    mounted = mounts(proc)
     found: dict[Path, None] = {}  # in order, each once
     for controller, own in memberships(proc=proc).items():
         bases = ["/"]
@@ -41,9 +42,9 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: Path = P
             bases.append(own)
             if controller == UNIFIED:
                 bases.append(posixpath.dirname(own))
-        for base in bases:
-            path = posixpath.normpath(base + inner)
-            found.update(dict.fromkeys(directories(controller, path, proc)))
+        for path in dict.fromkeys(posixpath.normpath(base + inner) for base in bases):
+            shown = (mount.directory(path) for mount in mounted if controller in mount.controllers)
+            found.update((directory, None) for directory in shown if directory is not None)
     return list(found)
 
 
@@ -69,7 +70,8 @@ class Leftovers:
             proc: where procfs is.
         """
         leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not p.exists()]
-        above = {parent for leaf in leaves for parent in leaf.parents if not parent.exists()}
+        parents = {parent for leaf in leaves for parent in leaf.parents}
+        above = [parent for parent in parents if not parent.exists()]
         return cls(leaves, sorted(above, key=lambda path: -len(path.parts)), proc)
 
     def had(self, pid: int) -> bool:

@@ -50,6 +50,8 @@ def mounts(proc: Path = PROC) -> list[Mount]:
     """
     found = []
     for line in (proc / "self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        if " - cgroup" not in line:
+            continue  # of the few hundred mounts that there may be, a dozen are taken apart
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
