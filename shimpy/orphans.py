@@ -145,9 +145,11 @@ class Orphans:
         The kernel shows one zombie at a time; where that one is known, its owner reaps it in a
         moment and then sweeps again; so does a window that closes.
         """
-        while (pid := _zombie()) is not None and self._is_orphan(pid):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
-            logger.debug("reaped orphan %d", pid)
+        # Somebody else may be quicker, such as the threads of asyncio in Python 3.11.
+        with contextlib.suppress(OSError):
+            while (pid := _zombie()) is not None and self._is_orphan(pid):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                logger.debug("reaped orphan %d", pid)
 
     def _sweep_claimed(self) -> None:
         first = _zombie()
