@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .errors import ResourceExhaustedError, UnavailableError
-
-# anyio is imported by the first who subscribes; until then it would be a tenth of the shim's start.
-if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 T = TypeVar("T")
 
@@ -57,55 +54,50 @@ class Subscription(AsyncIterator[T]):
     fell more than the channel's limit behind.
     """
 
-    def __init__(
-        self,
-        broadcast: Broadcast[T],
-        send: MemoryObjectSendStream[T],
-        receive: MemoryObjectReceiveStream[T],
-    ) -> None:
+    # Not anyio's memory object streams: importing what they need takes 5 MB and, of a shim's first
+    # event, 30 ms.
+    def __init__(self, broadcast: Broadcast[T], missed: Iterable[T]) -> None:
         self._broadcast = broadcast
-        self._send = send
-        self._receive = receive
+        self._unread = deque(missed)
+        self._news = asyncio.Event()
+        self._over = False
         self._lagged = False
 
     async def __anext__(self) -> T:
-        from anyio import ClosedResourceError, EndOfStream
-
-        try:
-            return await self._receive.receive()
-        except EndOfStream:
+        # However much there is to read, others have their turn after each.
+        await asyncio.sleep(0)
+        while not self._unread:
             if self._lagged:
                 limit = self._broadcast.limit
                 raise ResourceExhaustedError(
                     f"events: more than {limit} events were left unread; subscribe again and ask for State"
-                ) from None
-            raise StopAsyncIteration from None
-        except ClosedResourceError:
-            raise StopAsyncIteration from None
+                )
+            if self._over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._unread.popleft()
 
     def close(self) -> None:
         """Leaves the channel; what was not read is dropped. Closing twice is harmless."""
         self._broadcast._leave(self)
-        self._send.close()
-        self._receive.close()
+        self._unread.clear()
+        self._lagged = False
+        self._end()
 
     def _offer(self, item: T) -> bool:
         """Hands the listener an item without waiting; False when it has fallen too far behind."""
-        from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
-
-        try:
-            self._send.send_nowait(item)
-        except WouldBlock:
-            self._lagged = True
-        except (BrokenResourceError, ClosedResourceError):
-            pass
-        else:
-            return True
-        self._send.close()
-        return False
+        self._lagged = len(self._unread) >= self._broadcast.limit
+        if self._lagged:
+            self._end()
+            return False
+        self._unread.append(item)
+        self._news.set()
+        return True
 
     def _end(self) -> None:
-        self._send.close()
+        self._over = True
+        self._news.set()
 
 
 class Broadcast(Generic[T]):
@@ -147,12 +139,7 @@ class Broadcast(Generic[T]):
         """
         if self._closed:
             raise UnavailableError("events: the shim is shutting down")
-        from anyio import create_memory_object_stream
-
-        send, receive = create_memory_object_stream[T](self.limit)
-        subscription = Subscription(self, send, receive)
-        for item in self._backlog:
-            subscription._offer(item)
+        subscription = Subscription(self, self._backlog)
         self._backlog.clear()
         self._subscriptions.append(subscription)
         return subscription

@@ -52,8 +52,6 @@ def _import_everything() -> None:
         import asyncio  # noqa: F401
 
         from . import server, service  # noqa: F401
-    # Whoever has a shim also wants to hear of its events.
-    import anyio.streams.memory  # noqa: F401
 
     # What is frozen the collector never touches, so that its pages stay shared.
     gc.collect()
