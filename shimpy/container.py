@@ -11,7 +11,13 @@ from functools import partial
 
 from .cgroup import Cgroup
 from .creation import Creation, has_state
-from .errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ShimError
+from .errors import (
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ShimError,
+)
 from .events import Event
 from .operation import Operation, Operations
 from .process import Process
@@ -19,7 +25,7 @@ from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
-from .starting import GRACE, Starting
+from .starting import GRACE, Starting, command_line
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, open_stdio
 
@@ -281,9 +287,13 @@ class Container:
                 )
                 process.track(self._reaper, pid)
             await io.attach()
-        except BaseException:
+        except BaseException as error:
             await process.kill()
             process.release()
+            # The runtime, killed in there with everything else, only knows that it has failed. The
+            # kernel takes init's memory before it kills the rest, and tells us of its death last.
+            if isinstance(error, InternalError) and command_line(self.init_pid) == b"":
+                raise FailedPreconditionError(f"exec: container {self.id} has stopped: {error}") from error
             raise
         logger.info("process %d added to container %s", pid, self.id)
         self._processes.added(process)

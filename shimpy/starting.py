@@ -31,7 +31,7 @@ class Starting:
         self._id = container_id
         self._init_pid = init_pid
         self._runtime = runtime
-        self._created_as = _command_line(init_pid)
+        self._created_as = command_line(init_pid)
         self._in_doubt = False
 
     async def run(self) -> None:
@@ -73,10 +73,11 @@ class Starting:
     def _runs(self) -> bool:
         """Whether init has left the runtime's own program for the container's."""
         # A zombie's is empty; whether it had begun is not to be known any more.
-        return _command_line(self._init_pid) not in (b"", self._created_as)
+        return command_line(self._init_pid) not in (b"", self._created_as)
 
 
-def _command_line(pid: int) -> bytes:
+def command_line(pid: int) -> bytes:
+    """Returns the command line of a process; empty once it is dying, has died or is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read()
