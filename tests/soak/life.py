@@ -1,0 +1,228 @@
+"""One container of the soak, from its Create until nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shimpy.api import DeleteRequest, Event, EventType, ResumeRequest, ShimStub, StartRequest, StateRequest
+
+from ..support import containers
+from ..support.bundles import make_bundle, make_rootfs
+from ..support.leaks import children
+from ..support.servers import Server
+from .clients import PATIENCE, Clients
+from .model import NONE, PAUSED, Model
+
+QUIET = 10
+"""Seconds within which State and Events must agree with the model when nothing is under way."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of container.
+
+    Attributes:
+        bundle: the path.
+        statuses: what init exits with of its own accord; none if it does not.
+        terminal: whether it has one.
+        own_pids: whether it has a pid namespace of its own.
+        writes: whether init writes more to its stdout than a pipe holds.
+    """
+
+    bundle: str
+    statuses: tuple[int, ...] = ()
+    terminal: bool = False
+    own_pids: bool = True
+    writes: bool = False
+
+
+def make_kinds(folder: Path) -> list[Kind]:
+    """Makes the bundles."""
+    rootfs = make_rootfs(folder / "rootfs")
+
+    def bundle(name: str, *args: str, **options: bool) -> str:
+        return make_bundle(folder / name, rootfs, args, **options)  # type: ignore[arg-type]
+
+    return [
+        Kind(bundle("stays", "sleep", "1000000")),
+        Kind(bundle("shared", "sleep", "1000000", own_pid_namespace=False), own_pids=False),
+        Kind(bundle("family", "sh", "-c", "sleep 1000000 & sleep 1000000 & wait")),
+        Kind(bundle("ends", "sh", "-c", "exit 7"), statuses=(7,)),
+        Kind(bundle("soon", "sh", "-c", "sleep 0.1; exit 8"), statuses=(8,)),
+        Kind(bundle("terminal", "cat", terminal=True), terminal=True),
+        Kind(bundle("writes", "sh", "-c", "seq 1 30000; exec sleep 1000000"), writes=True),
+    ]
+
+
+class Life:
+    """One container.
+
+    Args:
+        server: the shim.
+        stubs: its clients.
+        events: every event of the shim, from its first on; what is added is of this container.
+        kind: of which kind it is.
+        choices: what is chosen from.
+        folder: for its files; it is made and removed.
+        differ: called with words for each difference from what must be.
+        counts: how often what was done.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        stubs: Sequence[ShimStub],
+        events: list[Event],
+        kind: Kind,
+        choices: random.Random,
+        folder: Path,
+        differ: Callable[[str], None],
+        counts: Counter[str],
+    ) -> None:
+        self.log: list[str] = []
+        self._begun = time.monotonic()
+        self._server = server
+        self._stubs = stubs
+        self._events = events
+        self._first = self._read = len(events)
+        self._kind = kind
+        self._choices = choices
+        self._folder = folder
+        self._differ = differ
+        self._model = Model(
+            differ, mortal=bool(kind.statuses), statuses=kind.statuses, terminal=kind.terminal
+        )
+        self._clients = Clients(
+            server, self._model, folder, differ, self.note, counts, self.news, own_pids=kind.own_pids
+        )
+
+    def note(self, words: str) -> None:
+        """Adds a line to the log, which is shown when something differs."""
+        self.log.append(f"{time.monotonic() - self._begun:8.4f} {words}")
+
+    def news(self) -> None:
+        """Tells the model of the events that have come since the last time."""
+        new = self._events[self._read :]
+        self._read += len(new)
+        for event in new:
+            self.note(f"event {EventType(event.type).name} {event.pid} {event.exit_status}")
+            self._model.happened(event)
+
+    async def live(self) -> None:
+        """Goes from Create to where nothing is left."""
+        self._folder.mkdir()
+        try:
+            await self._create()
+            for _ in range(self._choices.randint(1, 3)):
+                if NONE in self._model.possible:
+                    break
+                await self._phase()
+            await self._delete()
+            await self._nothing_is_left()
+        finally:
+            for output in self._clients.outputs:
+                output.close()
+            shutil.rmtree(self._folder)
+
+    async def _create(self) -> None:
+        """Several at once, of which one succeeds, unless it was cut off."""
+        fields: dict[str, object] = {"terminal": self._kind.terminal}
+        if self._kind.writes:
+            (self._folder / "stdout").touch()
+            fields["stdout"] = str(self._folder / "stdout")
+        seeds = [random.Random(self._choices.random()) for _ in range(self._choices.choice([1, 1, 2, 3]))]
+
+        def create(choices: random.Random | None, stub: ShimStub) -> asyncio.Task[object]:
+            fields["id"] = containers.new_id()
+            return asyncio.ensure_future(
+                self._clients.create(choices, stub, self._kind.bundle, **dict(fields))
+            )
+
+        await asyncio.gather(*(create(*pair) for pair in zip(seeds, self._stubs, strict=False)))
+        await self._settle()
+        if self._model.possible == {NONE}:
+            await create(None, self._stubs[0])
+            await self._settle()
+        if self._choices.random() < 0.9:
+            await self._clients.ask(self._stubs[0], "start", StartRequest())
+
+    async def _phase(self) -> None:
+        """All clients take some steps, and then all must be as it should."""
+        count = self._choices.randint(3, 10)
+        seeds = [random.Random(self._choices.random()) for _ in self._stubs]
+        steps = [
+            asyncio.ensure_future(self._clients.steps(stub, choices, count))
+            for stub, choices in zip(self._stubs, seeds, strict=True)
+        ]
+        # An exec of a frozen container dies, and its Delete ends, when somebody thaws it.
+        while (await asyncio.wait(steps, timeout=1))[1]:
+            if PAUSED in self._model.possible:
+                await self._clients.ask(self._stubs[0], "resume", ResumeRequest())
+        await asyncio.gather(*steps)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Waits until nothing is under way any more, and State and Events are as they must be."""
+        end = time.monotonic() + QUIET
+        while True:
+            state = await asyncio.wait_for(self._stubs[0].state(StateRequest()), PATIENCE)
+            self.news()
+            wrong = self._model.differs(state)
+            # What a call that was cut off has left to be undone shows in a child that State does not list.
+            strangers = {*children(self._server.pid)} - {process.pid for process in state.processes}
+            if not wrong and not strangers:
+                break
+            if time.monotonic() > end:
+                self._differ(wrong or f"children of the shim that State does not list: {strangers}")
+                break
+            await asyncio.sleep(0.01)
+        self.note("all quiet")
+        self._model.settle(state)
+
+    async def _delete(self) -> None:
+        """Deletes some execs, then init in whatever state it is, by several clients at once."""
+        model, choices = self._model, self._choices
+        for pid, process in list(model.execs.items()):
+            if not process.deleted and choices.random() < 0.3:
+                if PAUSED in model.possible and process.exit is None:
+                    continue
+                await self._clients.ask(self._stubs[0], "delete exec", DeleteRequest(pid=pid))
+        if model.init is not None and NONE not in model.possible:
+            request = DeleteRequest(pid=model.init.pid)
+            # The first is not cut off.
+            cuts = [None, random.Random(choices.random()), random.Random(choices.random())]
+            count = choices.randint(1, 3)
+            await asyncio.gather(
+                *(
+                    self._clients.ask(stub, "delete init", request, choices=cut)
+                    for stub, cut in zip(self._stubs, cuts[:count], strict=False)
+                )
+            )
+        await self._settle()
+
+    async def _nothing_is_left(self) -> None:
+        model = self._model
+        if model.possible != {NONE}:
+            self._differ(f"after its Delete the container is {model.possible}")
+        if model.init is None or model.init.exit is None:
+            self._differ("init was deleted and has no EXIT")
+        if unfinished := [pid for pid, process in model.execs.items() if process.exit is None]:
+            self._differ(f"deleted and without an EXIT: {unfinished}")
+        for container_id in model.ids:
+            if left := containers.left(container_id) + containers.cgroups(container_id):
+                self._differ(f"left behind: {left}")
+        for output in self._clients.outputs:
+            process = model.execs.get(output.pid)
+            if process is not None and (wrong := await output.differs(process.exit)):
+                self._differ(wrong)
+        mine = self._events[self._first :]
+        for seen in self._clients.watched:
+            if not any(mine[at : at + len(seen)] == seen for at in range(len(mine) + 1)):
+                self._differ(f"a subscriber has seen {seen}, which is no part of what there was")

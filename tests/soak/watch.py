@@ -1,0 +1,65 @@
+"""What the shim itself holds, which must be the same after each container."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..support import leaks, residue
+from ..support.servers import Server
+
+MEMORY = 4 << 20
+"""Bytes by which the shim may have grown at the end: its allocator does not give back all that it took."""
+
+WARM = 30
+"""After how many containers the memory is taken to be what it should stay."""
+
+
+class Watch:
+    """Looks at the shim between containers.
+
+    Args:
+        server: the shim.
+        temporary: where it makes its temporary files.
+        differ: called with words for what has grown.
+    """
+
+    def __init__(self, server: Server, temporary: Path, differ: Callable[[str], None]) -> None:
+        self._server = server
+        self._temporary = temporary
+        self._differ = differ
+        self._before: dict[str, object] = {}
+        self._lives = 0
+        self.memory: list[int] = []
+
+    def look(self) -> None:
+        """Compares with the first time; to be called while there is no container."""
+        self._lives += 1
+        self._before = self._before or self._held()
+        end = time.monotonic() + 5
+        # A client that has gone, and a claimed cgroup, take a moment.
+        while (now := self._held()) != self._before and time.monotonic() < end:
+            time.sleep(0.01)
+        for what, before in self._before.items():
+            if now[what] != before:
+                self._differ(f"{what} of the shim: {before}, then {now[what]}")
+        self.memory.append(leaks.memory(self._server.pid))
+
+    def grown(self) -> int:
+        """Returns by how many bytes the memory has grown since it was warm; 0 if it never was."""
+        if len(self.memory) < 2 * WARM:
+            return 0
+        return self.memory[-1] - self.memory[WARM]
+
+    def _held(self) -> dict[str, object]:
+        pid = self._server.pid
+        return {
+            # Of the sockets and pipes only how many there are.
+            "descriptors": sorted(name.partition("[")[0] for name in leaks.descriptors(pid).values()),
+            "threads": leaks.threads(pid),
+            "children": leaks.children(pid),
+            "temporary files": sorted(os.listdir(self._temporary)),
+            "cgroups": residue.cgroups(),
+        }
