@@ -313,6 +313,9 @@ class Container:
             await self._kill_all()
             await init.told()
             await asyncio.gather(*(process.io.drain() for process in self._processes))
+            # A cgroup that was frozen when init was dead already stays so, and the runtime would not
+            # delete what it takes to be paused.
+            self._cgroup.thaw()
             await self._delete_state()
         finally:
             self._deleting = False
