@@ -1,10 +1,17 @@
-"""A short round of the soak; `make soak` is the long one."""
+"""A short round of the soak; `make soak` is the long one. And what it has found."""
 
 from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from .soak.soak import Soak
+from .support import containers
+from .support.lives import KILLED, Life
 from .support.machine import lacking
 from .support.rounds import rounds
 
@@ -17,3 +24,19 @@ async def test_random_containers_are_as_the_model_has_them() -> None:
     soak = Soak()
     await soak.run(seconds=rounds(5, 120))
     assert soak.differences == [], f"seed {soak.seed}"
+
+
+async def test_a_container_that_is_frozen_when_its_init_is_dead(live: Callable[..., Life]) -> None:
+    """As by a Pause at the same time; the runtime refuses to delete what it takes to be paused."""
+    life = live("sleep", "1000000")
+    await life.create()
+    await life.start()
+    os.kill(life.pid, signal.SIGKILL)
+    assert await life.exit_of(life.pid) == KILLED
+    states = [
+        file for cgroup in containers.cgroups(life.id) if (file := Path(cgroup) / "freezer.state").exists()
+    ]
+    if not states:
+        pytest.skip("this machine has no version 1 freezer")
+    states[0].write_text("FROZEN")
+    assert await life.delete() == KILLED

@@ -166,7 +166,8 @@ class Clients:
         else:
             outcome = "OK"
             self._note(call, reply)
-        self._counts[f"{kind.partition(" ")[0]}: {outcome if not cut or outcome == 'OK' else 'cut off'}"] += 1
+        counted = "cut off" if cut and outcome != "OK" else outcome
+        self._counts[f"{kind}: {counted}"] += 1
         self._log(f"… {words}: {outcome} {getattr(reply, 'pid', '')}")
         return reply
 

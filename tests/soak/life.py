@@ -73,6 +73,9 @@ class Life:
         folder: for its files; it is made and removed.
         differ: called with words for each difference from what must be.
         counts: how often what was done.
+
+    Attributes:
+        log: a line for each thing that was done and happened.
     """
 
     def __init__(
@@ -102,6 +105,11 @@ class Life:
         self._clients = Clients(
             server, self._model, folder, differ, self.note, counts, self.news, own_pids=kind.own_pids
         )
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no container any more."""
+        return self._model.possible == {NONE}
 
     def note(self, words: str) -> None:
         """Adds a line to the log, which is shown when something differs."""

@@ -15,6 +15,7 @@ from shimpy.api import CreateRequest, DeleteRequest, ShimStub, StateRequest
 
 from ..support import containers
 from ..support.events import record
+from ..support.leaks import children, eventually
 from ..support.servers import Server
 from .life import Life, make_kinds
 from .watch import MEMORY, Watch
@@ -91,6 +92,8 @@ class Soak:
         start = reported = time.monotonic()
         async with record(server.stub()) as recorder:
             await _warm_up(stubs[0], kinds[0].bundle, folder)
+            # It asks the runtime for its version in its first second.
+            await eventually(lambda: not children(server.pid))
             watch.look()
             for number in itertools.islice(itertools.count(first), rounds):
                 choices = random.Random(f"{self.seed}/{number}")
@@ -112,6 +115,9 @@ class Soak:
                 if time.monotonic() - reported > REPORT:
                     reported = time.monotonic()
                     self._report(start, watch)
+                if not self._life.over:
+                    self._differ("the run ends here: there is no room for another container")
+                    break
                 if time.monotonic() > end or server.process.poll() is not None:
                     break
             if recorder.error is not None:

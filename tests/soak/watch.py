@@ -37,7 +37,7 @@ class Watch:
     def look(self) -> None:
         """Compares with the first time; to be called while there is no container."""
         self._lives += 1
-        self._before = self._before or self._held()
+        self._before = self._before or self._held() | {"children": {}, "temporary files": [], "cgroups": []}
         end = time.monotonic() + 5
         # A client that has gone, and a claimed cgroup, take a moment.
         while (now := self._held()) != self._before and time.monotonic() < end:
