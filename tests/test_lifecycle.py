@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from grpclib.const import Status
@@ -36,6 +37,7 @@ from .support.kinds import CREATE, CREATED, EXEC_ADDED, EXIT, PAUSED, RUNNING, S
 from .support.leaks import alive, descriptors, eventually
 from .support.lives import KILLED, Life, refused, too_late
 from .support.rounds import rounds
+from .support.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -501,3 +503,76 @@ async def test_a_container_goes_on_when_its_shim_ends(
     # The test's own process is its parent, as the subreaper that it was.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+# -- a client of another make --------------------------------------------------------------------
+
+
+async def test_googles_client_drives_a_whole_life(
+    server: Server,
+    foreign: tuple[ModuleType, ModuleType],
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    """grpcio, compiled from the proto by Google's own compiler, over the socket of a `python -m shimpy`."""
+    import grpc
+
+    messages, stubs = foreign
+    output = tmp_path / "output"
+    output.touch()
+    container_id, path = new_id(), bundle("sh", "-c", "echo from init; exec sleep 1000")
+
+    def status_of(call: Callable[..., object], request: object) -> str:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request, timeout=30)
+        return str(caught.value.code().name)
+
+    def drive() -> None:
+        with grpc.insecure_channel(f"unix:{server.socket}") as channel:
+            shim = stubs.ShimStub(channel)
+            empty = messages.StateRequest()
+            assert shim.State(empty) == messages.StateResponse()
+            events = shim.Events(messages.EventsRequest())
+            request = messages.CreateRequest(id=container_id, bundle=path, stdout=str(output))
+            pid = shim.Create(request).pid
+            assert shim.State(empty) == messages.StateResponse(
+                id=container_id,
+                bundle=path,
+                initPid=pid,
+                processes=[messages.Process(pid=pid, state=messages.CREATED)],
+            )
+            assert status_of(shim.Create, request) == "ALREADY_EXISTS"
+            shim.Start(messages.StartRequest())
+            request = messages.ExecRequest(args=["sh", "-c", "exit 7"], user=messages.User(uid=1000))
+            exec_pid = shim.Exec(request).pid
+            seen = []
+            while not seen or seen[-1].type != messages.EXIT:
+                seen.append(next(events))
+            terminal = shim.Exec(messages.ExecRequest(args=["sleep", "1000"], terminal=True)).pid
+            shim.Pty(messages.PtyRequest(pid=terminal, width=80, height=24))
+            assert status_of(shim.Exec, messages.ExecRequest()) == "INVALID_ARGUMENT"
+            shim.Pause(messages.PauseRequest())
+            assert status_of(shim.Exec, messages.ExecRequest(args=["true"])) == "FAILED_PRECONDITION"
+            assert shim.State(empty).processes[0].state == messages.PAUSED
+            shim.Resume(messages.ResumeRequest())
+            assert status_of(shim.Delete, messages.DeleteRequest(pid=1)) == "NOT_FOUND"
+            assert shim.Delete(messages.DeleteRequest(pid=pid)).exit_status == KILLED
+            assert shim.State(empty) == messages.StateResponse()
+            while len(seen) < 7:
+                seen.append(next(events))
+            events.cancel()
+            assert all(event.id == container_id for event in seen)
+            assert [(event.type, event.exit_status) for event in seen if event.pid == pid] == [
+                (messages.CREATE, 0),
+                (messages.START, 0),
+                (messages.EXIT, KILLED),
+            ]
+            for other, status in ((exec_pid, 7), (terminal, KILLED)):
+                assert [(event.type, event.exit_status) for event in seen if event.pid == other] == [
+                    (messages.EXEC_ADDED, 0),
+                    (messages.EXIT, status),
+                ]
+
+    await asyncio.to_thread(drive)
+    assert output.read_text() == "from init\n"
