@@ -546,7 +546,7 @@ async def test_googles_client_drives_a_whole_life(
             shim.Start(messages.StartRequest())
             request = messages.ExecRequest(args=["sh", "-c", "exit 7"], user=messages.User(uid=1000))
             exec_pid = shim.Exec(request).pid
-            seen = []
+            seen: list[Any] = []
             while not seen or seen[-1].type != messages.EXIT:
                 seen.append(next(events))
             terminal = shim.Exec(messages.ExecRequest(args=["sleep", "1000"], terminal=True)).pid
