@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .cgroup import Cgroup
-from .creation import Creation, has_state
+from .creation import Creation, has_state, remove_copies
 from .errors import (
     FailedPreconditionError,
     InternalError,
@@ -317,6 +317,7 @@ class Container:
             # delete what it takes to be paused.
             self._cgroup.thaw()
             await self._delete_state()
+            remove_copies(self._runtime, self.id)
         finally:
             self._deleting = False
         self.deleted = True

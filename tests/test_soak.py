@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +41,16 @@ async def test_a_container_that_is_frozen_when_its_init_is_dead(live: Callable[.
         pytest.skip("this machine has no version 1 freezer")
     states[0].write_text("FROZEN")
     assert await life.delete() == KILLED
+
+
+async def test_a_copy_of_the_runtime_that_is_still_mounted(live: Callable[..., Life]) -> None:
+    """As a runc leaves it that is killed in the middle of an exec; its delete leaves it there, too."""
+    life = live("sleep", "1000000")
+    await life.create()
+    state = Path("/run/runc") / life.id
+    copy = state / "runc.abcdef"
+    copy.touch()
+    subprocess.run(["mount", "--bind", "/proc/self/exe", copy], check=True)
+    await life.delete()
+    assert not state.exists()
+    assert str(copy) not in Path("/proc/self/mounts").read_text()
