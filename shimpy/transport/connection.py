@@ -18,6 +18,7 @@ from h2.errors import ErrorCodes
 
 from shimpy.transport.calls import Calls
 from shimpy.transport.http2 import HTTP2
+from shimpy.transport.joined import JoinedWrites
 from shimpy.transport.limits import (
     CLOSING_TIMEOUT,
     MAX_FRAME,
@@ -128,7 +129,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the peer, or sends it away."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, JoinedWrites(cast(asyncio.Transport, transport)))
         self._h2 = HTTP2()
         self.connection = _Connection(self._h2, self._transport, self._patience)
         try:
