@@ -321,12 +321,16 @@ class FakeRuntime:
     @property
     def calls(self) -> list[Call]:
         """The commands that it was given until now, in the order in which they began."""
-        words = iter(self._calls.read_bytes().split(b"\0")[:-1])
-        return [
-            Call(os.fsdecode(word), tuple(os.fsdecode(next(words)) for _ in range(count)), pid)
-            for word in words
-            for pid, count in [(int(next(words)), int(next(words)))]
-        ]
+        words = [os.fsdecode(word) for word in self._calls.read_bytes().split(b"\0")[:-1]]
+        found: list[Call] = []
+        at = 0
+        while at + 3 <= len(words):
+            end = at + 3 + int(words[at + 2])
+            if end > len(words):
+                break  # It is just being written.
+            found.append(Call(words[at], tuple(words[at + 3 : end]), int(words[at + 1])))
+            at = end
+        return found
 
     def _new_hold(self) -> int:
         """Makes a FIFO that what begins from now on and hangs reads, until this end is closed.
