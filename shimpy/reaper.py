@@ -151,6 +151,17 @@ class Reaper:
         code = await process.wait()
         self._spawned.discard(process.pid)
         self._orphans.sweep()
+        if code != 0:
+            # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
+            # that is in a container's pid namespace keeps that container's init from dying.
+            ended = descent.now()
+
+            def is_left(pid: int) -> bool:
+                # What was born before it was gone can have its group from nobody else.
+                in_group = os.getpgid(pid) == process.pid and descent.born(pid) <= ended
+                return in_group or descent.is_runtime_helper(pid)
+
+            self.claim(is_left, watch=False)()
         return code
 
     async def kill(self, process: asyncio.subprocess.Process) -> None:
@@ -174,9 +185,8 @@ class Reaper:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._orphans.bury(held)
+        # Helpers that were not found in time, on a busy machine, are claimed there.
         await self.wait(process)
-        # Those that were not found in time, on a busy machine.
-        self.claim(descent.is_runtime_helper, watch=False)()
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
         """Waits for a child by its pid from now on.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from shimpy.api import (
     CreateRequest,
@@ -47,9 +48,9 @@ from shimpy.testing import (
 
 from .support import containers, residue
 from .support.events import record
-from .support.leaks import alive, eventually
+from .support.leaks import alive, children, eventually
 from .support.lives import KILLED, Life, refused, too_late
-from .support.rounds import FULL
+from .support.rounds import FULL, rounds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -510,3 +511,64 @@ async def test_each_command_fails_once_and_then_works(life: Life, fake: FakeRunt
         await call(life, fake, command)
 
     assert await life.states() == {}
+
+
+@pytest.mark.parametrize("command", ["state", "delete"])
+@pytest.mark.parametrize("fault", [Hang(children=1), Fails(log=error_line("no")), Signalled(9)], ids=str)
+async def test_a_clean_up_that_fails_too_does_not_hide_what_was_wrong(
+    command: Command, fault: Fault, life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is then left is the runtime's own record of a container in which nothing runs."""
+    monkeypatch.setattr("shimpy.creation.UNDO_TIMEOUT", 0.5)
+    fake.fault("create", Fails(log=FIRE, after=True), times=1)
+    fake.fault(command, fault)
+
+    async with asyncio.timeout(5):
+        await refused(call(life, fake, "create"), Status.INTERNAL, "the pool is on fire")
+
+    await eventually(lambda: residue.processes(life.id) == [])
+    await eventually(lambda: not in_group(fake.calls[-1].pid))
+    assert await life.states() == {}
+    fake.clear()
+    containers.remove(life.id)
+    await works_again(life, fake, "create")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_command_that_is_killed_at_some_point(
+    command: Command, fake: FakeRuntime, live: Callable[..., Life]
+) -> None:
+    """As the kernel does it when memory runs out: the runtime alone, not what it has started."""
+    after = 0.0
+    known_children = list(children())
+    while True:
+        life = live("sleep", "1000")
+        await prepare(life, fake, command)
+        known = len(fake.calls)
+        attempt = asyncio.ensure_future(call(life, fake, command))
+        while len(fake.calls) == known:
+            await asyncio.sleep(0)
+        await asyncio.wait([attempt], timeout=after)
+        if attempt.done():
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(fake.calls[known].pid, signal.SIGKILL)
+        try:
+            await attempt
+        except GRPCError as error:
+            assert error.status is Status.INTERNAL, error
+            assert "killed by signal 9" in (error.message or ""), error
+        state = await life.state()
+        assert state in (BEFORE[command], AFTER[command])
+        if command == "create" and state is None:
+            assert residue.cgroups(life.id) == []
+            assert containers.left(life.id) == []
+        if state is BEFORE[command]:
+            await call(life, fake, command)
+        if command != "delete":
+            assert await life.delete() == KILLED
+        await eventually(lambda: list(children()) == known_children)
+        # Finer at the beginning, and never many: a busy machine stretches what is between.
+        after = after * (1 + rounds(30, 3) / 100) + 0.002
+    await attempt
+    assert await life.state() is AFTER[command]
