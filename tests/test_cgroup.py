@@ -202,7 +202,7 @@ async def test_waiting_for_what_cannot_die_costs_nothing_and_can_be_given_up() -
                 async with asyncio.timeout(2):
                     await below.kill()
             assert time.process_time() - cpu < 0.5
-            assert before == descriptors()
+            assert descriptors().items() <= before.items()
             assert (below.path / "freezer.self_freezing").read_text().strip() == "0"
             tree.thaw()
             await below.kill()
@@ -215,7 +215,7 @@ async def test_a_kill_leaves_no_descriptors(tree: Tree) -> None:
     for _ in range(rounds(5, 50)):
         with Started(DAEMONS, tree.path):
             await tree.kill()
-    assert before == descriptors()
+    assert descriptors().items() <= before.items()
     assert not children()
 
 

@@ -121,7 +121,7 @@ async def test_what_runs_there_and_is_not_ours_stays(
         monkeypatch.setattr(leftovers, "_proc", tmp_path)
         assert await leftovers.remove() == [place]
         assert started.process.poll() is None
-    assert before == descriptors()
+    assert descriptors().items() <= before.items()
 
 
 async def test_a_create_that_was_killed_leaves_no_cgroups(tmp_path: Path) -> None:

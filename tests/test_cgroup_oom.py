@@ -174,7 +174,7 @@ async def test_nothing_is_told_after_close(limited: Path) -> None:
     assert await hog(limited) == -9
     watch.poll()
     assert told == []
-    assert before == descriptors()
+    assert descriptors().items() <= before.items()
 
 
 async def test_a_container_at_its_limit_costs_the_watch_little(limited: Path) -> None:
@@ -294,11 +294,11 @@ async def test_version_2_wakes_the_watch() -> None:
         watch.close()
         watch.close()
         assert watch.read() == ""
-        assert before == descriptors()
+        assert descriptors().items() <= before.items()
 
 
 async def test_a_file_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     before = descriptors()
     with pytest.raises(FileNotFoundError):
         EventsWatch(tmp_path, print)
-    assert before == descriptors()
+    assert descriptors().items() <= before.items()

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from shimpy import scratch
 
@@ -42,15 +44,21 @@ def pseudo_terminals() -> set[str]:
     return {name for name in os.listdir("/dev/pts") if name.isdecimal()}
 
 
-def snapshot() -> dict[str, object]:
-    """What there must be no more of afterwards than before."""
+def snapshot() -> dict[str, Counter[Any]]:
+    """What there must be no more of afterwards than before, each with how often there is one."""
     return {
-        "descriptors": sorted(descriptors().values()),
-        "children": sorted(children()),
-        "threads": threads(),
-        "temporary files": sorted(os.listdir(scratch.place())),
-        "cgroups": cgroups(),
+        "descriptors": Counter(descriptors().values()),
+        "children": Counter(children()),
+        "threads": Counter(thread=threads()),
+        "temporary files": Counter(os.listdir(scratch.place())),
+        "cgroups": Counter(cgroups()),
     }
+
+
+def new_since(before: dict[str, Counter[Any]]) -> dict[str, list[Any]]:
+    """Returns what there is now and was not there before; what goes meanwhile is somebody else's."""
+    now = snapshot()
+    return {what: [*more.elements()] for what in now if (more := now[what] - before[what])}
 
 
 @contextlib.contextmanager
@@ -64,11 +72,10 @@ def nothing_left(*, within: float = 5, judged: Callable[[], bool] = lambda: True
     before = snapshot()
     yield
     end = time.monotonic() + within
-    while (after := snapshot()) != before and judged() and time.monotonic() < end:
+    while (left := new_since(before)) and judged() and time.monotonic() < end:
         time.sleep(0.01)
     if judged():
-        left = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
-        assert left == {}, f"what the test left behind (before, after): {left}"
+        assert left == {}, f"what the test left behind: {left}"
 
 
 def tasks() -> int:
