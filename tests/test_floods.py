@@ -19,6 +19,7 @@ from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.protocol import Stream
 from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
@@ -443,3 +444,24 @@ class TestRoom:
             await asyncio.sleep(0)
 
         assert (len(server._connections), len(os.listdir("/proc/self/fd")), streams_in_memory()) == before
+
+    async def test_a_huge_window_does_not_make_the_server_hold_everything(
+        self, fake: FakeShim, at: tuple[Server, Path], bystander: RawClient
+    ) -> None:
+        server, path = at
+        before = set(server._connections)
+        async with connect(path) as client:
+            client.http.increment_flow_control_window(2**31 - 1 - 65_535)
+            client.http.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+            client.flush()
+            await client.answer(client.request())
+            (mine,) = server._connections - before
+            cast("asyncio.Transport", client.writer.transport).pause_reading()
+            for _ in range(50):
+                client.request("Events")
+            await fake.until(lambda: len(fake.subscribers) == 50)
+            for _ in range(1_000):
+                fake.publish(api.Event(id="x" * 1_000))
+            assert (await bystander.answer(bystander.request())).status is Status.OK
+
+            assert mine._transport.get_write_buffer_size() < 1024 * 1024  # of 50 MB

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+# Bytes: asyncio's own high-water mark (BaseTransport.set_write_buffer_limits).
+_MOST = 64 * 1024
+
 
 class JoinedWrites:
     """A transport that gathers what is written in one turn of the event loop.
@@ -12,8 +15,8 @@ class JoinedWrites:
     grpclib writes the headers, the message and the trailers of an answer one by one; sent one by one,
     each wakes the client, and on a busy machine each costs the turn that the client then takes.
 
-    What is gathered is bounded by what can be written without waiting: an answer, or the events that a
-    subscription holds. After that the transport's own limits tell writers to wait.
+    What is gathered is bounded: when it is as much as the transport itself holds before it tells writers to
+    wait, it goes out at once, and they are told.
 
     Args:
         transport: where it goes.
@@ -23,6 +26,7 @@ class JoinedWrites:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._gathered: list[bytes] = []
+        self._size = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -32,6 +36,9 @@ class JoinedWrites:
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
+        self._size += len(data)
+        if self._size >= _MOST:
+            self._flush()
 
     def close(self) -> None:
         """Closes the transport after what has been written."""
@@ -40,10 +47,14 @@ class JoinedWrites:
 
     def abort(self) -> None:
         """Closes the transport at once."""
-        self._gathered.clear()
+        self._forget()
         self._transport.abort()
 
     def _flush(self) -> None:
         if self._gathered and not self._transport.is_closing():
             self._transport.write(b"".join(self._gathered))
+        self._forget()
+
+    def _forget(self) -> None:
         self._gathered.clear()
+        self._size = 0
