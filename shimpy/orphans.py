@@ -84,9 +84,11 @@ class Orphans:
         def release() -> None:
             self._watching.discard(key)
             self.sweep()
-            # What has just been killed may need a moment to die.
+            # What has just been killed may need a moment to die, and who waits for its end does not
+            # want to wait for ours.
             if self._loop is not None:
-                self._loop.call_later(PERIOD, self.sweep)
+                for delay in (0.01, 0.1, PERIOD):
+                    self._loop.call_later(delay, self.sweep)
                 self._loop.call_later(2 * PERIOD, drop)
 
         return release
