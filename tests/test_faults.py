@@ -201,13 +201,13 @@ def mounts(life: Life) -> list[str]:
 @contextlib.asynccontextmanager
 async def nothing_left_of_it(life: Life) -> AsyncIterator[None]:
     """Around a call that fails: the machine is as it was before, and so is what State tells."""
-    before = (residue.snapshot(), mounts(life), containers.left())
+    before, mounted = residue.snapshot(), (mounts(life), containers.left())
     told = (await life.states(), list(life.recorder.seen))
     yield
     with contextlib.suppress(AssertionError):
-        await eventually(lambda: residue.snapshot() == before[0], within=3)
-    for now, then in zip((residue.snapshot(), mounts(life), containers.left()), before, strict=True):
-        assert now == then
+        await eventually(lambda: not residue.new_since(before), within=3)
+    assert residue.new_since(before) == {}
+    assert (mounts(life), containers.left()) == mounted
     assert (await life.states(), life.recorder.seen) == told
 
 

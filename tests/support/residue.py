@@ -48,7 +48,7 @@ def snapshot() -> dict[str, Counter[Any]]:
     """What there must be no more of afterwards than before, each with how often there is one."""
     return {
         "descriptors": Counter(descriptors().values()),
-        "children": Counter(children()),
+        "children": Counter(list(children())),
         "threads": Counter(thread=threads()),
         "temporary files": Counter(os.listdir(scratch.place())),
         "cgroups": Counter(cgroups()),
