@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from dataclasses import dataclass
+
+from .errors import ShimError
+from .runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+VERSION_TIMEOUT = 10.0
+"""Seconds for the runtime to say its version."""
 
 _VERSION = re.compile(r"^runc version v?(\d+)\.(\d+)\.(\d+)(?:-rc\.?(\d+))?", re.MULTILINE)
 
@@ -60,3 +70,25 @@ def known_escapes(version_text: str) -> list[str]:
     major, minor, patch, candidate = match.groups()
     version = (int(major), int(minor), int(patch), _FINAL if candidate is None else int(candidate))
     return [advisory.name for advisory in _ADVISORIES if advisory.affects(version)]
+
+
+async def warn_of_known_escapes(runtime: Runtime) -> None:
+    """Warns in the log when a runtime is older than the fixes of its known escapes.
+
+    Args:
+        runtime: is asked for its version.
+    """
+    try:
+        async with asyncio.timeout(VERSION_TIMEOUT):
+            version = await runtime.version()
+    except (ShimError, TimeoutError) as error:
+        logger.warning("cannot tell the version of %s: %s", runtime.name, error)
+        return
+    for name in known_escapes(version):
+        logger.warning(
+            "%s (%s) is older than the fix of %s, by which a container can get out; "
+            "update it, unless your distribution has carried the fix back",
+            runtime.name,
+            version.partition("\n")[0],
+            name,
+        )

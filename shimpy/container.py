@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .cgroup import Cgroup
-from .creation import Creation, has_state, remove_copies
+from .creation import Creation
 from .errors import (
     FailedPreconditionError,
     InternalError,
@@ -24,6 +24,7 @@ from .process import Process
 from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
+from .runtimestate import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
 from .starting import GRACE, Starting, command_line
 from .states import State, require
@@ -316,8 +317,7 @@ class Container:
             # A cgroup that was frozen when init was dead already stays so, and the runtime would not
             # delete what it takes to be paused.
             self._cgroup.thaw()
-            await self._delete_state()
-            remove_copies(self._runtime, self.id)
+            await delete_state(self._runtime, self.id)
         finally:
             self._deleting = False
         self.deleted = True
@@ -325,24 +325,6 @@ class Container:
         self._release()
         logger.info("container %s deleted", self.id)
         return init.final_status
-
-    async def _delete_state(self) -> None:
-        try:
-            await self._runtime.delete(self.id)
-        except NotFoundError:
-            # Somebody has deleted it by the runtime's own command, or the one before this failed after
-            # its work; then there is nothing to do.
-            if not await self._is_removed():
-                raise
-
-    async def _is_removed(self) -> bool:
-        if self._runtime.state_directory(self.id) is not None:
-            return not has_state(self._runtime, self.id)
-        try:
-            await self._runtime.state(self.id)
-        except NotFoundError:
-            return True
-        return False
 
     async def _kill_all(self) -> None:
         for process in self._processes:

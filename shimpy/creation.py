@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from .errors import AlreadyExistsError, NotFoundError, ShimError
 from .process import Process
 from .reaper import Reaper
 from .runtime import Runtime
+from .runtimestate import has_state, remove_copies
 
 logger = logging.getLogger(__name__)
-
-_DETACH_NOFOLLOW = 2 | 8  # umount2(2)
 
 UNDO_TIMEOUT = 5.0
 """Seconds for the runtime to remove what a failed create has left."""
@@ -113,33 +111,3 @@ class Creation:
                 logger.warning("container %s is somebody else's; it is left alone", self._id)
                 return
         await self._runtime.delete(self._id, force=True)
-
-
-def remove_copies(runtime: Runtime, container_id: str) -> None:
-    """Removes a copy of the runtime's program that is left where a container's state was.
-
-    A runc that is killed while it mounts its own program over a file there, read-only so that no
-    container can overwrite it (CVE-2019-5736), leaves the mount, and its delete then leaves the
-    folder, without a word. To be called when no command of the container is under way any more.
-    """
-    directory = runtime.state_directory(container_id)
-    if directory is None or not os.path.isdir(directory):
-        return
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    with contextlib.suppress(OSError):
-        names = os.listdir(directory)
-        # Whatever else is there is not ours to remove: the state of somebody else's container.
-        if all(name.startswith("runc.") for name in names):
-            for name in names:
-                path = os.path.join(directory, name)
-                libc.umount2(os.fsencode(path), _DETACH_NOFOLLOW)
-                os.unlink(path)
-            os.rmdir(directory)
-
-
-def has_state(runtime: Runtime, container_id: str) -> bool:
-    """Returns whether the runtime is known to hold something of a container."""
-    directory = runtime.state_directory(container_id)
-    return directory is not None and os.path.lexists(directory)

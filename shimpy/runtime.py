@@ -79,6 +79,9 @@ class Runtime(Protocol):
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         """Removes what the runtime holds of a container; `force` kills it first."""
 
+    async def version(self) -> str:
+        """Returns what the runtime prints of its version."""
+
     async def state(self, container_id: str) -> dict[str, Any]:
         """Returns what the runtime says of a container: the runtime-spec's `state` object."""
 
@@ -153,7 +156,6 @@ class Runc:
         await self._run("delete", *(["--force"] if force else []), container_id)
 
     async def version(self) -> str:
-        """Returns what the runtime prints of its version."""
         return (await self._ask("--version")).decode(errors="replace")
 
     async def state(self, container_id: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -19,7 +17,6 @@ from .errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    ShimError,
     UnavailableError,
 )
 from .events import Broadcast, Event, EventType, Subscription
@@ -29,11 +26,6 @@ from .spec import ExecSpec, Rlimit, User, check_id
 from .states import State
 from .stdio import StdioHub
 from .transport import guarded
-
-logger = logging.getLogger(__name__)
-
-VERSION_TIMEOUT = 10.0
-"""Seconds for the runtime to say its version."""
 
 # By name: the proto's numbers are the door's own affair.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -91,22 +83,9 @@ class Shim(api.ShimBase):
 
     async def check_runtime(self) -> None:
         """Warns in the log when the default runtime is older than the fixes of its known escapes."""
-        try:
-            async with asyncio.timeout(VERSION_TIMEOUT):
-                version = await Runc(self._default_runtime, self._root, self._reaper).version()
-        except (ShimError, TimeoutError) as error:
-            logger.warning("cannot tell the version of %s: %s", self._default_runtime, error)
-            return
-        from .advisories import known_escapes
+        from .advisories import warn_of_known_escapes
 
-        for name in known_escapes(version):
-            logger.warning(
-                "%s (%s) is older than the fix of %s, by which a container can get out; "
-                "update it, unless your distribution has carried the fix back",
-                self._default_runtime,
-                version.partition("\n")[0],
-                name,
-            )
+        await warn_of_known_escapes(Runc(self._default_runtime, self._root, self._reaper))
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""
