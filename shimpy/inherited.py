@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -14,6 +15,11 @@ _MAX_FILES = 65_536
 
 # What Python itself ignores, and gives back to the children that it starts.
 _IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+
+# The two signals that glibc keeps for its threads (nptl(7)), and the number of rt_sigaction(2), which is the
+# only way past it. make(1) starts its commands with both ignored.
+_OF_THE_C_LIBRARY = (32, 33)
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174}
 
 
 def open_standard_descriptors() -> None:
@@ -38,6 +44,7 @@ def clean_slate() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) is signal.SIG_IGN and number not in _IGNORED_BY_PYTHON:
             signal.signal(number, _nothing if number == signal.SIGHUP else signal.SIG_DFL)
+    _reset_signals_of_the_c_library()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -49,3 +56,16 @@ def clean_slate() -> None:
 
 def _nothing(_number: int, _frame: object) -> None:
     """Does nothing, unlike the default action."""
+
+
+def _reset_signals_of_the_c_library() -> None:
+    """Sets these to their default, where they are ignored: then the library has no handler of its own."""
+    number = _RT_SIGACTION.get(os.uname().machine)
+    if number is None:
+        return
+    with open("/proc/thread-self/status", "rb") as file:
+        ignored = next(int(line.split()[1], 16) for line in file if line.startswith(b"SigIgn"))
+    default = ctypes.create_string_buffer(32)  # the kernel's struct sigaction: SIG_DFL is 0
+    for each in _OF_THE_C_LIBRARY:
+        if ignored >> each - 1 & 1:
+            ctypes.CDLL(None).syscall(number, each, default, None, ctypes.c_size_t(8))

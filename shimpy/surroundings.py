@@ -17,8 +17,10 @@ _PRIVATE_ENVIRONMENT = (
     "WATCHDOG_PID",
 )
 
-# What Python itself ignores, and gives back to the children that it starts; as bits of a signal mask.
+# As bits of a signal mask: what Python itself ignores, and gives back to the children that it starts;
+# and the two that the C library keeps for its threads, which no program may set (signal(7), nptl(7)).
 _IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+_OF_THE_C_LIBRARY = 1 << 32 - 1 | 1 << 33 - 1
 
 # Undoes, for the container, what this process inherited or was told about itself. Signals that
 # are ignored or blocked stay so across execve(2), and only a program can undo that.
@@ -56,7 +58,7 @@ def _signals_are_off() -> bool:
     """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
     with open("/proc/thread-self/status", "rb") as file:
         masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
-    ignored = int(masks[b"SigIgn"], 16) & ~_IGNORED_BY_PYTHON
+    ignored = int(masks[b"SigIgn"], 16) & ~(_IGNORED_BY_PYTHON | _OF_THE_C_LIBRARY)
     return bool(ignored or int(masks[b"SigBlk"], 16))
 
 
