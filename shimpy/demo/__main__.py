@@ -203,7 +203,7 @@ async def _no_container_left(shim: ShimStub, container_id: str) -> AsyncIterator
     try:
         yield
     finally:
-        with contextlib.suppress(GRPCError, StreamTerminatedError, OSError, TimeoutError):
+        with contextlib.suppress(GRPCError, StreamTerminatedError, AttributeError, OSError, TimeoutError):
             async with asyncio.timeout(_CLEANUP_SECONDS):
                 if pid := (await shim.state(StateRequest())).init_pid:
                     await shim.delete(DeleteRequest(pid=pid))

@@ -54,7 +54,8 @@ class Report:
                 yield results.append
         except GRPCError as error:
             raise FailedError(f"{name}: {error.status.name}: {error.message}") from error
-        except (OSError, StreamTerminatedError, subprocess.SubprocessError) as error:
+        # grpclib's connection loses an attribute when it is lost while a request is being written.
+        except (OSError, StreamTerminatedError, AttributeError, subprocess.SubprocessError) as error:
             raise FailedError(f"{name}: {type(error).__name__}: {error}") from error
         self.line(name, "".join(results), f"{(time.perf_counter() - start) * 1000:.1f} ms")
 
@@ -116,7 +117,7 @@ class Events:
         self._task = asyncio.create_task(self._collect(shim))
 
     async def _collect(self, shim: ShimStub) -> None:
-        with contextlib.suppress(GRPCError, StreamTerminatedError, OSError):
+        with contextlib.suppress(GRPCError, StreamTerminatedError, AttributeError, OSError):
             async for event in shim.events(EventsRequest()):
                 self.seen.append(event)
                 self._news.set()
