@@ -104,12 +104,11 @@ async def test_delete_outruns_a_fork_bomb(live: Prepare, own_pid_namespace: bool
     life = await running(
         live,
         own_pid_namespace=own_pid_namespace,
-        change=lambda spec: spec["linux"].setdefault("resources", {}).update(pids={"limit": 60}),
+        change=lambda spec: spec["linux"].setdefault("resources", {}).update(pids={"limit": 5000}),
     )
     bomb = "f() { while :; do sleep 0.01 & (setsid sleep 0.02 &); done; }; f & f & f & exec sleep 603"
     pid = await life.exec("sh", "-c", bomb)
-    # Init, the exec and the three loops; in a namespace whose init reaps nothing, zombies use up the rest.
-    await eventually(lambda: len(residue.processes(life.id)) >= 5)
+    await eventually(lambda: len(residue.processes(life.id)) > 5)
     async with asyncio.timeout(20):
         assert await life.delete(pid) == KILLED
     assert residue.processes(life.id) == [life.pid]
