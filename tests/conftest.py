@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from shimpy import inherited
+
 from .support import bundles, containers, events, leaks, machine, residue
 from .support.fifos import Fifo
 from .support.lives import Life, lives
@@ -34,7 +36,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("shimpy")
 
-# A run in the background, or under nohup(1), would hand these on, ignored, to every process of a test.
+# A run in the background, under nohup(1) or under make(1) would hand these on, ignored, to every process of a
+# test.
+inherited._reset_signals_of_the_c_library()
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
