@@ -126,7 +126,7 @@ async def begin(live: Prepare, *, own_pid_namespace: bool = True) -> Life:
 
 
 async def test_init_dies_under_a_storm_of_execs(live: Prepare, own_pid_namespace: bool) -> None:
-    for _ in range(rounds(4, 150)):
+    for _ in range(rounds(8, 150)):
         life = await begin(live, own_pid_namespace=own_pid_namespace)
         storm = Storm(life)
         async with storm.blowing(6):
