@@ -1,0 +1,42 @@
+"""The Pythons of this machine that shimpy supports, for what depends on how one waits for children."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_NAMES = [f"python3.{minor}" for minor in range(11, 20)]
+_PYENV = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+
+
+@functools.cache
+def interpreters() -> dict[str, str]:
+    """Returns one interpreter of each version, the one that runs the tests among them."""
+    found = {f"{sys.version_info[0]}.{sys.version_info[1]}": sys.executable}
+    for name in _NAMES:
+        version = name.removeprefix("python")
+        known = shutil.which(name)
+        for path in [*([known] if known else []), *glob.glob(f"{_PYENV}/versions/{version}.*/bin/{name}")]:
+            # A pyenv shim of a version that is not chosen is there, and does nothing.
+            works = subprocess.run([path, "-c", ""], check=False, capture_output=True).returncode == 0
+            if works and version not in found:
+                found[version] = path
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Returns an environment in which each finds shimpy, its tests, and what is pure Python of grpclib.
+
+    That is enough for shimpy.reaper and what it imports.
+    """
+    grpclib = importlib.util.find_spec("grpclib")
+    assert grpclib is not None
+    assert grpclib.origin is not None
+    places = [Path(__file__).parents[2], Path(grpclib.origin).parents[1]]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
