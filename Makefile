@@ -9,7 +9,7 @@ ARGS  ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test stress soak fuzz bench bench-compare lint format proto build clean python system ready
+.PHONY: help run test stress soak fuzz bench bench-compare lint format proto build clean python system others ready
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ help: ## this list
 run: ready system ## see a container go through its whole life, step by step
 	@$(BIN)/python -m shimpy.demo
 
-test: ready system ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
+test: ready system others ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-stress: ready system ## the same tests with the big numbers
+stress: ready system others ## the same tests with the big numbers
 	SHIMPY_ROUNDS=full $(BIN)/python -m pytest --timeout=3600 $(ARGS)
 
 soak: ready system ## random containers against a model, for an hour (ARGS="--help")
@@ -76,6 +76,10 @@ system:
 	command -v runc >/dev/null || missing="$$missing runc"; \
 	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
 	[ -z "$$missing" ] || { $(call install,$${missing# }); }
+
+# The tests drive a second runtime too.
+others:
+	@command -v crun >/dev/null || { $(call install,crun); }
 
 install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then echo "installing $(1)"; $(APT) update && $(APT) install --yes --no-install-recommends $(1) >/dev/null; \

@@ -291,6 +291,8 @@ class Container:
         except BaseException as error:
             await process.kill()
             process.release()
+            # What it was about to tell us of is a zombie of ours now.
+            self._reaper.claim(self._cgroup.had, watch=False)()
             # The runtime, killed in there with everything else, only knows that it has failed. The
             # kernel takes init's memory before it kills the rest, and tells us of its death last.
             if isinstance(error, InternalError) and command_line(self.init_pid) == b"":
