@@ -13,12 +13,11 @@ from .cgroup import Cgroup
 from .creation import Creation
 from .errors import (
     FailedPreconditionError,
-    InternalError,
-    InvalidArgumentError,
     NotFoundError,
     ShimError,
 )
 from .events import Event
+from .execution import Execution
 from .operation import Operation, Operations
 from .process import Process
 from .processes import Processes
@@ -26,14 +25,12 @@ from .reaper import Reaper
 from .runtime import Runtime
 from .runtimestate import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
-from .starting import GRACE, Starting, command_line
+from .starting import GRACE, Starting
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, open_stdio
+from .terminal import check_window
 
 logger = logging.getLogger(__name__)
-
-MAX_WINDOW = 65535
-"""The most columns or rows that a terminal's struct winsize holds (ioctl_tty(2))."""
 
 
 class Container:
@@ -114,13 +111,7 @@ class Container:
 
     def processes(self) -> list[tuple[int, State]]:
         """Returns pid and state of its processes, init first, then the execs in order of start."""
-        running = State.RUNNING if self.state is State.CREATED else self.state
-        return [
-            (process.pid, self.state)
-            if process is self._processes.init
-            else (process.pid, running if process.exit_status is None else State.STOPPED)
-            for process in self._processes
-        ]
+        return self._processes.states(self.state)
 
     async def create(self, *, terminal: bool, stdin: str, stdout: str, stderr: str, no_pivot: bool) -> int:
         """Creates it, up to where `start` lets its process run.
@@ -182,11 +173,7 @@ class Container:
             width: in columns.
             height: in rows.
         """
-        for name, value in (("width", width), ("height", height)):
-            if not 0 <= value <= MAX_WINDOW:
-                raise InvalidArgumentError(
-                    f"{name}: {value} is over {MAX_WINDOW}, the most a terminal can have"
-                )
+        check_window(width, height)
         process = self._processes.find(pid)
         if process.exit_status is not None:
             raise FailedPreconditionError(f"pid: process {pid} is stopped")
@@ -275,32 +262,12 @@ class Container:
             logger.info("container %s resumed", self.id)
 
     async def _exec(self, asked: ExecSpec, io: ProcessIO) -> int:
-        group = self._cgroup.child(next(self._exec_names))
-        process = Process(io, group, self._processes.exec_exited)
-        try:
-            with self._reaper.window():
-                pid = await self._runtime.exec(
-                    self.id,
-                    process_of(self._spec, asked),
-                    io.fds,
-                    console_socket=io.console_socket,
-                    extra=() if group is None else group.runtime_args,
-                )
-                process.track(self._reaper, pid)
-            await io.attach()
-        except BaseException as error:
-            await process.kill()
-            process.release()
-            # What it was about to tell us of is a zombie of ours now.
-            self._reaper.claim(self._cgroup.had, watch=False)()
-            # The runtime, killed in there with everything else, only knows that it has failed. The
-            # kernel takes init's memory before it kills the rest, and tells us of its death last.
-            if isinstance(error, InternalError) and command_line(self.init_pid) == b"":
-                raise FailedPreconditionError(f"exec: container {self.id} has stopped: {error}") from error
-            raise
-        logger.info("process %d added to container %s", pid, self.id)
+        execution = Execution(self.id, self.init_pid, self._cgroup, self._runtime, self._reaper)
+        process = Process(io, self._cgroup.child(next(self._exec_names)), self._processes.exec_exited)
+        await execution.run(process, process_of(self._spec, asked))
+        logger.info("process %d added to container %s", process.pid, self.id)
         self._processes.added(process)
-        return pid
+        return process.pid
 
     async def _delete_exec(self, process: Process) -> int:
         await process.kill()
@@ -313,7 +280,7 @@ class Container:
         self._deleting = True
         try:
             await self._operations.call_off(FailedPreconditionError(f"container {self.id} is being deleted"))
-            await self._kill_all()
+            await self._processes.kill()
             await init.told()
             await asyncio.gather(*(process.io.drain() for process in self._processes))
             # A cgroup that was frozen when init was dead already stays so, and the runtime would not
@@ -327,12 +294,6 @@ class Container:
         self._release()
         logger.info("container %s deleted", self.id)
         return init.final_status
-
-    async def _kill_all(self) -> None:
-        for process in self._processes:
-            if process.child is not None:
-                process.child.kill()
-        await self._cgroup.kill()
 
     # What happens to it.
 
@@ -350,7 +311,7 @@ class Container:
                 operation.abort(reason)
         # In a pid namespace of its own the kernel has killed the rest already.
         if self._processes.execs_running or self._cgroup.populated():
-            task = asyncio.get_running_loop().create_task(self._kill_all())
+            task = asyncio.get_running_loop().create_task(self._processes.kill())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

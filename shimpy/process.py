@@ -30,17 +30,18 @@ class Process:
         io: what it reads and writes.
         child: the reaper's hold on it, once the runtime has told its pid.
         deletion: its Delete, while one is under way.
+        group: its own cgroup, until that is removed.
     """
 
     __slots__ = (
         "_announced",
-        "_group",
         "_on_death",
         "_on_exit",
         "_told",
         "_waiters",
         "child",
         "deletion",
+        "group",
         "io",
     )
 
@@ -54,7 +55,7 @@ class Process:
         self.io = io
         self.child: Child | None = None
         self.deletion: Operation[int] | None = None
-        self._group = group
+        self.group = group
         self._on_exit = on_exit
         self._on_death = on_death
         self._announced = False
@@ -119,14 +120,14 @@ class Process:
         """
         if self.child is not None:
             self.child.kill()
-        if self._group is not None:
-            await self._group.kill()
+        if self.group is not None:
+            await self.group.kill()
         await self.exited()
 
     def let_go(self) -> None:
         """Removes its cgroup, unless something that it started still runs there."""
-        if self._group is not None and self._group.remove():
-            self._group = None
+        if self.group is not None and self.group.remove():
+            self.group = None
 
     def release(self) -> None:
         """Closes what it read and wrote and lets go of its cgroup. Twice is harmless."""

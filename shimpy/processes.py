@@ -8,6 +8,7 @@ from .cgroup import Cgroup, OomWatch
 from .errors import InvalidArgumentError, NotFoundError
 from .events import Event, EventType
 from .process import Process
+from .states import State
 
 MAX_EXITED = 4096
 """How many exited execs stay listed until they are deleted; the oldest gives way."""
@@ -33,6 +34,7 @@ class Processes:
         self._after_exec = exec_exited
         self._execs: dict[int, Process] = {}
         self._running = 0
+        self._cgroup = Cgroup()
         self._oom: OomWatch | None = None
         self.init: Process | None = None
 
@@ -41,6 +43,20 @@ class Processes:
         if self.init is not None:
             yield self.init
         yield from self._execs.values()
+
+    def states(self, of_container: State) -> list[tuple[int, State]]:
+        """Returns the pid and state of each.
+
+        Args:
+            of_container: the state of the container, which is that of init.
+        """
+        running = State.RUNNING if of_container is State.CREATED else of_container
+        return [
+            (process.pid, of_container)
+            if process is self.init
+            else (process.pid, running if process.exit_status is None else State.STOPPED)
+            for process in self
+        ]
 
     @property
     def execs_running(self) -> int:
@@ -68,6 +84,7 @@ class Processes:
     def created(self, init: Process, cgroup: Cgroup) -> None:
         """Takes up the created container's init; publishes CREATE, and from now on OOMs."""
         self.init = init
+        self._cgroup = cgroup
         self._tell(EventType.CREATE, init.pid)
         self._oom = cgroup.watch_oom(self._oom_struck)
         init.announce()
@@ -88,6 +105,17 @@ class Processes:
         self._running += 1
         self._tell(EventType.EXEC_ADDED, process.pid)
         process.announce()
+
+    async def kill(self) -> None:
+        """Kills all of them, with everything that they started, and waits until the cgroup is empty.
+
+        Raises:
+            InternalError: the kernel refused.
+        """
+        for process in self:
+            if process.child is not None:
+                process.child.kill()
+        await self._cgroup.kill()
 
     def remove(self, process: Process | None) -> None:
         """Forgets a process, if it is still listed, and releases what it held."""

@@ -12,10 +12,13 @@ from contextlib import ExitStack
 from typing import Final
 
 from .console import ConsoleSocket
-from .errors import FailedPreconditionError, InternalError
+from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .fifo import StdioHub
 from .relay import InputRelay, OutputRelay, Owned
 from .streams import Stream, open_output
+
+MAX_WINDOW: Final = 65535
+"""The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
 
 _DRAIN_TIMEOUT: Final = 2.0
 # ioctl_tty(2); in the termios module since Python 3.13 only.
@@ -117,3 +120,18 @@ class TerminalIO:
         self._exited = True
         self._master = -1
         self._stack.close()
+
+
+def check_window(width: int, height: int) -> None:
+    """Refuses a size that no terminal can have.
+
+    Args:
+        width: in columns.
+        height: in rows.
+
+    Raises:
+        InvalidArgumentError: naming the one that is out of range.
+    """
+    for name, value in (("width", width), ("height", height)):
+        if not 0 <= value <= MAX_WINDOW:
+            raise InvalidArgumentError(f"{name}: {value} is over {MAX_WINDOW}, the most a terminal can have")

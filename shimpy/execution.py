@@ -1,0 +1,67 @@
+"""The start of one more process in a container, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .cgroup import Cgroup
+from .errors import FailedPreconditionError, InternalError
+from .process import Process
+from .reaper import Reaper
+from .runtime import Runtime
+from .starting import command_line
+
+
+class Execution:
+    """One try to start a process in a container.
+
+    Args:
+        container_id: the container.
+        init_pid: its init.
+        cgroup: its cgroup.
+        runtime: whose command starts the process.
+        reaper: who waits for it.
+    """
+
+    def __init__(
+        self, container_id: str, init_pid: int, cgroup: Cgroup, runtime: Runtime, reaper: Reaper
+    ) -> None:
+        self._id = container_id
+        self._init_pid = init_pid
+        self._cgroup = cgroup
+        self._runtime = runtime
+        self._reaper = reaper
+
+    async def run(self, process: Process, spec: Mapping[str, Any]) -> None:
+        """Starts it.
+
+        Args:
+            process: what it is to be.
+            spec: the `process` object of the OCI runtime-spec.
+
+        Raises:
+            ShimError: the runtime refused, or did not do what it said.
+        """
+        group = process.group
+        try:
+            with self._reaper.window():
+                pid = await self._runtime.exec(
+                    self._id,
+                    spec,
+                    process.io.fds,
+                    console_socket=process.io.console_socket,
+                    extra=() if group is None else group.runtime_args,
+                )
+                process.track(self._reaper, pid)
+            await process.io.attach()
+        except BaseException as error:
+            await process.kill()
+            process.release()
+            # What it was about to tell us of is a zombie of ours now.
+            self._reaper.claim(self._cgroup.had, watch=False)()
+            # The runtime, killed in there with everything else, only knows that it has failed. The
+            # kernel takes init's memory before it kills the rest, and tells us of its death last.
+            if isinstance(error, InternalError) and command_line(self._init_pid) == b"":
+                raise FailedPreconditionError(f"exec: container {self._id} has stopped: {error}") from error
+            raise
