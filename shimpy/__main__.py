@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from typing import NoReturn
 
@@ -18,6 +19,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"shimpy: {message}; --help lists what there is\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """Knows how wide the terminal is; argparse would import half of the archive formats to find out."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    try:
+        return max(40, os.get_terminal_size().columns)
+    except (OSError, ValueError, AttributeError):
+        return 100
+
+
 class _Version(argparse.Action):
     """Prints the version; what finds it out takes a tenth of the start, so only when it is asked for."""
 
@@ -28,12 +43,16 @@ class _Version(argparse.Action):
             version = metadata.version("shimpy")
         except metadata.PackageNotFoundError:
             version = "(not installed)"
-        print(f"shimpy {version}")  # noqa: T201
+        print(f"shimpy {version}")  # noqa: T201 - it was asked for
         parser.exit()
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m shimpy", description="Serve containerd.shim.v1.Shim on a Unix socket.")
+    parser = _Parser(
+        prog="python -m shimpy",
+        description="Serve containerd.shim.v1.Shim on a Unix socket.",
+        formatter_class=_Help,
+    )
     parser.add_argument("--socket", metavar="PATH", default="./shim.sock", help="default: %(default)s")
     parser.add_argument(
         "--runtime",

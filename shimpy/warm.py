@@ -49,9 +49,9 @@ def main() -> None:
 
 def _import_everything() -> None:
     with lean.imports():
-        import asyncio  # noqa: F401
+        import asyncio  # noqa: F401 - so that every fork has it
 
-        from . import server, service  # noqa: F401
+        from . import server, service  # noqa: F401 - likewise
 
     # What is frozen the collector never touches, so that its pages stay shared.
     gc.collect()

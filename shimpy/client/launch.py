@@ -115,7 +115,7 @@ async def hosted(
         timeout: likewise.
     """
     # The kernel's address of a socket has room for 107 bytes.
-    parent = None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108
+    parent = None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108 - a private folder is made there
     with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
         path = f"{folder}/shim.sock" if socket is None else os.path.abspath(socket)
         options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
