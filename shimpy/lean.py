@@ -2,9 +2,9 @@
 
 A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
 and memory of the plain imports, about a third goes to what the libraries want for other people's sake:
-TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, what
-older Pythons lack in `typing`, and the message classes of protobuf's own compiler, of which the API
-names one, Empty.
+TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, the
+hosts of URLs, what older Pythons lack in `typing`, and the message classes of protobuf's own compiler,
+of which the API names one, Empty.
 
 Nobody else is affected: this is for the process that is a shim and nothing else, and what it puts in
 the way is taken away again once the imports are done.
@@ -33,6 +33,8 @@ def imports() -> Iterator[None]:
         "importlib.metadata": _module("importlib.metadata", version=_no_version),
         "dateutil": _module("dateutil"),
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
+        # For hosts in brackets, of which urllib.parse, that quotes status messages here, sees none.
+        "ipaddress": _module("ipaddress"),
         # What is imported while this is open asks it for nothing that this Python does not have.
         "typing_extensions": typing,
         **_protobuf(),

@@ -43,8 +43,9 @@ def client() -> Path:
                 capture_output=True,
                 timeout=120,
             )
-        for name in ("client.js", "reflection.proto"):
-            shutil.copy(_SOURCE / name, folder)
+        # What it has to know beforehand; everything else it learns by reflection.
+        for source in (_SOURCE / "client.js", INCLUDE / "grpc/reflection/v1/reflection.proto"):
+            shutil.copy(source, folder)
     return folder / "client.js"
 
 

@@ -23,7 +23,16 @@ LEAN = "import sys; from shimpy import lean\nwith lean.imports():\n    from shim
 
 
 def test_what_a_shim_never_uses_is_not_loaded() -> None:
-    unused = {"ssl", "_ssl", "dateutil", "importlib.metadata", "google.protobuf", "betterproto.lib.std"}
+    unused = {
+        "betterproto.lib.std",
+        "ssl",
+        "_ssl",
+        "dateutil",
+        "importlib.metadata",
+        "google.protobuf",
+        "ipaddress",
+        "shutil",
+    }
     assert run(LEAN + f"print(sorted({unused} & sys.modules.keys()))") == "[]"
 
 
