@@ -112,7 +112,7 @@ def test_a_mount_that_shows_a_part(machine: Machine) -> None:
     machine.cgroup(point / "box", 77)
     machine.place(77, "3:cpu,freezer:/pod/box\n")
     assert machine.of(77).killable
-    assert directories("freezer", "/pod", machine.proc) == [point]
+    assert directories("freezer", "/pod", machine.proc) == [str(point)]
     assert directories("freezer", "/podium/box", machine.proc) == []
     assert directories("freezer", "/", machine.proc) == []
 
@@ -193,8 +193,8 @@ def test_this_machines_own_mounts_are_found(controller: str) -> None:
     point = root(controller)
     directory = own_directory(controller)
     assert directory is not None
-    assert str(os.getpid()) in (directory / "cgroup.procs").read_text().split()
-    assert point in [mount.point for mount in mounts() if controller in mount.controllers]
+    assert str(os.getpid()) in Path(directory, "cgroup.procs").read_text().split()
+    assert str(point) in [mount.point for mount in mounts() if controller in mount.controllers]
 
 
 # -- real containers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
-from pathlib import Path
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, below, find, listed, own_directory, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, below, find, listed, own_directory, unified_path
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
 from shimpy.cgroup.tree import FreezerTree, Tree, UnifiedTree
 
@@ -32,7 +32,7 @@ class Cgroup:
         self,
         tree: Tree | None = None,
         *,
-        memory: Path | None = None,
+        memory: StrPath | None = None,
         unified: bool = False,
         home: str | None = None,
     ) -> None:
@@ -42,7 +42,7 @@ class Cgroup:
         self._home = home
 
     @classmethod
-    def of(cls, pid: int, *, proc: Path = PROC) -> Cgroup:
+    def of(cls, pid: int, *, proc: StrPath = PROC) -> Cgroup:
         """Returns the cgroups of a container, as far as they are fit to be used.
 
         The freezer of version 1 goes before version 2 where a machine has both (the hybrid set-up
@@ -62,7 +62,7 @@ class Cgroup:
             tree = UnifiedTree(version_2)
         if memory := _own(pid, "memory", proc):
             return cls(tree, memory=memory, home=home)
-        if version_2 and (version_2 / "memory.events").exists():
+        if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
             return cls(tree, memory=version_2, unified=True, home=home)
         return cls(tree, home=home)
 
@@ -127,7 +127,7 @@ class Cgroup:
         return OomWatch(callback)
 
 
-def _own(pid: int, controller: str, proc: Path) -> Path | None:
+def _own(pid: int, controller: str, proc: StrPath) -> str | None:
     path = find(pid, controller, proc)
     if path is None:
         return None
@@ -140,10 +140,11 @@ def _own(pid: int, controller: str, proc: Path) -> Path | None:
     return path
 
 
-def _start_time(pid: int, proc: Path) -> int:
+def _start_time(pid: int, proc: StrPath) -> int:
     """Returns when a process was started, in clock ticks since boot (proc_pid_stat(5))."""
     try:
-        stat = (proc / str(pid) / "stat").read_text(errors="surrogateescape")
+        with open(os.path.join(proc, str(pid), "stat"), errors="surrogateescape") as file:
+            stat = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return 2**64  # gone, and so older than nobody
     return int(stat.rpartition(")")[2].split()[19])

@@ -9,10 +9,9 @@ import posixpath
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, directories, memberships, mounts, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, directories, memberships, mounts, unified_path
 from shimpy.cgroup.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ _log = logging.getLogger(__name__)
 _DEATH = 2.0  # seconds that what was killed gets to leave its cgroups
 
 
-def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: Path = PROC) -> list[Path]:
+def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: StrPath = PROC) -> list[str]:
     """Returns the cgroups that a runtime with the cgroupfs driver may make for a container.
 
     An absolute linux.cgroupsPath counts from the root of each hierarchy, a relative one, or the
@@ -35,7 +34,7 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: Path = P
     asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
     inner = posixpath.normpath("/" + asked)
     mounted = mounts(proc)
-    found: dict[Path, None] = {}  # in order, each once
+    found: dict[str, None] = {}  # in order, each once
     for controller, own in memberships(proc=proc).items():
         bases = ["/"]
         if not asked.startswith("/"):
@@ -55,13 +54,13 @@ class Leftovers:
     in every third case where it has not yet written the state that `runc delete` would go by.
     """
 
-    def __init__(self, leaves: list[Path], above: list[Path], proc: Path) -> None:
+    def __init__(self, leaves: list[str], above: list[str], proc: StrPath) -> None:
         self._leaves = leaves
         self._above = above
         self._proc = proc
 
     @classmethod
-    def before(cls, spec: Mapping[str, Any], container_id: str, *, proc: Path = PROC) -> Leftovers:
+    def before(cls, spec: Mapping[str, Any], container_id: str, *, proc: StrPath = PROC) -> Leftovers:
         """Notes what is not there yet, right before the runtime is started.
 
         Args:
@@ -69,10 +68,14 @@ class Leftovers:
             container_id: as the runtime gets it.
             proc: where procfs is.
         """
-        leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not p.exists()]
-        parents = {parent for leaf in leaves for parent in leaf.parents}
-        above = [parent for parent in parents if not parent.exists()]
-        return cls(leaves, sorted(above, key=lambda path: -len(path.parts)), proc)
+        leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not os.path.exists(p)]
+        above: set[str] = set()
+        for leaf in leaves:
+            parent = posixpath.dirname(leaf)
+            while not os.path.exists(parent):
+                above.add(parent)
+                parent = posixpath.dirname(parent)
+        return cls(leaves, sorted(above, key=lambda path: -path.count("/")), proc)
 
     def had(self, pid: int) -> bool:
         """Returns whether a zombie is certain to have died in one of them; see Cgroup.had."""
@@ -81,7 +84,7 @@ class Leftovers:
             return False
         return any(place in self._leaves for place in directories(UNIFIED, path, self._proc))
 
-    async def remove(self) -> list[Path]:
+    async def remove(self) -> list[str]:
         """Removes what the failed `create` has made, after the runtime's own clean-up.
 
         What still runs there is killed if it descends from this process (to which the children of
@@ -99,7 +102,7 @@ class Leftovers:
         left = [leaf for leaf in self._leaves if not Tree(leaf).remove()]
         for path in self._above:
             with suppress(OSError):
-                path.rmdir()
+                os.rmdir(path)
         for path in left:
             _log.warning("cgroup %s of a failed create is in use and stays", path)
         return left
@@ -107,7 +110,8 @@ class Leftovers:
     def _descends(self, pid: int) -> bool:
         while pid > 1:
             try:
-                status = (self._proc / str(pid) / "status").read_text(errors="surrogateescape")
+                with open(os.path.join(self._proc, str(pid), "status"), errors="surrogateescape") as file:
+                    status = file.read()
             except (FileNotFoundError, ProcessLookupError):
                 return True  # it has ended
             parent = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)

@@ -7,9 +7,11 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
+# Not pathlib: it interns every name that it sees, and each exec has a new one.
+StrPath = str | os.PathLike[str]
+
+PROC = "/proc"
 
 # The name under which the unified (version 2) hierarchy stands among the controllers, as in
 # /proc/PID/cgroup, where its line is "0::/path".
@@ -27,10 +29,10 @@ class Mount:
     """
 
     root: str
-    point: Path
+    point: str
     controllers: frozenset[str]
 
-    def directory(self, path: str) -> Path | None:
+    def directory(self, path: str) -> str | None:
         """Returns where the mount shows a cgroup, or None if it does not.
 
         Args:
@@ -39,17 +41,20 @@ class Mount:
         root = self.root.rstrip("/")
         if ".." in path.split("/") or not (path == root or path.startswith(root + "/")):
             return None  # outside our cgroup namespace, or outside what is mounted
-        return self.point / path.removeprefix(root).lstrip("/")
+        inner = path.removeprefix(root).strip("/")
+        return os.path.join(self.point, inner) if inner else self.point
 
 
-def mounts(proc: Path = PROC) -> list[Mount]:
+def mounts(proc: StrPath = PROC) -> list[Mount]:
     """Returns the cgroup mounts that this process sees, in the order they were made.
 
     Args:
         proc: where procfs is; its self/mountinfo is read (proc_pid_mountinfo(5)).
     """
     found = []
-    for line in (proc / "self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    with open(os.path.join(proc, "self/mountinfo"), errors="surrogateescape") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         if " - cgroup" not in line:
             continue  # of the few hundred mounts that there may be, a dozen are taken apart
         left, _, right = line.partition(" - ")
@@ -57,11 +62,11 @@ def mounts(proc: Path = PROC) -> list[Mount]:
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
         controllers = {UNIFIED} if kind[0] == "cgroup2" else set(kind[2].split(","))
-        found.append(Mount(_unescape(fields[3]), Path(_unescape(fields[4])), frozenset(controllers)))
+        found.append(Mount(_unescape(fields[3]), _unescape(fields[4]), frozenset(controllers)))
     return found
 
 
-def memberships(pid: int | None = None, proc: Path = PROC) -> dict[str, str]:
+def memberships(pid: int | None = None, proc: StrPath = PROC) -> dict[str, str]:
     """Returns the cgroup that a process is in, for each controller; empty if it is gone.
 
     A zombie has left its version 1 cgroups and is shown in the root of each.
@@ -71,7 +76,9 @@ def memberships(pid: int | None = None, proc: Path = PROC) -> dict[str, str]:
         proc: where procfs is.
     """
     try:
-        text = (proc / ("self" if pid is None else str(pid)) / "cgroup").read_text(errors="surrogateescape")
+        path = os.path.join(proc, "self" if pid is None else str(pid), "cgroup")
+        with open(path, errors="surrogateescape") as file:
+            text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return {}
     paths = {}
@@ -83,7 +90,7 @@ def memberships(pid: int | None = None, proc: Path = PROC) -> dict[str, str]:
     return paths
 
 
-def unified_path(pid: int, proc: Path = PROC) -> str | None:
+def unified_path(pid: int, proc: StrPath = PROC) -> str | None:
     """Returns the version 2 cgroup of a process, or the one that a zombie died in; None if not known.
 
     Args:
@@ -95,7 +102,7 @@ def unified_path(pid: int, proc: Path = PROC) -> str | None:
     return None if path is None else path.removesuffix(" (deleted)")
 
 
-def directories(controller: str, path: str, proc: Path = PROC) -> list[Path]:
+def directories(controller: str, path: str, proc: StrPath = PROC) -> list[str]:
     """Returns every place where a cgroup of that path can be seen, whether it is there or not.
 
     Args:
@@ -107,16 +114,16 @@ def directories(controller: str, path: str, proc: Path = PROC) -> list[Path]:
     return [directory for directory in seen if directory is not None]
 
 
-def own_directory(controller: str, proc: Path = PROC) -> Path | None:
+def own_directory(controller: str, proc: StrPath = PROC) -> str | None:
     """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
     path = memberships(proc=proc).get(controller)
     for directory in directories(controller, path, proc) if path is not None else ():
-        if directory.is_dir():
+        if os.path.isdir(directory):
             return directory
     return None
 
 
-def find(pid: int, controller: str, proc: Path = PROC) -> Path | None:
+def find(pid: int, controller: str, proc: StrPath = PROC) -> str | None:
     """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
 
     Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what is
@@ -138,33 +145,34 @@ def find(pid: int, controller: str, proc: Path = PROC) -> Path | None:
     return None
 
 
-def listed(directory: Path) -> list[int]:
+def listed(directory: StrPath) -> list[int]:
     """Returns the processes that are in a cgroup itself; none if it is gone or cannot tell.
 
     A process of a pid namespace that we do not see has no number here and is left out; zombies
     are not listed by the kernel.
     """
-    return [pid for pid in map(int, read(directory / "cgroup.procs").split()) if pid > 0]
+    return [pid for pid in map(int, read(os.path.join(directory, "cgroup.procs")).split()) if pid > 0]
 
 
-def below(directory: Path) -> list[Path]:
+def below(directory: StrPath) -> list[str]:
     """Returns a cgroup and all cgroups below it, each before what is below it."""
-    found = [directory]
+    found = [os.fspath(directory)]
     for parent in found:  # grows while it is walked
         with suppress(OSError), os.scandir(parent) as entries:
-            found += [parent / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return found
 
 
-def read(file: Path) -> str:
+def read(file: StrPath) -> str:
     """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there."""
     try:
-        return file.read_text()
+        with open(file) as opened:
+            return opened.read()
     except OSError:  # ENOENT; ENODEV when removed while open; EOPNOTSUPP of a threaded cgroup
         return ""
 
 
-def write(file: Path, text: str) -> bool:
+def write(file: StrPath, text: str) -> bool:
     """Writes to a file of a cgroup; says whether the file was there to be written.
 
     Raises:

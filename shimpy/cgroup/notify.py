@@ -6,7 +6,8 @@ import asyncio
 import os
 import select
 from collections.abc import Callable
-from pathlib import Path
+
+from shimpy.cgroup.mounts import StrPath
 
 
 class FileWatch:
@@ -27,7 +28,7 @@ class FileWatch:
         FileNotFoundError: the file is not there.
     """
 
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, path: StrPath, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()

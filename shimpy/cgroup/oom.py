@@ -6,9 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
-from shimpy.cgroup.mounts import below, read, write
+from shimpy.cgroup.mounts import StrPath, below, read, write
 from shimpy.cgroup.notify import FileWatch, flat
 
 # Seconds from one reading of the counter to the next after version 1 has told of an OOM, 8 s in
@@ -62,9 +61,9 @@ class EventsWatch(OomWatch):
         OSError: there is no such file, or it cannot be read.
     """
 
-    def __init__(self, directory: Path, callback: Callable[[int], None]) -> None:
+    def __init__(self, directory: StrPath, callback: Callable[[int], None]) -> None:
         super().__init__(callback)
-        self._file = FileWatch(directory / "memory.events", self.poll)
+        self._file = FileWatch(os.path.join(directory, "memory.events"), self.poll)
         self._seen = self._count()
 
     def close(self) -> None:
@@ -102,13 +101,13 @@ class OomControlWatch(OomWatch):
         OSError: there is no such cgroup, or it refuses to be watched.
     """
 
-    def __init__(self, directory: Path, callback: Callable[[int], None]) -> None:
+    def __init__(self, directory: StrPath, callback: Callable[[int], None]) -> None:
         super().__init__(callback)
-        self._directory = directory
+        self._directory = os.fspath(directory)
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.TimerHandle | None = None
         # Held open, so that a process that is out of descriptors still reports its OOM kills.
-        self._control = os.open(directory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        self._control = os.open(os.path.join(directory, "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self._register()
@@ -116,7 +115,7 @@ class OomControlWatch(OomWatch):
             os.close(self._control)
             os.close(self._eventfd)
             raise
-        self._seen: dict[Path, int] = {}
+        self._seen: dict[str, int] = {}
         self._new()
         self._loop.add_reader(self._eventfd, self._fired)
 
@@ -133,7 +132,7 @@ class OomControlWatch(OomWatch):
 
     def _register(self) -> None:
         request = f"{self._eventfd} {self._control}"
-        if not write(self._directory / "cgroup.event_control", request):
+        if not write(os.path.join(self._directory, "cgroup.event_control"), request):
             raise FileNotFoundError(f"{self._directory} has no cgroup.event_control")
 
     def _fired(self) -> None:
@@ -147,7 +146,7 @@ class OomControlWatch(OomWatch):
     def _read_again(self, step: int) -> None:
         self._reading = None
         self.poll()
-        if self._closed or not self._directory.exists():
+        if self._closed or not os.path.exists(self._directory):
             return
         if step == 1:
             self._loop.add_reader(self._eventfd, self._fired)
@@ -167,9 +166,9 @@ class OomControlWatch(OomWatch):
             self._seen[directory] = count
         return new
 
-    def _count(self, directory: Path) -> int | None:
+    def _count(self, directory: str) -> int | None:
         if directory != self._directory:
-            text = read(directory / "memory.oom_control")
+            text = read(os.path.join(directory, "memory.oom_control"))
         else:
             try:
                 text = os.pread(self._control, 4096, 0).decode()

@@ -8,10 +8,9 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import ClassVar, Self
 
-from shimpy.cgroup.mounts import below, listed, read, write
+from shimpy.cgroup.mounts import StrPath, below, listed, read, write
 from shimpy.cgroup.notify import FileWatch, flat
 from shimpy.errors import InternalError
 
@@ -46,8 +45,10 @@ class Tree:
     # What `runc exec --cgroup` wants before the name; None where there are no cgroups for execs.
     _prefix: ClassVar[str | None] = None
 
-    def __init__(self, path: Path, *, refuge: Path | None = None, runtime_args: Iterable[str] = ()) -> None:
-        self.path = path
+    def __init__(
+        self, path: StrPath, *, refuge: StrPath | None = None, runtime_args: Iterable[str] = ()
+    ) -> None:
+        self.path = os.fspath(path)
         self.runtime_args = list(runtime_args)
         self._refuge = refuge
 
@@ -76,7 +77,7 @@ class Tree:
         try:
             for directory in reversed(below(self.path)):
                 with suppress(FileNotFoundError):
-                    directory.rmdir()
+                    os.rmdir(directory)
         except OSError:
             return False
         return True
@@ -93,11 +94,11 @@ class Tree:
         if self._prefix is None:
             return None
         arguments = ["--cgroup", self._prefix + name]
-        tree = type(self)(self.path / name, refuge=self._refuge, runtime_args=arguments)
+        tree = type(self)(self._file(name), refuge=self._refuge, runtime_args=arguments)
         if not tree.remove():  # of a shim that was killed
             return None
         try:
-            tree.path.mkdir()
+            os.mkdir(tree.path)
         except OSError as error:
             _log.debug("no cgroup of its own for %s: %s", name, error)
             return None
@@ -207,6 +208,9 @@ class Tree:
             for pidfd in alive:
                 loop.remove_reader(pidfd)
 
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
     def _freeze(self) -> None:
         """Begins to stop all processes of the tree."""
 
@@ -231,14 +235,14 @@ class FreezerTree(Tree):
 
     def frozen(self) -> bool:
         """Returns whether the tree is frozen, or about to be."""
-        return read(self.path / "freezer.state").strip() in ("FREEZING", "FROZEN")
+        return read(self._file("freezer.state")).strip() in ("FREEZING", "FROZEN")
 
     def _freeze(self) -> None:
-        write(self.path / "freezer.state", "FROZEN")
+        write(self._file("freezer.state"), "FROZEN")
 
     def _thaw(self) -> None:
         for directory in below(self.path):
-            write(directory / "freezer.state", "THAWED")
+            write(os.path.join(directory, "freezer.state"), "THAWED")
 
     async def _release(self, struck: set[int]) -> None:
         # A frozen task of version 1 does not see SIGKILL. It cannot be thawed alone while a cgroup
@@ -246,11 +250,11 @@ class FreezerTree(Tree):
         # before it gets back to its own code. Frozen, it cannot exit and leave its pid to another.
         while self._refuge and (frozen := struck.intersection(self._frozen_from_above())):
             with suppress(ProcessLookupError):
-                write(self._refuge / "cgroup.procs", str(frozen.pop()))
+                write(os.path.join(self._refuge, "cgroup.procs"), str(frozen.pop()))
             await asyncio.sleep(0)
 
     def _frozen_from_above(self) -> list[int]:
-        if read(self.path / "freezer.parent_freezing").strip() != "1":
+        if read(self._file("freezer.parent_freezing")).strip() != "1":
             return []
         return self.pids()
 
@@ -262,25 +266,25 @@ class UnifiedTree(Tree):
 
     def populated(self) -> bool:
         """Returns whether there is any process in the tree that is not a zombie."""
-        return flat(read(self.path / "cgroup.events")).get("populated", 0) == 1
+        return flat(read(self._file("cgroup.events"))).get("populated", 0) == 1
 
     def frozen(self) -> bool:
         """Returns whether the tree is frozen, or about to be."""
-        return read(self.path / "cgroup.freeze").strip() == "1"
+        return read(self._file("cgroup.freeze")).strip() == "1"
 
     def _fit(self) -> bool:
-        return read(self.path / "cgroup.type").strip() == "domain"
+        return read(self._file("cgroup.type")).strip() == "domain"
 
     def _freeze(self) -> None:
-        write(self.path / "cgroup.freeze", "1")
+        write(self._file("cgroup.freeze"), "1")
 
     def _thaw(self) -> None:
-        write(self.path / "cgroup.freeze", "0")
+        write(self._file("cgroup.freeze"), "0")
 
     async def _strike(self, dying: list[int]) -> None:
         # Reaches what is frozen, and what is being forked. Linux 5.14; a threaded cgroup refuses.
         with suppress(OSError):
-            if write(self.path / "cgroup.kill", "1"):
+            if write(self._file("cgroup.kill"), "1"):
                 return
         await super()._strike(dying)
 
@@ -292,7 +296,7 @@ class UnifiedTree(Tree):
                 empty.set()
 
         try:
-            watch = FileWatch(self.path / "cgroup.events", changed)
+            watch = FileWatch(self._file("cgroup.events"), changed)
         except FileNotFoundError:
             return
         try:

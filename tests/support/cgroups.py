@@ -14,14 +14,14 @@ from typing import Self
 
 import pytest
 
-from shimpy.cgroup.mounts import UNIFIED, below, directories, listed
+from shimpy.cgroup.mounts import UNIFIED, StrPath, below, directories, listed
 
 _numbers = itertools.count(1)
 
 
 def root(controller: str) -> Path:
     """Returns the root of a hierarchy; skips the test where the machine has none."""
-    for directory in directories(controller, "/"):
+    for directory in map(Path, directories(controller, "/")):
         if (directory / "cgroup.procs").exists():
             return directory
     name = "cgroup2" if controller == UNIFIED else f"version 1 {controller}"
@@ -42,7 +42,7 @@ def scratch(controller: str) -> Iterator[Path]:
 def clear(directory: Path) -> None:
     """Thaws, kills and removes a cgroup and what is below."""
     while directory.exists():
-        for cgroup in reversed(below(directory)):
+        for cgroup in map(Path, reversed(below(directory))):
             with contextlib.suppress(OSError):
                 for pid in listed(cgroup):
                     os.kill(pid, signal.SIGKILL)
@@ -60,9 +60,9 @@ class Started:
         cgroups: where it goes first.
     """
 
-    def __init__(self, program: str, *cgroups: Path) -> None:
+    def __init__(self, program: str, *cgroups: StrPath) -> None:
         enter = "import os, sys, time, signal\n" + "".join(
-            f"open({str(cgroup / 'cgroup.procs')!r}, 'w').write('0')\n" for cgroup in cgroups
+            f"open({os.path.join(cgroup, 'cgroup.procs')!r}, 'w').write('0')\n" for cgroup in cgroups
         )
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", enter + program],
