@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from grpclib.const import Handler
+from grpclib.exceptions import GRPCError
 
 from shimpy import api
 from shimpy.transport import Server, guarded
@@ -113,3 +115,19 @@ async def serving(*services: Any, **options: Any) -> AsyncIterator[tuple[Server,
         finally:
             await server.drain(0)
             listener.close()
+
+
+async def failure(call: Awaitable[object]) -> GRPCError:
+    """Returns the error that a call ends with; fails if it ends well."""
+    with pytest.raises(GRPCError) as error:
+        await call
+    return error.value
+
+
+def raises(fake: FakeShim, error: BaseException) -> None:
+    """Has the next Create fail."""
+
+    async def do(_: api.CreateRequest) -> None:
+        raise error
+
+    fake.create_does = do

@@ -16,6 +16,9 @@ import h2.events
 import h2.exceptions
 from grpclib.const import Status
 from h2.settings import SettingCodes
+from hyperframe.frame import Frame
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 SERVICE = "/containerd.shim.v1.Shim/"
 
@@ -209,3 +212,27 @@ async def connect(path: str | Path, *, begin: bool = True) -> AsyncIterator[RawC
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def flood(client: RawClient, data: bytes, times: int) -> None:
+    """Sends the same bytes over and over, until the server closes."""
+    reading = asyncio.create_task(client.until_closed())
+    with contextlib.suppress(ConnectionError):
+        for _ in range(times):
+            if client.closed:
+                break
+            client.writer.write(data)
+            await client.writer.drain()
+            await asyncio.sleep(0)
+    client.finish()
+    await reading
+
+
+def frame(kind: type[Frame], stream: int = 0, flags: tuple[str, ...] = (), **fields: object) -> bytes:
+    """Returns a frame of HTTP/2, as right or wrong as its fields are."""
+    made = kind(stream)
+    for flag in flags:
+        made.flags.add(flag)
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made.serialize()

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 import shimpy
-
-from .support import leaks
-from .support.rounds import rounds
-from .support.sandboxes import inside
-from .support.servers import Server
+from tests.support import leaks
+from tests.support.rounds import rounds
+from tests.support.sandboxes import inside
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 import shimpy
-
-from .support import leaks
-from .support.rounds import rounds
-from .support.sandboxes import inside, sandbox
+from tests.support import leaks
+from tests.support.rounds import rounds
+from tests.support.sandboxes import inside, sandbox
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 import shimpy
-
-from .support import containers, leaks
-from .support.rounds import rounds
+from tests.support import containers, leaks
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,1 @@
+"""The cgroups by themselves, real ones where the machine has them."""

@@ -1,0 +1,1 @@
+"""The client, the launchers and what is built on them."""
