@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, below, find, listed, own_directory, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, below, listed, unified_path
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
 from shimpy.cgroup.tree import FreezerTree, Tree, UnifiedTree
 
@@ -54,13 +54,14 @@ class Cgroup:
             proc: where procfs is.
         """
         tree: Tree | None = None
-        version_2 = _own(pid, UNIFIED, proc)
+        view = View(proc)
+        version_2 = _own(view, pid, UNIFIED, proc)
         home = unified_path(pid, proc) if version_2 else None
-        if path := _own(pid, "freezer", proc):
-            tree = FreezerTree(path, refuge=own_directory("freezer", proc))
+        if path := _own(view, pid, "freezer", proc):
+            tree = FreezerTree(path, refuge=view.own_directory("freezer"))
         elif version_2:
             tree = UnifiedTree(version_2)
-        if memory := _own(pid, "memory", proc):
+        if memory := _own(view, pid, "memory", proc):
             return cls(tree, memory=memory, home=home)
         if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
             return cls(tree, memory=version_2, unified=True, home=home)
@@ -127,8 +128,8 @@ class Cgroup:
         return OomWatch(callback)
 
 
-def _own(pid: int, controller: str, proc: StrPath) -> str | None:
-    path = find(pid, controller, proc)
+def _own(view: View, pid: int, controller: str, proc: StrPath) -> str | None:
+    path = view.find(pid, controller)
     if path is None:
         return None
     others = {other for directory in below(path) for other in listed(directory)} - {pid}

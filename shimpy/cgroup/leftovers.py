@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, directories, memberships, mounts, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, unified_path
 from shimpy.cgroup.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -33,17 +33,16 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: StrPath 
     """
     asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
     inner = posixpath.normpath("/" + asked)
-    mounted = mounts(proc)
+    view = View(proc)
     found: dict[str, None] = {}  # in order, each once
-    for controller, own in memberships(proc=proc).items():
+    for controller, own in view.own.items():
         bases = ["/"]
         if not asked.startswith("/"):
             bases.append(own)
             if controller == UNIFIED:
                 bases.append(posixpath.dirname(own))
         for path in dict.fromkeys(posixpath.normpath(base + inner) for base in bases):
-            shown = (mount.directory(path) for mount in mounted if controller in mount.controllers)
-            found.update((directory, None) for directory in shown if directory is not None)
+            found.update(dict.fromkeys(view.directories(controller, path)))
     return list(found)
 
 
@@ -82,7 +81,7 @@ class Leftovers:
         path = unified_path(pid, self._proc)
         if path is None:
             return False
-        return any(place in self._leaves for place in directories(UNIFIED, path, self._proc))
+        return any(place in self._leaves for place in View(self._proc).directories(UNIFIED, path))
 
     async def remove(self) -> list[str]:
         """Removes what the failed `create` has made, after the runtime's own clean-up.

@@ -102,47 +102,61 @@ def unified_path(pid: int, proc: StrPath = PROC) -> str | None:
     return None if path is None else path.removesuffix(" (deleted)")
 
 
-def directories(controller: str, path: str, proc: StrPath = PROC) -> list[str]:
-    """Returns every place where a cgroup of that path can be seen, whether it is there or not.
+class View:
+    """The cgroups as this process sees them at one moment.
+
+    Reading the table of mounts is most of the work of finding one, and there are several to find.
 
     Args:
-        controller: of version 1, or UNIFIED.
-        path: of the cgroup in its hierarchy.
         proc: where procfs is.
+
+    Attributes:
+        mounts: the cgroup mounts, in the order they were made.
+        own: the cgroup that this process is in, for each controller.
     """
-    seen = [m.directory(path) for m in mounts(proc) if controller in m.controllers]
-    return [directory for directory in seen if directory is not None]
 
+    def __init__(self, proc: StrPath = PROC) -> None:
+        self.mounts = mounts(proc)
+        self.own = memberships(proc=proc)
+        self._proc = proc
 
-def own_directory(controller: str, proc: StrPath = PROC) -> str | None:
-    """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
-    path = memberships(proc=proc).get(controller)
-    for directory in directories(controller, path, proc) if path is not None else ():
-        if os.path.isdir(directory):
-            return directory
-    return None
+    def directories(self, controller: str, path: str) -> list[str]:
+        """Returns every place where a cgroup of that path can be seen, whether it is there or not.
 
+        Args:
+            controller: of version 1, or UNIFIED.
+            path: of the cgroup in its hierarchy.
+        """
+        seen = [mount.directory(path) for mount in self.mounts if controller in mount.controllers]
+        return [directory for directory in seen if directory is not None]
 
-def find(pid: int, controller: str, proc: StrPath = PROC) -> str | None:
-    """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
-
-    Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what is
-    done to it would be done to us. Nor is one that no mount shows, or that a mount seems to show
-    but where the process is not listed (hidden by another mount, another namespace's view).
-
-    Args:
-        pid: a live process.
-        controller: of version 1, or UNIFIED.
-        proc: where procfs is.
-    """
-    path = memberships(pid, proc).get(controller, "/")
-    mine = memberships(proc=proc).get(controller, "/")
-    if path in ("/", mine) or mine.startswith(path + "/"):
+    def own_directory(self, controller: str) -> str | None:
+        """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
+        path = self.own.get(controller)
+        for directory in self.directories(controller, path) if path is not None else ():
+            if os.path.isdir(directory):
+                return directory
         return None
-    for directory in directories(controller, path, proc):
-        if pid in listed(directory):
-            return directory
-    return None
+
+    def find(self, pid: int, controller: str) -> str | None:
+        """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
+
+        Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what
+        is done to it would be done to us. Nor is one that no mount shows, or that a mount seems to
+        show but where the process is not listed (hidden by another mount, another namespace's view).
+
+        Args:
+            pid: a live process.
+            controller: of version 1, or UNIFIED.
+        """
+        path = memberships(pid, self._proc).get(controller, "/")
+        mine = self.own.get(controller, "/")
+        if path in ("/", mine) or mine.startswith(path + "/"):
+            return None
+        for directory in self.directories(controller, path):
+            if pid in listed(directory):
+                return directory
+        return None
 
 
 def listed(directory: StrPath) -> list[int]:
@@ -194,4 +208,4 @@ def write(file: StrPath, text: str) -> bool:
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    return text if "\\" not in text else re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

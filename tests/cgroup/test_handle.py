@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shimpy.cgroup import Cgroup, OomWatch, Tree
-from shimpy.cgroup.mounts import UNIFIED, directories, mounts, own_directory
+from shimpy.cgroup.mounts import UNIFIED, View
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch
 from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.cgroups import Started, root, scratch
@@ -112,9 +112,10 @@ def test_a_mount_that_shows_a_part(machine: Machine) -> None:
     machine.cgroup(point / "box", 77)
     machine.place(77, "3:cpu,freezer:/pod/box\n")
     assert machine.of(77).killable
-    assert directories("freezer", "/pod", machine.proc) == [str(point)]
-    assert directories("freezer", "/podium/box", machine.proc) == []
-    assert directories("freezer", "/", machine.proc) == []
+    view = View(machine.proc)
+    assert view.directories("freezer", "/pod") == [str(point)]
+    assert view.directories("freezer", "/podium/box") == []
+    assert view.directories("freezer", "/") == []
 
 
 def test_the_mount_that_shows_the_process_is_taken(machine: Machine) -> None:
@@ -191,10 +192,10 @@ def test_a_zombie_has_no_cgroups_to_act_on() -> None:
 @pytest.mark.parametrize("controller", ["freezer", UNIFIED])
 def test_this_machines_own_mounts_are_found(controller: str) -> None:
     point = root(controller)
-    directory = own_directory(controller)
+    directory = View().own_directory(controller)
     assert directory is not None
     assert str(os.getpid()) in Path(directory, "cgroup.procs").read_text().split()
-    assert str(point) in [mount.point for mount in mounts() if controller in mount.controllers]
+    assert str(point) in [mount.point for mount in View().mounts if controller in mount.controllers]
 
 
 # -- real containers

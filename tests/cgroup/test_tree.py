@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shimpy.cgroup import Tree
-from shimpy.cgroup.mounts import UNIFIED, own_directory
+from shimpy.cgroup.mounts import UNIFIED, View
 from shimpy.cgroup.tree import FreezerTree, UnifiedTree
 from shimpy.errors import InternalError
 from tests.support.cgroups import Started, root, scratch
@@ -159,7 +159,7 @@ async def test_an_empty_tree_and_one_that_is_gone_are_killed_at_once(tree: Tree)
 
 
 async def test_a_tree_that_holds_shimpy_is_refused(tree: Tree) -> None:
-    home = own_directory("freezer" if isinstance(tree, FreezerTree) else UNIFIED)
+    home = View().own_directory("freezer" if isinstance(tree, FreezerTree) else UNIFIED)
     assert home is not None
     with Started(IDLE, tree.path) as bystander:
         Path(tree.path, "cgroup.procs").write_text(str(os.getpid()))

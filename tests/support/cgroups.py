@@ -14,14 +14,14 @@ from typing import Self
 
 import pytest
 
-from shimpy.cgroup.mounts import UNIFIED, StrPath, below, directories, listed
+from shimpy.cgroup.mounts import UNIFIED, StrPath, View, below, listed
 
 _numbers = itertools.count(1)
 
 
 def root(controller: str) -> Path:
     """Returns the root of a hierarchy; skips the test where the machine has none."""
-    for directory in map(Path, directories(controller, "/")):
+    for directory in map(Path, View().directories(controller, "/")):
         if (directory / "cgroup.procs").exists():
             return directory
     name = "cgroup2" if controller == UNIFIED else f"version 1 {controller}"
