@@ -11,11 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shimpy.api import DeleteRequest, Event, EventType, ResumeRequest, ShimStub, StartRequest, StateRequest
+from shimpy.api import (
+    DeleteRequest,
+    Event,
+    EventType,
+    PauseRequest,
+    ResumeRequest,
+    ShimStub,
+    StartRequest,
+    State,
+    StateRequest,
+)
 
 from ..support import containers
 from ..support.bundles import make_bundle, make_rootfs
-from ..support.leaks import children
+from ..support.leaks import children, descriptors
 from ..support.servers import Server
 from .clients import PATIENCE, Clients
 from .model import NONE, PAUSED, Model
@@ -95,6 +105,7 @@ class Life:
         self._stubs = stubs
         self._events = events
         self._first = self._read = len(events)
+        self._connected = self._connections()
         self._kind = kind
         self._choices = choices
         self._folder = folder
@@ -180,19 +191,54 @@ class Life:
         """Waits until nothing is under way any more, and State and Events are as they must be."""
         end = time.monotonic() + QUIET
         while True:
-            state = await asyncio.wait_for(self._stubs[0].state(StateRequest()), PATIENCE)
+            under_way = await self._under_way()
+            there = {*children(self._server.pid)}
+            state = await self._state(self._stubs[0])
             self.news()
             wrong = self._model.differs(state)
             # What a call that was cut off has left to be undone shows in a child that State does not list.
-            strangers = {*children(self._server.pid)} - {process.pid for process in state.processes}
-            if not wrong and not strangers:
+            if strangers := there - {process.pid for process in state.processes}:
+                under_way = under_way or f"children of the shim that State does not list: {strangers}"
+            if not wrong and not under_way:
                 break
             if time.monotonic() > end:
-                self._differ(wrong or f"children of the shim that State does not list: {strangers}")
+                self._differ(wrong or under_way)
                 break
             await asyncio.sleep(0.01)
         self.note("all quiet")
         self._model.settle(state)
+
+    async def _under_way(self) -> str:
+        """Returns in words what the shim may still be doing for those who have gone; empty if it is nothing.
+
+        A call that was cut off may reach the shim after the next one of somebody else, and is being
+        undone, or completed, for a moment after the last child that State does not list has ended: a
+        State that comes in between tells what was before. Not so the answer to another change, which
+        waits until the one before it is decided.
+        """
+        # Whatever came before these on their connections has begun, and who connected before is known.
+        states = await asyncio.gather(*(self._state(stub) for stub in self._stubs))
+        if (connections := self._connections() - self._connected) > 0:
+            return f"{connections} connections whose clients have gone"
+        ask: Awaitable[object]
+        if not states[0].processes:
+            ask = self._stubs[0].create(CreateRequest(id="x", bundle="/no/such"))
+        elif states[0].processes[0].state == State.CREATED:
+            ask = self._stubs[0].resume(ResumeRequest())
+        else:
+            ask = self._stubs[0].start(StartRequest())
+        try:
+            await asyncio.wait_for(ask, PATIENCE)
+        except GRPCError as error:
+            words = error.message or ""
+            return words if "is just being" in words or error.status is Status.ALREADY_EXISTS else ""
+        return "a change that was forbidden by what State had said before has succeeded"
+
+    async def _state(self, stub: ShimStub) -> StateResponse:
+        return await asyncio.wait_for(stub.state(StateRequest()), PATIENCE)
+
+    def _connections(self) -> int:
+        return sum(name.startswith("socket:") for name in descriptors(self._server.pid).values())
 
     async def _delete(self) -> None:
         """Deletes some execs, then init in whatever state it is, by several clients at once."""
