@@ -7,20 +7,24 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
 from shimpy.api import (
+    CreateRequest,
     DeleteRequest,
     Event,
     EventType,
-    PauseRequest,
     ResumeRequest,
     ShimStub,
     StartRequest,
     State,
     StateRequest,
+    StateResponse,
 )
 
 from ..support import containers
