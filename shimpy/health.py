@@ -16,7 +16,6 @@ from .api.health import (
     HealthListResponse,
 )
 from .errors import NotFoundError
-from .standard import HEALTH
 from .transport import guarded
 
 
@@ -33,7 +32,8 @@ class Health(HealthBase):
 
     def __mapping__(self) -> dict[str, Handler]:
         """Returns the handlers of the calls, as grpclib serves them."""
-        return guarded(super().__mapping__(), streams={f"/{HEALTH}/Watch": self.follow})
+        calls = super().__mapping__()
+        return guarded(calls, streams={path: self.follow for path in calls if path.endswith("/Watch")})
 
     async def check(self, health_check_request: HealthCheckRequest) -> HealthCheckResponse:
         """Returns the state of one service.

@@ -24,7 +24,6 @@ from .api.reflection import (
     ServerReflectionResponse,
     ServiceResponse,
 )
-from .standard import REFLECTION
 from .transport import guarded
 
 
@@ -39,10 +38,12 @@ class Reflection:
 
     Args:
         services: the full names of the services that are served.
+        editions: the full names that the service itself goes by.
     """
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str], editions: Iterable[str]) -> None:
         self._services = sorted(services)
+        self._editions = editions
         self._ending = asyncio.Event()
         data = resources.files("shimpy.api").joinpath("shim.binpb").read_bytes()
         self._files = _Files(data)
@@ -52,7 +53,7 @@ class Reflection:
         handler = Handler(
             self._converse, Cardinality.STREAM_STREAM, ServerReflectionRequest, ServerReflectionResponse
         )
-        return guarded({f"/{name}/ServerReflectionInfo": handler for name in REFLECTION})
+        return guarded({f"/{name}/ServerReflectionInfo": handler for name in self._editions})
 
     def close(self) -> None:
         """Ends every conversation."""

@@ -48,6 +48,6 @@ class Standard:
     def _reflection(self) -> Service:
         from .reflection import Reflection
 
-        reflection = Reflection([*self._services, *self.later])
+        reflection = Reflection([*self._services, *self.later], REFLECTION)
         self._closers.append(reflection.close)
         return reflection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shimpy.client import command
 from shimpy.client.calls import ShimCalls
 from shimpy.client.container import Container, managed
-from shimpy.client.subscription import ExitWatch
+from shimpy.client.exits import ExitWatch
 from shimpy.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from shimpy.client.calls import ShimCalls
+    from shimpy.client.exits import ExitWatch
     from shimpy.client.fifos import Fifos
     from shimpy.client.model import StreamName
-    from shimpy.client.subscription import ExitWatch
 
 _BUFFER = 1 << 18
 """Bytes of output that wait for who iterates before the process has to wait."""

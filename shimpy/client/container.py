@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from shimpy.client.calls import ShimCalls
     from shimpy.client.command import CommandStream, Pty
+    from shimpy.client.exits import ExitWatch
     from shimpy.client.fifos import Fifos
     from shimpy.client.model import ContainerState, ExecOptions, Result
-    from shimpy.client.subscription import ExitWatch
 
 
 class Container:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from shimpy.client.calls import ShimCalls
+    from shimpy.client.exits import ExitWatch
     from shimpy.client.model import StreamName
-    from shimpy.client.subscription import ExitWatch
 
 STARTING_GRACE = 5.0
 """Seconds that a process which is given up on while it is being started has to get there."""

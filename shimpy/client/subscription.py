@@ -1,26 +1,20 @@
-"""A subscription to a shim's events, and who waits for which process to exit."""
+"""A subscription to a shim's events."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from grpclib.const import Cardinality
 
 from shimpy import api
 from shimpy.client.call import call
-from shimpy.client.model import Event, EventType, ProcessState
-from shimpy.errors import ResourceExhaustedError, ShimError, UnavailableError
+from shimpy.client.model import Event, EventType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
     from grpclib.client import Channel, Stream
-
-    from shimpy.client.calls import ShimCalls
 
 _METHOD = "/containerd.shim.v1.Shim/Events"
 
@@ -90,133 +84,3 @@ def _event(message: api.Event) -> Event | None:
         return None
     status = message.exit_status if kind is EventType.EXIT else None
     return Event(message.id, kind, message.pid, status)
-
-
-class ExitWatch:
-    """Tells who started a process when it has exited, over one subscription for all of them.
-
-    An EXIT may come before the reply that names its pid, so while a call that starts a process is
-    under way every EXIT is kept; the event that announces the process tells it from an earlier
-    process that had the same pid.
-    """
-
-    def __init__(self, client: ShimCalls) -> None:
-        self._client = client
-        self._opening = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-        self._waiting: dict[int, list[asyncio.Future[int | None]]] = {}
-        self._starting = 0
-        self._count = 0
-        self._losses = 0
-        self._added: dict[int, int] = {}
-        self._exited: dict[int, tuple[int, int | None]] = {}
-
-    async def start(self, start: Callable[[], Awaitable[int]]) -> tuple[int, asyncio.Future[int | None]]:
-        """Starts a process.
-
-        Args:
-            start: starts it and returns its pid.
-
-        Returns:
-            its pid, and what becomes its exit status, or None if it exited and the status was
-            not heard (Delete tells it). It fails when the shim is lost.
-        """
-        await self._subscribed()
-        first, losses = self._count, self._losses
-        self._starting += 1
-        try:
-            pid = await start()
-            added, status = self._exited.pop(pid, (0, None))
-            exited = self._future(pid)
-            if added > first:
-                self._tell(pid, status)
-        finally:
-            self._starting -= 1
-            if not self._starting:
-                self._added.clear()
-                self._exited.clear()
-        if losses != self._losses:
-            await self._catch_up()
-        return pid, exited
-
-    async def watch(self, pid: int) -> asyncio.Future[int | None]:
-        """Returns what becomes the exit status of a process that is there already, as above."""
-        await self._subscribed()
-        exited = self._future(pid)
-        await self._catch_up()
-        return exited
-
-    async def aclose(self) -> None:
-        """Ends the subscription; whoever still waits is told that the shim is gone."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _subscribed(self) -> None:
-        async with self._opening:
-            if self._task is None or self._task.done():
-                events = self._client.events()
-                await events.__aenter__()
-                self._task = asyncio.ensure_future(self._follow(events))
-
-    async def _follow(self, events: EventStream) -> None:
-        failure: ShimError = _lost()
-        try:
-            while True:
-                try:
-                    async with events:
-                        if self._losses:
-                            await self._catch_up()
-                        async for event in events:
-                            self._note(event)
-                except ResourceExhaustedError:  # this program did not read for too long
-                    self._losses += 1
-                    events = self._client.events()
-                else:
-                    return
-        except ShimError as error:
-            failure = error
-        finally:
-            for pid in list(self._waiting):
-                self._tell(pid, failure)
-
-    def _note(self, event: Event) -> None:
-        self._count += 1
-        if event.type in {EventType.CREATE, EventType.EXEC_ADDED}:
-            if self._starting:
-                self._added[event.pid] = self._count
-        elif event.type is EventType.EXIT:
-            added = self._added.pop(event.pid, None)
-            if event.pid in self._waiting:
-                self._tell(event.pid, event.exit_status)
-            elif added is not None:
-                self._exited[event.pid] = (added, event.exit_status)
-
-    async def _catch_up(self) -> None:
-        """Asks the shim who is left, after events have been lost."""
-        state = await self._client.state()
-        alive = {p.pid for p in state.processes if p.state is not ProcessState.STOPPED}
-        for pid in self._waiting.keys() - alive:
-            self._tell(pid, None)
-
-    def _future(self, pid: int) -> asyncio.Future[int | None]:
-        exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(pid, []).append(exited)
-        if self._task is None or self._task.done():
-            self._tell(pid, _lost())
-        return exited
-
-    def _tell(self, pid: int, outcome: int | ShimError | None) -> None:
-        for exited in self._waiting.pop(pid):
-            if exited.done():  # who waited has left
-                continue
-            if isinstance(outcome, ShimError):
-                exited.set_exception(outcome)
-                exited.exception()  # seen: who leaves now need not hear of it
-            else:
-                exited.set_result(outcome)
-
-
-def _lost() -> UnavailableError:
-    return UnavailableError("the shim has shut down")
