@@ -23,10 +23,11 @@ async def in_process(
     """Runs a shim in this process, for the time of the block; there may be many at a time.
 
     Nothing is started and nothing listens: the calls go through memory. While one is open the
-    process is a child subreaper (``PR_SET_CHILD_SUBREAPER``) and SIGCHLD is handled by its event
-    loop, which has to run in the main thread; both are put back when the last one ends. Your own
-    child processes keep their exit statuses. Should this process die, containers go on without
-    anybody to tell how they end; :func:`shimpy.launch` is for those who mind.
+    process is a child subreaper (``PR_SET_CHILD_SUBREAPER``), and SIGCHLD, if your program ignores
+    it, is at its default, which only the main thread can see to; both are put back when the last
+    one ends. Any thread's event loop will do, SIGCHLD stays yours to handle, and your own child
+    processes keep their exit statuses. Should this process die, containers go on without anybody
+    to tell how they end; :func:`shimpy.launch` is for those who mind.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
