@@ -23,12 +23,11 @@ from .process import Process
 from .processes import Processes
 from .reaper import Reaper
 from .runtime import Runtime
-from .runtimestate import delete_state
+from .runtime.state import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
 from .starting import GRACE, Starting
 from .states import State, require
-from .stdio import ProcessIO, StdioHub, open_stdio
-from .terminal import check_window
+from .stdio import ProcessIO, StdioHub, check_window, open_stdio
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from .errors import AlreadyExistsError, NotFoundError, ShimError
 from .process import Process
 from .reaper import Reaper
 from .runtime import Runtime
-from .runtimestate import has_state, remove_copies
+from .runtime.state import has_state, remove_copies
 
 logger = logging.getLogger(__name__)
 

@@ -83,7 +83,7 @@ class Shim(api.ShimBase):
 
     async def check_runtime(self) -> None:
         """Warns in the log when the default runtime is older than the fixes of its known escapes."""
-        from .advisories import warn_of_known_escapes
+        from .runtime.advisories import warn_of_known_escapes
 
         await warn_of_known_escapes(Runc(self._default_runtime, self._root, self._reaper))
 

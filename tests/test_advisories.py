@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shimpy.advisories import known_escapes
+from shimpy.runtime.advisories import known_escapes
 
 OLD = "CVE-2024-21626"
 NEW = "CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881"

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from shimpy.fifo import Fifo as Keeper, StdioHub
 from shimpy.stdio import ProcessIO, open_stdio
+from shimpy.stdio.fifo import Fifo as Keeper, StdioHub
 
 from .support.fifos import Fifo
 from .support.leaks import descriptors, eventually
@@ -250,7 +250,7 @@ async def test_a_second_reader_is_let_in_beside_the_first(hub: StdioHub, fifo: M
 async def test_close_lets_a_second_reader_in(
     hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shimpy.fifo._FIRST_LOOK", 1000)
+    monkeypatch.setattr("shimpy.stdio.fifo._FIRST_LOOK", 1000)
     out = fifo("out")
     process = await writer(hub, out)
     first = os.open(out, os.O_RDONLY)

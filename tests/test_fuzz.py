@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from shimpy import api
 from shimpy.cgroup import leftover_paths
-from shimpy.commandfiles import MAX_LOG
 from shimpy.errors import InvalidArgumentError, ShimError
-from shimpy.refusals import MAX_LOG_LINES, MAX_MESSAGE, last_error
+from shimpy.runtime.files import MAX_LOG
+from shimpy.runtime.refusals import MAX_LOG_LINES, MAX_MESSAGE, last_error
 from shimpy.spec import ExecSpec, check_terminal, process_of, read_bundle, shares_pids
 from shimpy.testing import error_line
 from shimpy.wire import decode

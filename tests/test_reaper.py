@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shimpy import descent
 from shimpy.errors import FailedPreconditionError, InternalError
-from shimpy.reaper import LOST_STATUS, Reaper
+from shimpy.reaper import LOST_STATUS, Reaper, descent
 
 from .support.interpreters import environment, interpreters
 from .support.leaks import alive, children, descriptors, eventually, zombies

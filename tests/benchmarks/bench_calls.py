@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 
 from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, StartRequest
-from shimpy.subreaper import Subreaper
+from shimpy.reaper.subreaper import Subreaper
 from tests.support.events import Recorder
 from tests.support.kinds import EXIT
 

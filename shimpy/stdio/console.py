@@ -11,8 +11,8 @@ import struct
 from contextlib import ExitStack
 from typing import Final
 
-from . import scratch
-from .errors import InternalError
+from .. import scratch
+from ..errors import InternalError
 
 _TIMEOUT: Final = 1.0
 _NAME: Final = "console.sock"

@@ -11,8 +11,8 @@ import termios
 from contextlib import ExitStack
 from typing import Final
 
+from ..errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .console import ConsoleSocket
-from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .fifo import StdioHub
 from .relay import InputRelay, OutputRelay, Owned
 from .streams import Stream, open_output

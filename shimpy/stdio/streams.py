@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from .errors import (
+from ..errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..errors import FailedPreconditionError, InternalError
 from . import descent
-from .errors import FailedPreconditionError, InternalError
 from .orphans import Orphans
 from .subreaper import Subreaper
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .errors import NotFoundError
-from .runtime import Runtime
+from ..errors import NotFoundError
+from .runc import Runtime
 
 _DETACH_NOFOLLOW = 2 | 8  # umount2(2)
 

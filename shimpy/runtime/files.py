@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Self
 
-from . import scratch
-from .errors import InternalError, ResourceExhaustedError
+from .. import scratch
+from ..errors import InternalError, ResourceExhaustedError
 
 MAX_LOG = 256 * 1024
 """Bytes of a runtime's log that are read, from its end: the last error is what counts."""

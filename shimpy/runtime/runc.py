@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .commandfiles import MAX_LOG, CommandFiles
-from .errors import InternalError, InvalidArgumentError, NotFoundError
-from .reaper import Reaper
+from ..errors import InternalError, InvalidArgumentError, NotFoundError
+from ..reaper import Reaper
+from .files import MAX_LOG, CommandFiles
 from .refusals import not_started, refused
 from .surroundings import clean_prefix, environment
 

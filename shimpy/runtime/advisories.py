@@ -7,8 +7,8 @@ import logging
 import re
 from dataclasses import dataclass
 
-from .errors import ShimError
-from .runtime import Runtime
+from ..errors import ShimError
+from .runc import Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import select
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from .errors import FailedPreconditionError, InternalError, ResourceExhaustedError
+from ..errors import FailedPreconditionError, InternalError, ResourceExhaustedError
 from .fifo import StdioHub, poll
 from .streams import Stream, open_output
 from .terminal import TerminalIO

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 
-from .errors import (
+from ..errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InternalError,

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 
-from .errors import FailedPreconditionError
+from ..errors import FailedPreconditionError
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""Who waits for which child process, and for what they leave behind."""
+
+from .reaper import LOST_STATUS, Child, Reaper
+
+__all__ = ["LOST_STATUS", "Child", "Reaper"]

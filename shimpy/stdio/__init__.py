@@ -1,0 +1,7 @@
+"""What a process reads and writes: FIFOs, files, devices and terminals."""
+
+from .fifo import StdioHub
+from .processio import ProcessIO, open_stdio
+from .terminal import check_window
+
+__all__ = ["ProcessIO", "StdioHub", "check_window", "open_stdio"]
