@@ -21,11 +21,10 @@ import pytest
 
 from shimpy.errors import FailedPreconditionError, InternalError
 from shimpy.stdio import ProcessIO, StdioHub, open_stdio
-
-from .support.containers import remove
-from .support.fifos import Fifo
-from .support.leaks import descriptors, eventually
-from .support.rounds import rounds
+from tests.support.containers import remove
+from tests.support.fifos import Fifo
+from tests.support.leaks import descriptors, eventually
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 

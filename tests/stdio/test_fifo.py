@@ -16,10 +16,9 @@ import pytest
 
 from shimpy.stdio import ProcessIO, open_stdio
 from shimpy.stdio.fifo import Fifo as Keeper, StdioHub
-
-from .support.fifos import Fifo
-from .support.leaks import descriptors, eventually
-from .support.rounds import rounds
+from tests.support.fifos import Fifo
+from tests.support.leaks import descriptors, eventually
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 

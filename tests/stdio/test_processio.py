@@ -25,10 +25,9 @@ from shimpy.errors import (
     ShimError,
 )
 from shimpy.stdio import ProcessIO, StdioHub, open_stdio
-
-from .support.fifos import Fifo
-from .support.leaks import descriptors, eventually
-from .support.rounds import rounds
+from tests.support.fifos import Fifo
+from tests.support.leaks import descriptors, eventually
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,73 @@
+"""Commands that the reaper starts, and kills with all that they have started."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import pytest
+
+from shimpy.reaper import Reaper, descent
+from tests.support.leaks import alive, children, eventually
+from tests.support.rounds import rounds
+
+pytestmark = pytest.mark.anyio
+
+
+_FAMILY = """
+import os, sys, time
+def child(*setups):
+    pid = os.fork()
+    if pid == 0:
+        for setup in setups:
+            setup()
+        print(os.getpid(), flush=True)
+        os.close(1)
+        time.sleep(1000)
+        os._exit(0)
+def litter():
+    if os.fork():
+        os._exit(0)
+child()
+child(os.setsid)
+child(os.setsid, child)
+child(litter)
+os.close(1)
+time.sleep(1000)
+"""
+
+
+async def test_a_command_is_killed_with_all_that_it_has_started(reaper: Reaper) -> None:
+    """Its children, those in a session of their own, theirs, and who in its group has lost its parent."""
+    process = await reaper.spawn(
+        sys.executable, "-I", "-S", "-c", _FAMILY, stdout=asyncio.subprocess.PIPE, process_group=0
+    )
+    assert process.stdout is not None
+    pids = [int(await process.stdout.readline()) for _ in range(5)]
+    await reaper.kill(process)
+    assert process.returncode == -signal.SIGKILL
+    await eventually(lambda: not any(map(alive, pids)) and not children())
+
+
+async def test_a_command_that_is_forking_all_the_time_is_killed_whole(reaper: Reaper) -> None:
+    fork = "if os.fork() == 0: os.setsid(); time.sleep(1000)"
+    restless = f"import os, time\nwhile True:\n  {fork}\n  time.sleep(0.0005)"
+    for _ in range(rounds(5, 100)):
+        process = await reaper.spawn(sys.executable, "-I", "-S", "-c", restless, process_group=0)
+        await eventually(lambda: len(descent.children(process.pid)) > 5)  # noqa: B023
+        await reaper.kill(process)
+        await eventually(lambda: not children())
+
+
+async def test_killing_a_command_that_has_ended_reaches_nobody(reaper: Reaper) -> None:
+    process = await reaper.spawn("true", process_group=0)
+    await reaper.wait(process)
+    await reaper.kill(process)
+
+
+async def test_a_command_that_is_stopped_is_killed(reaper: Reaper) -> None:
+    process = await reaper.spawn("sh", "-c", "kill -STOP $$", process_group=0)
+    await eventually(lambda: children()[process.pid] == "T")
+    await reaper.kill(process)
+    assert process.returncode == -signal.SIGKILL

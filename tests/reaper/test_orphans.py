@@ -1,0 +1,92 @@
+"""Orphans are reaped, and never one too many."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from shimpy.reaper import Reaper, descent
+from tests.support.forks import exits, fork, is_zombie, orphan, sleeps
+from tests.support.leaks import children, eventually, zombies
+from tests.support.rounds import rounds
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_orphans_are_swept(sweeping: Reaper) -> None:
+    for _ in range(50):
+        orphan(exits(0))
+    await eventually(lambda: not children())
+
+
+async def test_what_died_before_is_swept_too() -> None:
+    pid = fork(exits(0))
+    await eventually(lambda: is_zombie(pid))
+    reaper = Reaper(sweep_orphans=True)
+    reaper.open()
+    assert not is_zombie(pid)
+    reaper.close()
+
+
+async def test_no_orphan_is_swept_that_was_born_in_a_window(sweeping: Reaper) -> None:
+    outer = sweeping.window()
+    with outer:
+        with sweeping.window():
+            pid = orphan(exits(0))
+            await eventually(lambda: is_zombie(pid))
+        await sweeping.wait(await sweeping.spawn("true"))
+        assert is_zombie(pid)
+    assert not is_zombie(pid)
+
+
+async def test_what_is_older_than_every_window_is_swept_all_the_same(sweeping: Reaper) -> None:
+    """Or zombies would pile up as long as a runtime hangs."""
+    pids = [orphan(sleeps) for _ in range(10)]
+    youngest = max(descent.born(pid) for pid in pids)
+    await eventually(lambda: descent.now() > youngest)
+    with sweeping.window():
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not children())
+
+
+async def test_windows_that_overlap_without_end_starve_nobody(sweeping: Reaper) -> None:
+    over = asyncio.Event()
+
+    async def commands(delay: float) -> None:
+        while not over.is_set():
+            with sweeping.window():
+                await asyncio.sleep(delay)
+
+    busy = [asyncio.create_task(commands(0.03 + number / 1000)) for number in range(4)]
+    await asyncio.sleep(0)
+    most = 0
+    for _ in range(rounds(200, 2000)):
+        orphan(exits(0))
+        await asyncio.sleep(0.001)
+        most = max(most, len(zombies()))
+    await eventually(lambda: not children())
+    assert sweeping._orphans._windows
+    over.set()
+    await asyncio.gather(*busy)
+    assert most < 150
+
+
+async def test_asyncio_gets_the_status_of_what_it_spawned(reaper: Reaper) -> None:
+    async def one(status: int) -> int:
+        process = await reaper.spawn("sh", "-c", f"exit {status}")
+        orphan(exits(0)) if reaper._sweeps else None
+        return await reaper.wait(process)
+
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(*map(one, range(40))) == list(range(40))
+    await eventually(lambda: not children())
+
+
+async def test_a_program_that_is_not_there(reaper: Reaper) -> None:
+    with pytest.raises(FileNotFoundError):
+        await reaper.spawn("/not/there")
+    await eventually(lambda: not children())
