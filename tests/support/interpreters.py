@@ -31,12 +31,14 @@ def interpreters() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns an environment in which each finds shimpy, its tests, and what is pure Python of grpclib.
+    """Returns an environment in which each finds shimpy, its tests, and what shimpy depends on.
 
-    That is enough for shimpy.reaper and what it imports.
+    That was installed for the Python of this run; of the one part that is compiled there is a version
+    in pure Python.
     """
     grpclib = importlib.util.find_spec("grpclib")
     assert grpclib is not None
     assert grpclib.origin is not None
     places = [Path(__file__).parents[2], Path(grpclib.origin).parents[1]]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    path = os.pathsep.join(map(str, places))
+    return {**os.environ, "PYTHONPATH": path, "MULTIDICT_NO_EXTENSIONS": "1"}
