@@ -180,15 +180,8 @@ class Clients:
     async def _from_a_client_that_goes(self, kind: str, request: Any, delay: float) -> Any:
         channel = Channel(path=str(self._server.socket))
         calling = asyncio.ensure_future(_REQUESTS[kind](ShimStub(channel))(request))
-        try:
-            await asyncio.wait([calling], timeout=delay)
-            if not calling.done() and channel._connected:
-                # What has been sent may lie unread for any time. When the shim has closed its side as
-                # well it has read all of it: then the call has begun, or it never will.
-                (await channel.__connect__()).connection._transport.write_eof()
-                await asyncio.wait([calling], timeout=PATIENCE)
-        finally:
-            channel.close()
+        await asyncio.wait([calling], timeout=delay)
+        channel.close()
         if not calling.done():
             # A channel that is closed while it connects goes on connecting.
             calling.cancel()
