@@ -56,19 +56,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
-async def stop_descent(pid: int, held: dict[int, int]) -> None:
+async def stop_descent(held: dict[int, int]) -> None:
     """Stops a process with its group and all that descends from it, so that none can start anything more.
 
     What left the group and whose parent has died is not found. What cannot be stopped within a
     tenth of a second (in a frozen cgroup, asleep in the kernel) may have children that are not.
 
     Args:
-        pid: a child of ours that leads a process group and has not been waited for; that may be
-            done meanwhile.
-        held: takes a pidfd of each, to be closed by the caller, with its pid; the first is that of
-            the process itself. None is of a process that only took over a pid.
+        held: a pidfd of the process, with its pid: a child of ours that leads a process group and
+            has not been waited for; that may be done meanwhile. Takes those of all the others, to
+            be closed by the caller. None is of a process that only took over a pid.
     """
-    held |= _hold([pid])
     for pidfd in held:
         _stop(pidfd)
     end = time.monotonic() + 0.1

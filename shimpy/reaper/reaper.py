@@ -76,7 +76,7 @@ class Reaper:
     def __init__(self, *, sweep_orphans: bool = False) -> None:
         self._sweeps = sweep_orphans
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._spawned: set[int] = set()
+        self._spawned: dict[asyncio.subprocess.Process, int] = {}  # the pidfd of each; -1: none, or no more
         self._tracked: dict[int, Child] = {}
         self._orphans = Orphans(every=sweep_orphans, known=self._knows)
         self._restore: list[Callable[[], object]] = []
@@ -143,13 +143,24 @@ class Reaper:
         """
         with self.window():
             process = await asyncio.create_subprocess_exec(*argv, **options)
-            self._spawned.add(process.pid)
+            self._spawned[process] = -1
+            try:
+                self._spawned[process] = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                pass  # a thread of asyncio's has waited for it already
+            except OSError:
+                # Without it there would be no end to one that hangs.
+                process.kill()
+                await self.wait(process)
+                raise
         return process
 
     async def wait(self, process: asyncio.subprocess.Process) -> int:
         """Waits for a child that `spawn` started; returns its code, negative for a signal."""
         code = await process.wait()
-        self._spawned.discard(process.pid)
+        pidfd = self._spawned.pop(process, -1)
+        if pidfd >= 0:
+            os.close(pidfd)
         self._orphans.sweep()
         if code != 0:
             # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
@@ -157,8 +168,9 @@ class Reaper:
             ended = descent.now()
 
             def is_left(pid: int) -> bool:
-                # What was born before it was gone can have its group from nobody else.
-                in_group = os.getpgid(pid) == process.pid and descent.born(pid) <= ended
+                # What was born before it was gone can have its group from nobody else, except who has
+                # taken over its pid.
+                in_group = os.getpgid(pid) == process.pid != pid and descent.born(pid) <= ended
                 return in_group or descent.is_runtime_helper(pid)
 
             self.claim(is_left, watch=False)()
@@ -172,11 +184,15 @@ class Reaper:
         before, in a group of its own, is not to be found.
         """
         held: dict[int, int] = {}
+        pidfd = self._spawned.get(process, -1)
+        if pidfd >= 0:
+            self._spawned[process] = -1
+            held[pidfd] = process.pid
         try:
-            # Once asyncio has waited for it, its pid may be another's.
-            if process.returncode is None and self.is_child(process.pid):
+            # Once asyncio has waited for it, its pid may be another's, also before it tells us.
+            if held and descent.is_there(pidfd):
                 # Stopped first: what one of them was just forking would be nobody's.
-                await descent.stop_descent(process.pid, held)
+                await descent.stop_descent(held)
         finally:
             if held and descent.is_there(next(iter(held))):
                 with contextlib.suppress(ProcessLookupError):
@@ -229,7 +245,7 @@ class Reaper:
         return True
 
     def _knows(self, pid: int) -> bool:
-        return pid in self._spawned or pid in self._tracked
+        return pid in self._tracked or any(process.pid == pid for process in self._spawned)
 
     def _reap(self, child: Child) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import sys
 
@@ -71,3 +73,21 @@ async def test_a_command_that_is_stopped_is_killed(reaper: Reaper) -> None:
     await eventually(lambda: children()[process.pid] == "T")
     await reaper.kill(process)
     assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_command_that_could_not_be_killed_later_is_not_started(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the one descriptor is lacking by which that is done."""
+    real = os.pidfd_open
+
+    def lacking(pid: int, flags: int = 0) -> int:
+        if sys._getframe(1).f_code.co_name == "spawn":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(pid, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", lacking)
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            await reaper.spawn("sleep", "1000", process_group=0)
+    assert children() == {}
