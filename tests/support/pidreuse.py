@@ -148,6 +148,12 @@ async def exec_again(world: World) -> dict[str, Any]:
     """Execs are made among the pids of others that are dead and not deleted, until one has one of these."""
     dead: dict[int, int] = {}
     for status in range(1, 100):
+        # The last one is always elsewhere: who has the pid of an earlier one is to be listed after it.
+        for place in (2000, 3000 + 100 * status):
+            next_pid(place)
+            pid = await world.exited(status)
+            dead.pop(pid, None)
+            dead[pid] = status
         next_pid(2000)
         # It has a terminal, which none of the dead has had.
         pid = await world.exec("cat", terminal=True)
@@ -155,8 +161,6 @@ async def exec_again(world: World) -> dict[str, Any]:
             break
         await world.client.delete(pid)
         await world.exit(pid)
-        next_pid(2000)
-        dead[await world.exited(status)] = status
     else:
         return {"again": False}
     del dead[pid]

@@ -49,6 +49,8 @@ def take(pid: int, *, status: int | None = None) -> None:
             os._exit(status)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if child == pid:
+            if status is not None:
+                os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
             return
         # Some thread was quicker.
         os.kill(child, signal.SIGKILL)
