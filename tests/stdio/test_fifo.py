@@ -10,7 +10,7 @@ import resource
 import select
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,17 +23,6 @@ from tests.support.rounds import rounds
 pytestmark = pytest.mark.anyio
 
 MakeFifo = Callable[[str], Fifo]
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[StdioHub]:
-    """A hub that must be empty, and leave no descriptor, at the end."""
-    before = descriptors()
-    hub = StdioHub()
-    yield hub
-    assert hub.fifos == {}
-    hub.close()
-    assert descriptors().items() <= before.items()
 
 
 class Writer:

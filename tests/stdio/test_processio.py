@@ -11,7 +11,7 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,17 +34,6 @@ pytestmark = pytest.mark.anyio
 MakeFifo = Callable[[str], Fifo]
 
 FIELDS = ["stdin", "stdout", "stderr"]
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[StdioHub]:
-    """A hub that must be empty, and leave no descriptor, at the end."""
-    before = descriptors()
-    hub = StdioHub()
-    yield hub
-    assert hub.fifos == {}
-    hub.close()
-    assert descriptors().items() <= before.items()
 
 
 def opened(hub: StdioHub, stdin: object = "", stdout: object = "", stderr: object = "") -> ProcessIO:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import tty
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,20 +31,14 @@ pytestmark = pytest.mark.anyio
 MakeFifo = Callable[[str], Fifo]
 
 
-@pytest.fixture
-async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StdioHub]:
-    """A hub that must be empty, and leave no descriptor and no file, at the end."""
-    # Far longer than what the address of a socket holds.
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A temporary folder in which nothing is left, far longer than what the address of a socket holds."""
     temporary = tmp_path / ("x" * 100) / ("y" * 100)
     temporary.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    before = descriptors()
-    hub = StdioHub()
-    yield hub
-    assert hub.fifos == {}
-    hub.close()
-    assert descriptors().items() <= before.items()
+    yield
     assert list(temporary.iterdir()) == []
 
 

@@ -1,0 +1,21 @@
+"""The hub that all stdio is opened with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shimpy.stdio import StdioHub
+from tests.support.leaks import descriptors
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[StdioHub]:
+    """A hub that must be empty, and leave no descriptor, at the end."""
+    before = descriptors()
+    hub = StdioHub()
+    yield hub
+    assert hub.fifos == {}
+    hub.close()
+    assert descriptors().items() <= before.items()
