@@ -289,15 +289,19 @@ def _check_rlimits(limits: Sequence[Rlimit]) -> None:
 
 
 def _read_regular(path: str) -> bytes:
-    # Non-blocking, because somebody's FIFO by that name must not hold up the shim.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    # Somebody's FIFO by that name must not hold up the shim, nor somebody's terminal become its own.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > MAX_CONFIG:
             raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
-        return file.read(MAX_CONFIG + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_CONFIG + 1)
+    finally:
+        # Not left to the file object: there is none of a directory, and its descriptor would stay open.
+        os.close(descriptor)
 
 
 def _no_nul(field: str, values: Iterable[str]) -> None:
