@@ -189,7 +189,8 @@ class Container:
         process = self._processes.find(pid)
         while process.deletion is not None and process.deletion.ending:
             await process.deletion.settled()
-            process = self._processes.find(pid)
+            if self._processes.find(pid) is not process:
+                raise NotFoundError(f"pid: process {pid} is deleted already, and its pid another's")
         if process.deletion is None:
             work = self._delete if process is self._processes.init else self._delete_exec
             process.deletion = Operation(work(process), partial(_deletion_over, process))
