@@ -228,7 +228,9 @@ class Clients:
         reply = await self.ask(stub, "exec", request, program=program, choices=choices)
         if reply is None:
             return
-        if kind == "missing":
+        # Killed with its container before it could find out, it looks to the runtime like one that has
+        # begun (the pipe by which it would complain is closed); then it was killed, and nothing else.
+        if kind == "missing" and not self._model.ending:
             self._differ(f"an exec of what is not there has succeeded: {reply.pid}")
         if output is not None:
             process = self._model.find(reply.pid)

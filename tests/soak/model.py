@@ -137,6 +137,11 @@ class Model:
         self._group: list[Call] = []
         self._calls: set[Call] = set()
 
+    @property
+    def ending(self) -> bool:
+        """Whether init may have died by now, of its own accord or killed, and everything with it."""
+        return self._ending
+
     # Calls.
 
     def begin(self, kind: str, pid: int = 0, program: Program | None = None) -> Call:
