@@ -252,6 +252,7 @@ def test_without_a_process_it_is_refused(tmp_path: Path, text: str) -> None:
         '"process": {"user": [0, 0]}',
         '"process": {"user": 1000}',
         *('"process": {}, "linux": [{}]', '"process": {}, "linux": "x"', '"process": {}, "linux": true'),
+        '"process": {}, "linux": {"namespaces": 7}',
         *('"process": {}, "linux": {"namespaces": ["pid"]}', '"process": {}, "linux": {"namespaces": "pid"}'),
         *('"process": {}, "linux": {"namespaces": {"type": "pid"}}',),
         *('"process": {}, "linux": {"namespaces": [{"type": "pid"}, null]}',),

@@ -36,7 +36,28 @@ class CommandFiles:
 
     def capture(self) -> BinaryIO:
         """Returns a new file for what a command prints."""
-        return open(os.path.join(self._folder, "output"), "x+b")
+        path = os.path.join(self._folder, "output")
+        try:
+            return open(path, "x+b")
+        except OSError as error:
+            raise ResourceExhaustedError(f"cannot write {path}: {error.strerror}") from error
+
+    def check_room(self, command: str) -> None:
+        """Finds out whether a command that failed without a word had no room for one.
+
+        Args:
+            command: which, for the message.
+
+        Raises:
+            ResourceExhaustedError: it had none.
+        """
+        try:
+            with open(os.path.join(self._folder, "room"), "xb") as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise ResourceExhaustedError(
+                f"{command} failed and cannot write to {self._folder}: {error.strerror}"
+            ) from error
 
     def write_process(self, process: Mapping[str, Any]) -> None:
         try:

@@ -218,7 +218,10 @@ class Runc:
         except OSError as error:
             raise not_started(self.name, error) from error
         if code != 0:
-            raise refused(self.name, command, code, files.read_log())
+            log = files.read_log()
+            if not log:
+                files.check_room(f"{self.name} {command}")
+            raise refused(self.name, command, code, log)
 
     async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
         spawning = asyncio.ensure_future(
@@ -259,10 +262,11 @@ def find_runtime(name: str) -> str:
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
     for folder in os.get_exec_path():
-        # Joined with a folder, an absolute path stays what it is.
+        # Joined with a folder, an absolute path stays what it is. Nor is it tidied up: `link/..` is
+        # not where the link is.
         path = os.path.join(folder, name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
-            return os.path.abspath(path)
+            return os.path.join(os.getcwd(), path)
     if name.startswith("/") and os.path.exists(name):
         raise InvalidArgumentError(f"runtime: {name} is not an executable file")
     where = "" if name.startswith("/") else " on PATH"
