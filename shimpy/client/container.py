@@ -115,6 +115,9 @@ class Container:
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a command on a terminal of its own; killed at the end of the block.
 
+        The API has no size in Exec: the terminal gets its own as soon as the command runs. A command
+        that is quicker finds 0 columns, and hears of the size as of any other (SIGWINCH).
+
         Args:
             args: the program and its arguments.
             width: columns of the terminal.
