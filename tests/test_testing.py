@@ -431,6 +431,23 @@ class TestHang:
             # The rest of what hangs holds the output: EOF says that all of it has ended.
             assert process.stdout.read() == b""
 
+    def test_hangs_no_more_once_its_maker_has_died(self, tmp_path: Path) -> None:
+        maker = (
+            "import os, signal, sys\n"
+            "from shimpy.testing import FakeRuntime, Hang\n"
+            "fake = FakeRuntime(sys.argv[1], real=None)\n"
+            "fake.fault('exec', Hang(children=1))\n"
+            "print(fake.path, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        died = subprocess.run(
+            [sys.executable, "-c", maker, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False
+        )
+
+        # The child that hangs with it would hold the output.
+        result = subprocess.run([died.stdout.strip(), "exec"], capture_output=True, timeout=10, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+
     def test_closing_lets_go_and_removes_everything(self, tmp_path: Path, stand_in: str) -> None:
         fake = FakeRuntime(tmp_path, real=stand_in)
         descriptors = len(os.listdir("/proc/self/fd"))

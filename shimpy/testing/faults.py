@@ -53,8 +53,11 @@ class Hang(Fault):
     children: int = 0
 
     def script(self) -> str:
-        # There is none any more for a command that began before a release and comes here after it.
-        wait = '{ read -r _fake_word <"$_fake_directory/hold.$_fake_hold"; } 2>/dev/null'
+        # There is none any more for a command that began before a release and comes here after it. Where its
+        # maker has died there is one without a writer, which must not be waited for: so one is there for long
+        # enough to open it.
+        hold = '"$_fake_directory/hold.$_fake_hold"'
+        wait = f"{{ {{ read -r _fake_word <&9; }} 8<>{hold} 9<{hold} 8>&-; }} 2>/dev/null"
         lines = [f"( {wait} ) &"] * self.children
         lines.append(wait if self.seconds is None else f"sleep {self.seconds:f}")
         if self.ignore_sigterm:
