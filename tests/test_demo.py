@@ -34,7 +34,8 @@ class Demo:
     """The demo in a process of its own, with all that it makes in *folder*."""
 
     def __init__(self, folder: Path, hold: str = "") -> None:
-        self.temporary, self._held = folder / "temporary", folder / "held"
+        # No socket's address holds that much.
+        self.temporary, self._held = folder / ("temporary" * 12), folder / "held"
         self.temporary.mkdir()
         self._held.mkdir()
         os.mkfifo(self._held / "reached")

@@ -36,7 +36,7 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
     Raises:
         UnavailableError: no shim answers there.
     """
-    with _short(socket) as path:
+    with reachable(socket) as path:
         async with Channel(path=path) as channel:
             client = ShimClient(channel)
             try:
@@ -50,7 +50,15 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
 
 
 @contextmanager
-def _short(socket: StrPath) -> Iterator[str]:
+def reachable(socket: StrPath) -> Iterator[str]:
+    """Gives the path of a socket that is short enough to connect to, for the time of the block.
+
+    Args:
+        socket: its path, of any length.
+
+    Raises:
+        UnavailableError: its folder is not there.
+    """
     path = os.path.abspath(socket)
     if len(os.fsencode(path)) <= _SUN_PATH:
         yield path

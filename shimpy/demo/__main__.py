@@ -31,6 +31,7 @@ from ..api import (
     State,
     StateRequest,
 )
+from ..client.connect import reachable
 from .parts import Events, FailedError, Pipes, Report, expect
 
 _CLEANUP_SECONDS = 5
@@ -59,14 +60,14 @@ def _make_bundle(folder: Path, busybox: str) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def _shim_process(folder: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _shim_process(socket: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Runs `python -m shimpy`, in a process group of its own: Ctrl-C is for us, who then end it in order."""
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shimpy", "--socket", f"{folder}/shim.sock",
+            sys.executable, "-m", "shimpy", "--socket", socket,
             stdin=subprocess.DEVNULL, stderr=stderr, process_group=0,
             # The files of a shim that was killed go with the folder.
-            env={**os.environ, "TMPDIR": str(folder)},
+            env={**os.environ, "TMPDIR": str(socket.parent)},
         )  # fmt: skip
     try:
         yield process
@@ -224,11 +225,14 @@ async def _run(folder: Path) -> None:
         bundle = _make_bundle(folder, busybox)
         back(str(bundle))
     log = folder / "stderr"
-    async with _shim_process(folder, log) as process, Channel(path=f"{folder}/shim.sock") as channel:
+    socket = folder / "shim.sock"
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(_shim_process(socket, log))
+        channel = await stack.enter_async_context(Channel(path=stack.enter_context(reachable(socket))))
         shim = ShimStub(channel)
         async with report.step("python -m shimpy") as back:
             await _first_reply(shim, process, log)
-            back(f"pid {process.pid} answers on {folder}/shim.sock")
+            back(f"pid {process.pid} answers on {socket}")
         async with _no_container_left(shim, container_id):
             await _show(report, shim, folder, bundle, container_id)
         async with report.step("SIGTERM") as back:
