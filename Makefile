@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 APT   := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 ARGS  ?=
 
+# Most of a test is waiting. ARGS="-n0" has them one after the other, as a debugger needs it.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run test stress soak fuzz bench bench-compare lint format proto build clean python system others ready
@@ -18,16 +21,16 @@ run: ready system ## see a container go through its whole life, step by step
 	@$(BIN)/python -m shimpy.demo
 
 test: ready system others ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 stress: ready system others ## the same tests with the big numbers
-	SHIMPY_ROUNDS=full $(BIN)/python -m pytest --timeout=3600 $(ARGS)
+	SHIMPY_ROUNDS=full $(PYTEST) --timeout=3600 $(ARGS)
 
 soak: ready system ## random containers against a model, for an hour (ARGS="--help")
 	$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: ready ## a long run of the fuzz tests
-	SHIMPY_ROUNDS=full $(BIN)/python -m pytest --timeout=3600 -m fuzz $(ARGS)
+	SHIMPY_ROUNDS=full $(PYTEST) --timeout=3600 -m fuzz $(ARGS)
 
 bench: ready system ## measure this machine: a table and a JSON file (ARGS="--help")
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -18,6 +18,8 @@ from grpclib.client import Channel
 
 from shimpy.api import ShimStub
 
+_TEMPORARY = tempfile.gettempdir()
+
 
 class Server:
     """A shim in a process of its own, with a folder of its own.
@@ -38,7 +40,7 @@ class Server:
         **options: Any,
     ) -> None:
         # Not the test's own folder: its path may be longer than what a socket's address holds.
-        self._folder = tempfile.TemporaryDirectory(prefix="shimpy-test-")
+        self._folder = tempfile.TemporaryDirectory(prefix="shimpy-test-", dir=_TEMPORARY)
         self.folder = Path(self._folder.name)
         self.socket = self.folder / "shim.sock"
         self._log = self.folder / "stderr"
