@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .cgroup import Cgroup, OomWatch
-from .errors import InvalidArgumentError, NotFoundError
+from .errors import NotFoundError
 from .events import Event, EventType
 from .process import Process
 from .states import State
@@ -67,11 +67,8 @@ class Processes:
         """Returns a process that is not deleted.
 
         Raises:
-            InvalidArgumentError: the pid is 0.
             NotFoundError: there is none, or no more.
         """
-        if pid == 0:
-            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         if self.init is not None and pid == self.init.pid:
             return self.init
         process = self._execs.get(pid)

@@ -161,8 +161,6 @@ class Shim(api.ShimBase):
             ShimError: INVALID_ARGUMENT for pid 0, NOT_FOUND for one that is not ours.
         """
         pid = delete_request.pid
-        if pid == 0:
-            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         return api.DeleteResponse(exit_status=await self._owner(pid).delete(pid))
 
     async def exec(self, exec_request: api.ExecRequest) -> api.ExecResponse:
@@ -200,8 +198,6 @@ class Shim(api.ShimBase):
             ShimError: INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION without a terminal.
         """
         pid = pty_request.pid
-        if pid == 0:
-            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         self._owner(pid).resize(pid, pty_request.width, pty_request.height)
         return Empty()
 
@@ -276,6 +272,8 @@ class Shim(api.ShimBase):
 
     def _owner(self, pid: int) -> Container:
         self._check_open()
+        if pid == 0:
+            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         container = self._live()
         if container is None:
             raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
