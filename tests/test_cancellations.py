@@ -118,6 +118,7 @@ async def test_a_start_that_is_cut_off_has_started_the_container_or_can_be_made_
             await life.start()
         assert await life.state() in (State.RUNNING, State.STOPPED)
         await life.delete()
+        await life.exit_of(life.pid)
         told = life.recorder.of(life.pid)
         assert told.count(EventType.CREATE) == told.count(EventType.EXIT) == 1
         assert told[-1] == EventType.EXIT

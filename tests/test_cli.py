@@ -203,6 +203,7 @@ def test_errors_of_use_are_one_line(rootfs: Path, tmp_path: Path) -> None:
         assert said.lower() in done.stderr.lower()
 
 
+@pytest.mark.timeout(300)  # it starts some twenty Pythons, one after the other
 async def test_life_of_a_container_over_a_socket(
     server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ async def test_life_of_a_container_over_a_socket(
     done = call("exec", "-u", "1000:1001,7", "-w", "/tmp", "sh", "-c", "pwd; id -u; id -G; exit 4")
     assert (done.stdout, done.stderr, done.returncode) == ("/tmp\n1000\n1001 7\n", "", 4)
     detached = call("exec", "-d", "--stdout", str(tmp_path / "out"), "sh", "-c", "echo to a file; sleep 1000")
+    await leaks.eventually((tmp_path / "out").read_text)
     assert call("delete", detached.stdout.strip()).stdout == "137\n"
     assert (tmp_path / "out").read_text() == "to a file\n"
     assert call("exec", "no-such-program").returncode == 127

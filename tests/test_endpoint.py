@@ -23,6 +23,7 @@ from shimpy.errors import (
     ShimError,
 )
 
+from .support.leaks import descriptors, opened_since
 from .support.rounds import rounds
 
 
@@ -191,12 +192,12 @@ def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, target
     ],
 )
 def test_a_place_where_there_can_be_no_socket(path: str, error: type[ShimError], words: str) -> None:
-    descriptors = os.listdir("/proc/self/fd")
+    before = descriptors()
 
     with pytest.raises(error, match=words):
         endpoint.listen(path)
 
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert opened_since(before) == []
 
 
 def test_what_is_removed_is_its_own(tmp_path: Path, made: list[endpoint.Endpoint]) -> None:

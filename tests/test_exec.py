@@ -426,14 +426,16 @@ async def test_the_deadline_of_a_stuck_exec(
 ) -> None:
     """Its process group is killed, and with it what it has started; the same call works again."""
     life = await running(live_served, runtime=fake.path)
-    before = children(server.pid)
-    fake.fault("exec", Hang(seconds=60, children=1, after=after, ignore_sigterm=True), times=3)
+    before = set(children(server.pid))
+    fake.fault("exec", Hang(seconds=60, children=1, after=after, ignore_sigterm=True))
     request = ExecRequest(args=list(SLEEP), terminal=terminal)
     for _ in range(3):
         await too_late(life.shim.exec(request, timeout=0.3))
-    await eventually(lambda: children(server.pid) == before)
+    await eventually(lambda: set(children(server.pid)) == before)
     assert list(await life.states()) == [life.pid]
+    fake.clear("exec")
     pid = (await life.shim.exec(request)).pid
+    await life.recorder.wait_for(EXEC_ADDED, pid)
     assert life.recorder.of(pid) == [EXEC_ADDED]
     assert await life.delete(pid) == KILLED
 

@@ -81,6 +81,7 @@ async def test_a_hog_whose_shell_goes_on(live: Prepare) -> None:
     await eventually(lambda: kernel_count(life.id) == count)
     assert life.recorder.of(life.pid) == [CREATE, START, *[OOM] * count]
     await life.delete()
+    await life.exit_of(life.pid)
     assert life.recorder.of(life.pid) == [CREATE, START, *[OOM] * count, EXIT]
 
 

@@ -123,6 +123,7 @@ async def test_five_subscribers_of_which_one_leaves(shim: ShimStub, live: Prepar
     pid = await life.exec("sh", "-c", "exit 3")
     await life.exit_of(pid)
     await life.delete()
+    await life.exit_of(life.pid)
     for number, recorder in enumerate(recorders):
         if number != 2:
             await recorder.wait_for(EXIT, life.pid)
@@ -239,6 +240,7 @@ async def test_subscribers_that_come_and_go_leave_nothing(shim: ShimStub, live: 
         await recorder.subscribed()
         await recorder.close()
     await life.delete()
+    await life.exit_of(life.pid)
     assert life.recorder.types == [CREATE, EXIT]
 
 

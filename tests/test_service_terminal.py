@@ -15,7 +15,7 @@ from shimpy.api import PtyRequest, User
 
 from .support.fifos import Fifo
 from .support.kinds import RUNNING, STOPPED
-from .support.leaks import descriptors, eventually, threads
+from .support.leaks import descriptors, eventually, opened_since, threads
 from .support.lives import KILLED, Life
 from .support.residue import tasks
 from .support.rounds import rounds
@@ -162,8 +162,10 @@ async def test_an_interactive_shell(live: Prepare, fifo: MakeFifo, whose: str) -
     # Whoever types may go and come back: a terminal has no end of input.
     assert await keyboard.write(b"echo $((6 * 7))\n") > 0
     await screen.shows(b"\n42\r\n")
-    assert await keyboard.write(b"tty; sleep 1000\n") > 0
+    # What is interrupted has to be a program that runs, not the shell between two.
+    assert await keyboard.write(b"tty; sh -c 'echo $((7 * 9)); exec sleep 1000'\n") > 0
     await screen.shows(b"/dev/")
+    await screen.shows(b"\n63\r\n")
     assert await keyboard.write(b"\x03") > 0
     assert await keyboard.write(b"echo again $?\n") > 0
     await screen.shows(b"again 130")
@@ -250,22 +252,25 @@ async def test_terminals_leave_nothing(live: Prepare, fifo: MakeFifo) -> None:
     life = await running(live)
     output, keyboard = fifo("output"), fifo("keyboard")
 
-    async def one(*program: str) -> None:
-        pid = await life.exec(*program, terminal=True, stdin=str(keyboard), stdout=str(output))
+    async def begin() -> int:
+        return await life.exec("true", terminal=True, stdin=str(keyboard), stdout=str(output))
+
+    async def one() -> None:
+        pid = await begin()
         if random.random() < 0.5:
             await life.exit_of(pid)
         await life.delete(pid)
         life.recorder.seen.clear()
 
-    def held() -> tuple[list[str], int, int]:
-        return sorted(descriptors().values()), threads(), tasks()
-
-    await one("true")
+    # The inotify of all FIFOs comes with the first output that has ended, unless Delete is quicker.
+    first = await begin()
+    await eventually(lambda: "anon_inode:inotify" in descriptors().values())
+    await life.delete(first)
     terminals = (await life.run("ls", "/dev/pts")).stdout
-    before = held()
+    opened, before = descriptors(), (threads(), tasks())
     for _ in range(rounds(10, 200)):
-        await one("true")
-    await eventually(lambda: held() == before)
+        await one()
+    await eventually(lambda: not opened_since(opened) and threads() <= before[0] and tasks() <= before[1])
     assert (await life.run("ls", "/dev/pts")).stdout == terminals
 
 

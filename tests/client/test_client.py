@@ -16,7 +16,6 @@ import pytest
 import shimpy
 from tests.support import leaks
 from tests.support.rounds import rounds
-from tests.support.sandboxes import inside
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +132,7 @@ async def test_path_longer_than_the_kernel_takes(tmp_path: Path) -> None:
         before = leaks.descriptors()
         async with shimpy.connect(folder / "shim.sock") as client:
             assert not (await client.state()).id
-        await leaks.eventually(lambda: leaks.descriptors().keys() == before.keys())
+        await leaks.eventually(lambda: not leaks.opened_since(before))
 
 
 async def test_shim_that_is_killed_is_missed_by_everybody(
@@ -147,7 +146,7 @@ async def test_shim_that_is_killed_is_missed_by_everybody(
                     running = asyncio.ensure_future(container.run(["sleep", "1000"]))
                     waiting = asyncio.ensure_future(container.wait())
                     following = asyncio.ensure_future(_all(events))
-                    await leaks.eventually(lambda: len(inside(container_id)) == 2)
+                    await _command_is_there(client)
                     os.kill(server.pid, signal.SIGKILL)
                     for task in (running, waiting, following):
                         with pytest.raises(shimpy.UnavailableError):
@@ -155,6 +154,12 @@ async def test_shim_that_is_killed_is_missed_by_everybody(
                 with pytest.raises(shimpy.UnavailableError):
                     await client.state()
     subprocess.run(["runc", "delete", "--force", container_id], check=True)
+
+
+async def _command_is_there(client: shimpy.ShimClient) -> None:
+    """Returns once there is a process beside init, and the runtime that started it is done."""
+    while len((await client.state()).processes) == 1:
+        await asyncio.sleep(0.01)
 
 
 async def _all(events: shimpy.EventStream) -> list[shimpy.Event]:
@@ -253,10 +258,12 @@ async def test_exits_are_not_lost_while_the_program_did_not_read(
         shimpy.connect(server.socket) as client,
         client.container(new_id(), bundle("sleep", "1000000")) as container,
     ):
-        running = asyncio.ensure_future(container.run(["sh", "-c", "sleep 0.2; exit 3"]))
-        await leaks.eventually(lambda: len(inside(container.id)) > 1)
+        script = "until [ -e /tmp/go ]; do sleep 0.01; done; exit 3"
+        running = asyncio.ensure_future(container.run(["sh", "-c", script]))
+        await _command_is_there(client)
         client._exits._losses += 1  # as _follow does when it hears RESOURCE_EXHAUSTED
         await client._exits._catch_up()
+        await container.run(["touch", "/tmp/go"])
         assert (await running).exit_status == 3
         assert (await container.run(["sh", "-c", "exit 4"])).exit_status == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 
 import shimpy
 from tests.support import leaks
+from tests.support.clock import leap
 from tests.support.rounds import rounds
 from tests.support.sandboxes import inside, sandbox
 
@@ -36,7 +38,16 @@ async def container(
         await leaks.eventually(lambda: inside(container.id) == {container.pid})
         assert list(fifos.iterdir()) == []
         assert [p.pid for p in (await container.state()).processes] == [container.pid]
-        assert leaks.descriptors().keys() == before.keys()
+        await leaks.eventually(lambda: not leaks.opened_since(before))
+
+
+def sleepers(container_id: str) -> int:
+    """Returns how many `sleep 300` run in a container."""
+    found = 0
+    for pid in inside(container_id):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00300\x00"
+    return found
 
 
 async def test_result_has_both_outputs_and_the_status(container: shimpy.Container) -> None:
@@ -106,10 +117,14 @@ async def test_background_child_that_holds_the_output_is_not_waited_for(containe
 
 
 async def test_timeout_ends_the_whole_tree_and_returns_what_was_written(container: shimpy.Container) -> None:
+    running = asyncio.ensure_future(
+        container.run(["sh", "-c", "echo part; sleep 300 & sleep 300"], timeout=100)
+    )
+    await leaks.eventually(lambda: sleepers(container.id) == 2)
+    leap(100)
     began = time.monotonic()
-    result = await container.run(["sh", "-c", "echo part; sleep 300 & sleep 300"], timeout=1)
-    assert time.monotonic() - began < 1.5
-    assert result == shimpy.Result(b"part\n", b"", 137, timed_out=True)
+    assert await running == shimpy.Result(b"part\n", b"", 137, timed_out=True)
+    assert time.monotonic() - began < 5  # half a second is promised, on a machine of its own
     assert inside(container.id) == {container.pid}
 
 
@@ -123,11 +138,13 @@ async def test_timeout_is_not_reached(container: shimpy.Container) -> None:
 
 
 async def test_fifty_at_once_keep_to_their_timeouts_and_their_outputs(container: shimpy.Container) -> None:
-    results = await asyncio.gather(
-        *(container.run(["sh", "-c", f"echo {n}; sleep 300 & sleep 300"], timeout=3) for n in range(50))
+    running = asyncio.gather(
+        *(container.run(["sh", "-c", f"echo {n}; sleep 300 & sleep 300"], timeout=100) for n in range(50))
     )
+    await leaks.eventually(lambda: sleepers(container.id) == 100, within=50)
+    leap(100)
     expected = [shimpy.Result(f"{n}\n".encode(), b"", 137, timed_out=True) for n in range(50)]
-    assert results == expected
+    assert await running == expected
     assert inside(container.id) == {container.pid}
 
 
@@ -264,7 +281,8 @@ async def _until(pty: shimpy.Pty, awaited: bytes) -> None:
 
 
 async def test_pty_is_resized(container: shimpy.Container) -> None:
-    script = "trap 'stty size' WINCH; echo ready; while :; do read x; done"
+    # A shell that a signal reaches on its way into a `read` sees to it only when there is something to read.
+    script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done"
     async with container.pty(["sh", "-c", script]) as pty:
         await _until(pty, b"ready\r\n")  # the first size may be told before it, or after it
         await pty.resize(120, 40)
@@ -274,7 +292,8 @@ async def test_pty_is_resized(container: shimpy.Container) -> None:
 
 
 async def test_pty_passes_control_c_on(container: shimpy.Container) -> None:
-    async with container.pty(["sh", "-c", "trap 'exit 33' INT; echo ready; while :; do read x; done"]) as pty:
+    script = "trap 'exit 33' INT; echo ready; while :; do sleep 0.05; done"
+    async with container.pty(["sh", "-c", script]) as pty:
         await _until(pty, b"ready\r\n")
         await pty.write(b"\x03")
         assert await pty.wait() == 33
@@ -297,11 +316,13 @@ async def test_resize_after_the_end(container: shimpy.Container) -> None:
 async def test_init_that_dies_takes_its_commands_along(
     bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
+    init = "until [ -e /tmp/go ]; do sleep 0.01; done; exit 8"
     async with (
         shimpy.in_process() as client,
-        client.container(new_id(), bundle("sh", "-c", "sleep 0.3; exit 8")) as container,
+        client.container(new_id(), bundle("sh", "-c", init)) as container,
     ):
-        result = await container.run(["sleep", "300"])
+        # Its input comes once it is there.
+        result = await container.run(["sh", "-c", "read x; touch /tmp/go; sleep 300"], input=b"\n")
         assert (result.exit_status, result.timed_out) == (137, False)
         assert await container.wait() == 8
         with pytest.raises(shimpy.FailedPreconditionError):
@@ -321,9 +342,17 @@ async def test_one_shot_from_a_bundle(bundle: Callable[..., str]) -> None:
     assert await shimpy.run(made, ["echo", "other"]) == shimpy.Result(b"other\n", b"", 0)
 
 
-async def test_one_shot_at_the_end_of_its_time(rootfs: Path) -> None:
-    result = await shimpy.run(rootfs, ["sh", "-c", "echo part; sleep 300 & sleep 300"], timeout=1)
-    assert result == shimpy.Result(b"part\n", b"", 137, timed_out=True)
+async def test_one_shot_at_the_end_of_its_time(
+    rootfs: Path, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = new_id()
+    monkeypatch.setattr("shimpy.client.oneshot.new_id", lambda: container_id)
+    running = asyncio.ensure_future(
+        shimpy.run(rootfs, ["sh", "-c", "echo part; sleep 300 & sleep 300"], timeout=100)
+    )
+    await leaks.eventually(lambda: sleepers(container_id) == 2)
+    leap(100)
+    assert await running == shimpy.Result(b"part\n", b"", 137, timed_out=True)
 
 
 async def test_one_shot_without_anything_to_run(rootfs: Path) -> None:

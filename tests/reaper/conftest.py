@@ -10,20 +10,21 @@ import pytest
 
 from shimpy.reaper import Reaper
 from tests.support.forks import is_subreaper
-from tests.support.leaks import children, descriptors
+from tests.support.leaks import children, descriptors, opened_since
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """Everything that the reaper may change, and what it may leave."""
-    before = (is_subreaper(), signal.getsignal(signal.SIGCHLD), sorted(descriptors().values()))
+    before, opened = (is_subreaper(), signal.getsignal(signal.SIGCHLD)), descriptors()
     yield
     left = children()
     for pid in left:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert left == {}
-    assert (is_subreaper(), signal.getsignal(signal.SIGCHLD), sorted(descriptors().values())) == before
+    assert (is_subreaper(), signal.getsignal(signal.SIGCHLD)) == before
+    assert opened_since(opened) == []
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from shimpy.runtime import Runc
 from shimpy.runtime.files import MAX_LOG
 from shimpy.testing import Command, Fails, FakeRuntime, Hang, Signalled, error_line
 from tests.support.commanded import stdio
-from tests.support.leaks import alive, children, descriptors, eventually
+from tests.support.leaks import alive, children, descriptors, eventually, opened_since
 from tests.support.rounds import rounds
 
 from .conftest import Script
@@ -241,7 +241,7 @@ async def test_however_a_command_ends_its_files_go(
 
     assert len(fake.calls) == 1
     assert os.listdir(scratch.place()) == []
-    assert descriptors() == before
+    assert opened_since(before) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -261,7 +261,7 @@ async def test_a_cancelled_command_is_gone_with_all_its_group_when_the_call_ends
     assert not alive(fake.calls[0].pid)
     assert os.listdir(scratch.place()) == []
     await eventually(lambda: not any(map(alive, group)) and children() == {})
-    assert descriptors() == before
+    await eventually(lambda: opened_since(before) == [])
 
 
 def in_group(group: int) -> list[int]:
@@ -294,7 +294,7 @@ async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing(
 
         assert os.listdir(scratch.place()) == []
         await eventually(lambda: children() == {})
-    assert descriptors() == before
+    await eventually(lambda: opened_since(before) == [])
 
 
 async def test_a_command_beside_one_that_is_cancelled_goes_on(fake: FakeRuntime, reaper: Reaper) -> None:

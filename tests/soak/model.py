@@ -184,7 +184,7 @@ class Model:
             self._differ(f"create: pid {result}, but the event of CREATE has named {self.init.pid}")
         if call.kind == "exec" and call.program is not None:
             self.programs[result] = call.program
-        if call.kind == "resize" and (call.exited or not self.has_terminal(call.pid)):
+        if call.kind == "resize" and (call.exited or not self.may_have_terminal(call.pid)):
             self._differ(f"a process without a terminal, or an exited one, was resized: {call.pid}")
         process = self.find(call.pid)
         if call.kind.startswith("delete") and process is not None:
@@ -317,6 +317,13 @@ class Model:
             return self._terminal
         program = self.programs.get(pid)
         return program is not None and program.terminal
+
+    def may_have_terminal(self, pid: int) -> bool:
+        """Returns whether a process may have a terminal: which one it is says only the answer to its Exec."""
+        if pid in self.programs or self.find(pid) is self.init:
+            return self.has_terminal(pid)
+        unanswered = [call.program for call in self._calls if call.program is not None]
+        return any(program.terminal for program in self.unknown + unanswered)
 
     def may_be_dead(self, process: Process) -> bool:
         """Returns whether a process may be dead already."""

@@ -105,7 +105,7 @@ async def test_a_runtime_that_connects_no_console(hub: StdioHub) -> None:
     began = time.monotonic()
     with pytest.raises(InternalError, match="connected no console"):
         await io.attach()
-    assert 0.5 < time.monotonic() - began < 3
+    assert 0.5 < time.monotonic() - began < 20
     io.close()
 
 
@@ -171,7 +171,10 @@ async def test_runc_finds_the_console(
     hub: StdioHub, fifo: MakeFifo, bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
     out = fifo("out")
-    script = "stty size; exec 0<&- 1>&- 2>&-; sleep 0.2; echo hi >/dev/console; read x </dev/console"
+    script = (
+        "stty -echo; stty size; exec 0<&- 1>&- 2>&-; sleep 0.2; "
+        "echo hi >/dev/console; read x </dev/console; echo $x >/dev/console"
+    )
     path = bundle("sh", "-c", script, terminal=True)
     container = new_id()
     source = fifo("in")
@@ -186,18 +189,15 @@ async def test_runc_finds_the_console(
     )
     assert await process.wait() == 0
     await io.attach()
-    reader = out.read()
     process = await asyncio.create_subprocess_exec("runc", "start", container)
     assert await process.wait() == 0
+    assert await asyncio.wait_for(out.read_some(8), 20) == b"43 132\r\n"
+    reader = out.read()
     await source.write(b"typed\n")
     await eventually(lambda: _runc_status(container) == "stopped")
     io.process_exited()
     await io.drain()
-    assert await asyncio.wait_for(reader, 5) in (
-        b"43 132\r\nhi\r\ntyped\r\n",
-        b"43 132\r\ntyped\r\nhi\r\n",
-        b"typed\r\n43 132\r\nhi\r\n",
-    )
+    assert await asyncio.wait_for(reader, 5) == b"hi\r\ntyped\r\n"
     io.close()
     await asyncio.to_thread(remove, container)
 
@@ -254,7 +254,7 @@ async def test_output_to_a_device(hub: StdioHub) -> None:
     process = await run(io, "echo", "hello")
     await process.exit()
     await io.drain()
-    assert os.read(leader, 100) == b"hello\r\n"
+    assert _exactly(leader, 7) == b"hello\r\n"
     io.close()
     os.close(leader)
     os.close(follower)
@@ -307,11 +307,19 @@ async def test_a_process_that_nobody_reads_waits(hub: StdioHub, fifo: MakeFifo) 
 
 def _read(path: Fifo, size: int) -> bytes:
     """Reads exactly that many bytes and leaves the rest in the FIFO."""
-    data = b""
     fd = os.open(path, os.O_RDONLY)
+    try:
+        return _exactly(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _exactly(fd: int, size: int) -> bytes:
+    data = b""
     while len(data) < size:
-        data += os.read(fd, size - len(data))
-    os.close(fd)
+        more = os.read(fd, size - len(data))
+        assert more, f"the end after {data!r}"
+        data += more
     return data
 
 
@@ -349,7 +357,7 @@ async def test_drain_gives_up(hub: StdioHub, fifo: MakeFifo) -> None:
     await process.exit()
     began = time.monotonic()
     await io.drain()
-    assert 1.5 < time.monotonic() - began < 4
+    assert 1.5 < time.monotonic() - began < 20
     io.close()
 
 
@@ -397,10 +405,9 @@ async def test_a_flood_does_not_hold_up_others(hub: StdioHub) -> None:
     processes = [await run(io, "yes") for io in ios]
     waits = []
     for _ in range(100):
-        began = time.monotonic()
+        began = time.thread_time()
         await asyncio.sleep(0)
-        waits.append(time.monotonic() - began)
-    # The longest may be this machine's.
+        waits.append(time.thread_time() - began)
     assert sorted(waits)[90] < 0.05
     for process in processes:
         await process.kill()
@@ -431,13 +438,13 @@ async def test_large_input_waits_for_a_slow_process(
 ) -> None:
     data = random.Random(1).randbytes(rounds(1, 10) * 1_000_000)
     (tmp_path / "copy").touch()
-    source = fifo("in")
+    source, go = fifo("in"), fifo("go")
     if kind == "file":
         (tmp_path / "file").write_bytes(data)
     io = opened(hub, source if kind == "fifo" else tmp_path / "file")
     code = f"""
-import os, time
-time.sleep(0.5)
+import os
+open({str(go)!r}).read()
 with open({str(tmp_path / "copy")!r}, "wb") as copy:
     while copy.tell() < {len(data)}:
         copy.write(os.read(0, 65536))
@@ -448,6 +455,7 @@ with open({str(tmp_path / "copy")!r}, "wb") as copy:
     used = time.process_time()
     await asyncio.sleep(0.1)
     assert time.process_time() - used < 0.08
+    await go.write(b"")
     assert await process.exit() == 0
     if written is not None:
         await written
@@ -549,6 +557,8 @@ async def test_descriptors_terminals_and_tasks_stay_flat(hub: StdioHub, fifo: Ma
         # A terminal is there as long as somebody has its master open.
         return descriptors(), asyncio.all_tasks()
 
-    first = await one_round()
+    fds, tasks = await one_round()
     for _ in range(rounds(20, 200)):
-        assert await one_round() == first
+        fds_now, tasks_now = await one_round()
+        assert fds_now.items() <= fds.items()
+        assert tasks_now <= tasks

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def descriptors(pid: int | None = None) -> dict[int, str]:
         with contextlib.suppress(FileNotFoundError):
             found[int(name)] = os.readlink(folder / name)
     return found
+
+
+def opened_since(before: dict[int, str]) -> list[str]:
+    """Returns what this process has open and had not before; what was closed meanwhile is somebody else's."""
+    return [*(Counter(descriptors().values()) - Counter(before.values())).elements()]
 
 
 def threads(pid: int | None = None) -> int:

@@ -11,6 +11,7 @@ from grpclib.const import Status
 
 from shimpy import api
 from shimpy.transport import Server
+from tests.support.clock import leap
 from tests.support.fake import FakeShim
 from tests.support.rawhttp2 import RawClient, connect, message
 
@@ -18,8 +19,10 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_deadline_that_passes_cancels_the_call(fake: FakeShim, raw: RawClient) -> None:
-    stream = raw.start(raw.headers("Pause", {"grpc-timeout": "20m"}))
+    stream = raw.start(raw.headers("Pause", {"grpc-timeout": "100S"}))
     raw.send(stream, message())
+    await fake.until(lambda: fake.paused == 1)
+    leap(100)
 
     assert (await raw.answer(stream)).status is Status.DEADLINE_EXCEEDED
     assert fake.cancelled == 1
@@ -28,13 +31,18 @@ async def test_a_deadline_that_passes_cancels_the_call(fake: FakeShim, raw: RawC
 async def test_a_call_that_comes_to_its_answer_as_its_deadline_passes_is_OK(  # noqa: N802
     fake: FakeShim, raw: RawClient
 ) -> None:
+    begun = asyncio.Event()
+
     async def too_late(_: api.CreateRequest) -> None:
+        begun.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
     fake.create_does = too_late
-    stream = raw.start(raw.headers("Create", {"grpc-timeout": "20m"}))
+    stream = raw.start(raw.headers("Create", {"grpc-timeout": "100S"}))
     raw.send(stream, message())
+    await begun.wait()
+    leap(100)
 
     assert (await raw.answer(stream)).status is Status.OK
 
@@ -42,10 +50,11 @@ async def test_a_call_that_comes_to_its_answer_as_its_deadline_passes_is_OK(  # 
 async def test_what_is_being_undone_is_not_broken_off_again(
     fake: FakeShim, at: tuple[Server, Path], raw: RawClient
 ) -> None:
-    undoing, undone = asyncio.Event(), asyncio.Event()
+    begun, undoing, undone = asyncio.Event(), asyncio.Event(), asyncio.Event()
     steps = []
 
     async def undo(_: api.CreateRequest) -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -54,8 +63,10 @@ async def test_what_is_being_undone_is_not_broken_off_again(
             steps.append("undone")
 
     fake.create_does = undo
-    stream = raw.start(raw.headers("Create", {"grpc-timeout": "20m"}))
+    stream = raw.start(raw.headers("Create", {"grpc-timeout": "100S"}))
     raw.send(stream, message())
+    await begun.wait()
+    leap(100)
     await undoing.wait()
     raw.http.reset_stream(stream)
     raw.flush()

@@ -23,9 +23,10 @@ async def test_calls_under_way_get_their_answer_and_streams_end_with_OK(  # noqa
     fake: FakeShim, at: tuple[Server, Path], stub: api.ShimStub
 ) -> None:
     server, _ = at
-    go = asyncio.Event()
+    begun, go = asyncio.Event(), asyncio.Event()
 
     async def wait(_: api.CreateRequest) -> None:
+        begun.set()
         await go.wait()
         fake.publish(api.Event(pid=7))
 
@@ -38,9 +39,10 @@ async def test_calls_under_way_get_their_answer_and_streams_end_with_OK(  # noqa
             events.append(event.pid)  # noqa: PERF401 - a failure shall show what has come
 
     following = asyncio.create_task(follow())
-    await fake.until(lambda: bool(fake.received and fake.subscribers))
+    await begun.wait()
+    await fake.until(lambda: len(fake.subscribers) == 1)
 
-    draining = asyncio.create_task(server.drain(5, end_streams=lambda: fake.publish(None)))
+    draining = asyncio.create_task(server.drain(30, end_streams=lambda: fake.publish(None)))
     await asyncio.sleep(0)
     refused = await failure(stub.state(api.StateRequest()))
     assert refused.status is Status.UNAVAILABLE
@@ -95,7 +97,7 @@ async def test_a_peer_that_does_not_read_holds_up_no_end(fake: FakeShim, at: tup
         for _ in range(5_000):
             fake.publish(api.Event(id="x" * 1000))
         fake.publish(None)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await at[0].drain(0.05)
         assert fake.subscribers == []
 
@@ -115,7 +117,7 @@ async def test_a_call_that_does_not_heed_its_end_holds_up_nothing(
     reading = asyncio.create_task(raw.until_closed())
     while not fake.received:
         await asyncio.sleep(0)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         await at[0].drain(0.05)
     await reading
     over.set()

@@ -67,13 +67,13 @@ async def test_a_subscriber_that_does_not_read_delays_nobody(fake: FakeShim, pat
         stream = awake.request("Events")
         await fake.until(lambda: len(fake.subscribers) == 2)
         event = api.Event(id="x" * 1000)
-        for _ in range(5_000):
+        for _ in range(1_000):
             fake.publish(event)
         fake.publish(None)
 
         answer = await awake.answer(stream)
         assert answer.status is Status.OK
-        assert answer.data.count(event.id.encode()) == 5_000
+        assert answer.data.count(event.id.encode()) == 1_000
 
 
 async def test_a_unary_call_is_answered_beside_a_thousand_streams(fake: FakeShim, raw: RawClient) -> None:
