@@ -46,6 +46,7 @@ class FakeShim(api.ShimBase):
 
     async def create(self, create_request: api.CreateRequest) -> api.CreateResponse:
         self.received.append(create_request)
+        await self._tell()
         if self.create_does is not None:
             await self.create_does(create_request)
         return api.CreateResponse(pid=7)
