@@ -43,6 +43,8 @@ class Output:
         if self._reads:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
             asyncio.get_running_loop().add_reader(self._descriptor, self._more)
+            # Of an end that came before it was opened, after a Delete, nothing wakes the loop.
+            self._more()
 
     def _more(self) -> None:
         try:
