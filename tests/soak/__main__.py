@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 
 from .soak import Soak
@@ -22,8 +23,20 @@ def main() -> int:
     arguments = parser.parse_args()
     seconds = float("inf") if arguments.rounds else arguments.minutes * 60
     soak = Soak(seed=arguments.seed, clients=arguments.clients)
-    asyncio.run(soak.run(seconds=seconds, rounds=arguments.rounds, first=arguments.first))
+    asyncio.run(_run(soak, seconds=seconds, rounds=arguments.rounds, first=arguments.first))
     return 1 if soak.differences else 0
+
+
+async def _run(soak: Soak, *, seconds: float, rounds: int | None, first: int) -> None:
+    """Runs it; the first Ctrl-C ends it in order, with its report, the second at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        soak.stop()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    await soak.run(seconds=seconds, rounds=rounds, first=first)
 
 
 if __name__ == "__main__":

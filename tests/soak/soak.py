@@ -46,6 +46,11 @@ class Soak:
         self._lives = 0
         self._life: Life | None = None
         self._shown: Life | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends the run, with its report, after the container that lives now."""
+        self._stopped = True
 
     async def run(self, *, seconds: float, rounds: int | None = None, first: int = 1) -> None:
         """Runs until the time is up, or so many containers have lived.
@@ -60,7 +65,8 @@ class Soak:
         with tempfile.TemporaryDirectory(prefix="shimpy-test-") as folder:
             temporary = Path(folder) / "temporary"
             temporary.mkdir()
-            server = Server(environment={"TMPDIR": str(temporary)})
+            # A group of its own: Ctrl-C is for us.
+            server = Server(environment={"TMPDIR": str(temporary)}, process_group=0)
             try:
                 server.wait_until_it_listens()
                 watch = Watch(server, temporary, self._differ)
@@ -118,7 +124,7 @@ class Soak:
                 if not self._life.over:
                     self._differ("the run ends here: there is no room for another container")
                     break
-                if time.monotonic() > end or server.process.poll() is not None:
+                if self._stopped or time.monotonic() > end or server.process.poll() is not None:
                     break
             if recorder.error is not None:
                 self._differ(f"the stream of events has ended with {recorder.error}")
