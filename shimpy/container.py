@@ -250,11 +250,17 @@ class Container:
     async def _resume(self) -> None:
         try:
             await self._runtime.resume(self.id)
-        except BaseException:
-            if self._cgroup.killable and not self._cgroup.frozen():
+        except asyncio.CancelledError:
+            if not self._thawed():
+                raise
+        except ShimError:
+            if self._thawed():
                 self._resumed()
             raise
         self._resumed()
+
+    def _thawed(self) -> bool:
+        return self._cgroup.killable and not self._cgroup.frozen()
 
     def _resumed(self) -> None:
         if self.state is State.PAUSED:

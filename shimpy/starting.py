@@ -37,6 +37,8 @@ class Starting:
     async def run(self) -> None:
         """Starts it; when this raises, `begun` says whether it had an effect all the same.
 
+        Called off too late, it completes.
+
         Raises:
             ShimError: the runtime refused.
         """
@@ -54,11 +56,13 @@ class Starting:
             command.cancel()
             await asyncio.wait([command])
             self.begun = self._runs() or (not command.cancelled() and command.exception() is None)
-            raise
+            if not self.begun:
+                raise
         except ShimError:
             self.begun = await self._has_begun()
             raise
-        self.begun = True
+        else:
+            self.begun = True
 
     async def _has_begun(self) -> bool:
         if self._runs():

@@ -27,6 +27,7 @@ from shimpy.api import (
     State,
     StateRequest,
 )
+from shimpy.cgroup import Cgroup
 from shimpy.errors import FailedPreconditionError
 from shimpy.service import Shim
 from shimpy.testing import Command, Fails, FakeRuntime, Hang, error_line
@@ -181,6 +182,35 @@ async def test_a_program_that_ends_before_the_start_command_does(fake: FakeRunti
     assert await life.exit_of(life.pid) == 7
     assert life.recorder.types == WHOLE
     assert await life.delete() == 7
+
+
+async def test_a_start_that_is_called_off_too_late_has_succeeded(fake: FakeRuntime, live: Prepare) -> None:
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    fake.fault("start", Hang(after=True))
+    starting = asyncio.ensure_future(life.start())
+    await eventually(lambda: Path(f"/proc/{life.pid}/cmdline").read_bytes().startswith(b"sleep"))
+
+    assert await life.delete() == KILLED
+
+    await starting
+    await life.exit_of(life.pid)
+    assert life.recorder.types == WHOLE
+
+
+async def test_a_resume_that_is_called_off_too_late_has_succeeded(fake: FakeRuntime, live: Prepare) -> None:
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    await life.start()
+    await life.shim.pause(PauseRequest())
+    fake.fault("resume", Hang(after=True))
+    resuming = asyncio.ensure_future(life.shim.resume(ResumeRequest()))
+    cgroup = Cgroup.of(life.pid)
+    await eventually(lambda: not cgroup.frozen())
+
+    assert await life.delete() == KILLED
+
+    await resuming
 
 
 async def test_what_state_says_on_the_way(live: Prepare) -> None:
