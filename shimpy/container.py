@@ -18,6 +18,7 @@ from .errors import (
 )
 from .events import Event
 from .execution import Execution
+from .freezing import Freezing
 from .operation import Operation, Operations
 from .process import Process
 from .processes import Processes
@@ -212,6 +213,7 @@ class Container:
         self._cgroup = await creation.run(init, no_pivot=no_pivot)
         self._release = self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec))
         self._starting = Starting(self.id, init.pid, self._runtime)
+        self._freezing = Freezing(self.id, self._cgroup, self._runtime)
         logger.info("container %s created with init %d", self.id, init.pid)
         self._processes.created(init, self._cgroup)
         return init.pid
@@ -237,30 +239,19 @@ class Container:
                 init.announce()
 
     async def _pause(self) -> None:
-        try:
-            await self._runtime.pause(self.id)
-        except BaseException:
-            # All or nothing: a half frozen container would look RUNNING and answer nothing.
-            self._cgroup.thaw()
-            raise
+        await self._freezing.pause()
         if self.state is State.RUNNING:
             self.state = State.PAUSED
             logger.info("container %s paused", self.id)
 
     async def _resume(self) -> None:
         try:
-            await self._runtime.resume(self.id)
-        except asyncio.CancelledError:
-            if not self._thawed():
-                raise
+            await self._freezing.resume()
         except ShimError:
-            if self._thawed():
+            if self._freezing.thawed:
                 self._resumed()
             raise
         self._resumed()
-
-    def _thawed(self) -> bool:
-        return self._cgroup.killable and not self._cgroup.frozen()
 
     def _resumed(self) -> None:
         if self.state is State.PAUSED:

@@ -63,6 +63,7 @@ CORE = {
         "creation",
         "execution",
         "starting",
+        "freezing",
         "process",
         "processes",
         "states",
