@@ -212,7 +212,7 @@ class Container:
     async def _create(self, creation: Creation, init: Process, *, no_pivot: bool) -> int:
         self._cgroup = await creation.run(init, no_pivot=no_pivot)
         self._release = self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec))
-        self._starting = Starting(self.id, init.pid, self._runtime)
+        self._starting = Starting(self.id, init, self._runtime)
         self._freezing = Freezing(self.id, self._cgroup, self._runtime)
         logger.info("container %s created with init %d", self.id, init.pid)
         self._processes.created(init, self._cgroup)

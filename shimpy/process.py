@@ -73,6 +73,11 @@ class Process:
         return None if self.child is None else self.child.exit_status
 
     @property
+    def died_as(self) -> bytes:
+        """Empty while it lives, then the name that it had at the end; see `reaper.Child`."""
+        return b"" if self.child is None else self.child.died_as
+
+    @property
     def final_status(self) -> int:
         """The exit status of a process that has exited."""
         if self.exit_status is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from .errors import ShimError
+from .process import Process
+from .reaper import process_name
 from .runtime import Runtime
 
 GRACE = 0.5
@@ -19,19 +21,19 @@ class Starting:
 
     Args:
         container_id: a container that has just been created.
-        init_pid: its init, which is the runtime's own program until it is started.
+        init: its init, which is the runtime's own program until it is started.
         runtime: whose command starts it.
 
     Attributes:
         begun: whether the container's own program runs, or has run.
     """
 
-    def __init__(self, container_id: str, init_pid: int, runtime: Runtime) -> None:
+    def __init__(self, container_id: str, init: Process, runtime: Runtime) -> None:
         self.begun = False
         self._id = container_id
-        self._init_pid = init_pid
+        self._init = init
         self._runtime = runtime
-        self._created_as = command_line(init_pid)
+        self._created_as = command_line(init.pid), process_name(init.pid)
         self._in_doubt = False
 
     async def run(self) -> None:
@@ -76,8 +78,12 @@ class Starting:
 
     def _runs(self) -> bool:
         """Whether init has left the runtime's own program for the container's."""
-        # A zombie's is empty; whether it had begun is not to be known any more.
-        return command_line(self._init_pid) not in (b"", self._created_as)
+        line, name = self._created_as
+        if self._init.exit_status is not None:
+            return self._init.died_as not in (b"", name)
+        # A zombie has no command line any more, but its name.
+        pid = self._init.pid
+        return command_line(pid) not in (b"", line) or process_name(pid) not in (b"", name)
 
 
 def command_line(pid: int) -> bytes:

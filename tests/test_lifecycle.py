@@ -213,6 +213,27 @@ async def test_a_resume_that_is_called_off_too_late_has_succeeded(fake: FakeRunt
     await resuming
 
 
+async def test_a_program_that_ends_while_the_start_command_hangs(fake: FakeRuntime, live: Prepare) -> None:
+    life = live("sh", "-c", "exit 7")
+    await life.create(runtime=fake.path)
+    fake.fault("start", Hang(after=True))
+    await life.start()
+    assert await life.exit_of(life.pid) == 7
+    assert life.recorder.types == WHOLE
+
+
+async def test_an_init_that_dies_while_the_start_command_hangs(fake: FakeRuntime, live: Prepare) -> None:
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    fake.fault("start", Hang())
+    starting = asyncio.ensure_future(life.start())
+    await eventually(lambda: [call.command for call in fake.calls] == ["create", "start"])
+    os.kill(life.pid, signal.SIGKILL)
+    await refused(starting, Status.FAILED_PRECONDITION, "stopped")
+    assert await life.exit_of(life.pid) == KILLED
+    assert life.recorder.types == [CREATE, EXIT]
+
+
 async def test_what_state_says_on_the_way(live: Prepare) -> None:
     life = live(*SLEEP)
     assert await life.shim.state(StateRequest()) == api.StateResponse()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shimpy.api import EventType
+
 from .support import containers
 from .support.fifos import Fifo
 from .support.kinds import CREATE, EXEC_ADDED, EXIT, OOM, START
@@ -40,13 +42,24 @@ def ooms(life: Life) -> int:
     return life.recorder.of(life.pid).count(OOM)
 
 
+def assert_told(life: Life, *kinds: EventType, count: int) -> None:
+    """Of init this has been told and so many OOMs, the EXIT last.
+
+    On a busy machine the first may come while the command is still ending that started the hog.
+    """
+    told = life.recorder.of(life.pid)
+    assert [kind for kind in told if kind != OOM] == [*kinds]
+    assert told.count(OOM) == count
+    assert EXIT not in told[:-1]
+
+
 async def test_a_hog_as_init(live: Prepare) -> None:
     for _ in range(rounds(5, 100)):
         life = live(*HOG, memory=LIMIT)
         await life.create()
         await life.start()
         assert await life.exit_of(life.pid) == KILLED
-        assert life.recorder.of(life.pid) == [CREATE, START, OOM, EXIT]
+        assert_told(life, CREATE, START, EXIT, count=1)
         assert kernel_count(life.id) == 1
         assert await life.delete() == KILLED
 
@@ -59,13 +72,11 @@ async def test_hogs_as_execs(live: Prepare) -> None:
     for count in range(1, rounds(5, 100) + 1):
         pid = await life.exec(*HOG)
         assert await life.exit_of(pid) == KILLED
-        seen = life.recorder.seen
-        mine = [event for event in seen if event.type in (EXEC_ADDED, OOM, EXIT)][-3:]
-        assert [(event.type, event.pid) for event in mine] == [
-            (EXEC_ADDED, pid),
-            (OOM, life.pid),
-            (EXIT, pid),
-        ]
+        seen = [event for event in life.recorder.seen if event.type in (EXEC_ADDED, OOM, EXIT)]
+        *before, last = [(event.type, event.pid) for event in seen[-3:]]
+        # As with init: the OOM may come before the command has ended that started the hog.
+        assert {*before} == {(EXEC_ADDED, pid), (OOM, life.pid)}
+        assert last == (EXIT, pid)
         assert ooms(life) == count == kernel_count(life.id)
         assert await life.delete(pid) == KILLED
 
@@ -79,10 +90,10 @@ async def test_a_hog_whose_shell_goes_on(live: Prepare) -> None:
     await life.start()
     await life.recorder.wait_for(OOM, life.pid, count=count, within=rounds(20, 300))
     await eventually(lambda: kernel_count(life.id) == count)
-    assert life.recorder.of(life.pid) == [CREATE, START, *[OOM] * count]
+    assert_told(life, CREATE, START, count=count)
     await life.delete()
     await life.exit_of(life.pid)
-    assert life.recorder.of(life.pid) == [CREATE, START, *[OOM] * count, EXIT]
+    assert_told(life, CREATE, START, EXIT, count=count)
 
 
 async def test_hogs_at_once(live: Prepare, fifo: Callable[[str], Fifo]) -> None:

@@ -29,17 +29,22 @@ def born(pid: int) -> int:
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
+def process_name(pid: int) -> bytes:
+    """Returns the name of a process, running or a zombie (proc_pid_comm(5)); empty if there is none."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def is_runtime_helper(pid: int) -> bool:
     """Returns whether a process, running or a zombie, goes by a name that runc gives its helpers.
 
     While it sets a process up runc calls it `runc:[2:INIT]` and the like (nsexec.c); nobody but
     another runc is ever told of one, so nobody else waits for it.
     """
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read().startswith(b"runc:[")
-    except OSError:
-        return False
+    return process_name(pid).startswith(b"runc:[")
 
 
 def children(pid: int) -> list[int]:

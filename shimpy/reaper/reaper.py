@@ -31,13 +31,15 @@ class Child:
     Attributes:
         pid: the process id; somebody else's, possibly, once `exit_status` is set.
         exit_status: None while it lives; then the exit code, or 128 + the signal's number.
+        died_as: empty while it lives; then the name that it had at the end, see `descent.process_name`.
     """
 
-    __slots__ = ("_on_exit", "_pidfd", "exit_status", "pid")
+    __slots__ = ("_on_exit", "_pidfd", "died_as", "exit_status", "pid")
 
     def __init__(self, pid: int, pidfd: int, on_exit: Callable[[int], None]) -> None:
         self.pid = pid
         self.exit_status: int | None = None
+        self.died_as = b""
         self._pidfd = pidfd
         self._on_exit = on_exit
 
@@ -248,6 +250,7 @@ class Reaper:
         return pid in self._tracked or any(process.pid == pid for process in self._spawned)
 
     def _reap(self, child: Child) -> None:
+        name = descent.process_name(child.pid)  # it has it until it is waited for
         try:
             result = os.waitid(os.P_PIDFD, child._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -257,6 +260,7 @@ class Reaper:
             if result is None:
                 return
             status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+            child.died_as = name
         self._forget(child)
         child.exit_status = status
         try:

@@ -66,8 +66,9 @@ async def test_calls_that_were_reset_under_way_leave_nothing(
     fake: FakeShim, path: Path, bystander: RawClient
 ) -> None:
     before = in_memory()
-    async with connect(path) as client:
-        for _ in range(rounds(3, 10)):
+    for _ in range(rounds(3, 10)):
+        # Each with the patience that a new one meets.
+        async with connect(path) as client:
             fake.paused = fake.cancelled = 0
             streams = [client.request(rpc) for _ in range(200) for rpc in ("Pause", "Events")]
             await fake.until(lambda: len(fake.subscribers) == fake.paused == 200)
@@ -75,8 +76,8 @@ async def test_calls_that_were_reset_under_way_leave_nothing(
                 client.http.reset_stream(stream)
             client.flush()
             await fake.until(lambda: not fake.subscribers and fake.cancelled == 200)
-        assert (await client.answer(client.request())).status is Status.OK
-        await eventually(lambda: in_memory() <= before)
+            assert (await client.answer(client.request())).status is Status.OK
+            await eventually(lambda: in_memory() <= before)
 
 
 async def test_a_client_that_only_resets_is_sent_away(path: Path, bystander: RawClient) -> None:
