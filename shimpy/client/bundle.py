@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from shimpy.client.model import StrPath
+
+_UNKNOWN = 255
+"""What asyncio gives for the exit status of a child that somebody else has waited for."""
 
 
 async def write_bundle(
@@ -161,9 +165,12 @@ async def _spec(runtime: str, folder: Path) -> None:
     try:
         _, said = await process.communicate()
     except BaseException:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await settled(process.wait())
         raise
-    if process.returncode != 0:
+    # A status that the kernel has thrown away, as it does where SIGCHLD is ignored, is asyncio's 255 too.
+    lost = process.returncode == _UNKNOWN and not said and (folder / "config.json").exists()
+    if process.returncode != 0 and not lost:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise InternalError(f"{runtime} spec failed: {last[-500:] or f'exit status {process.returncode}'}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,21 @@ pytestmark = pytest.mark.anyio
 
 def _config(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text())
+
+
+def _told_by_who_ignores_sigchld(*lines: str) -> str:
+    """Returns what the lines of a coroutine print, in a program that is started with SIGCHLD ignored."""
+    body = "\n".join(f"    {line}" for line in lines)
+    program = f"import asyncio, shimpy\nasync def main():\n{body}\nasyncio.run(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
@@ -54,6 +73,30 @@ async def test_bundle_runs(tmp_path: Path, rootfs: Path, new_id: Callable[[], st
     )
     async with shimpy.in_process() as client:
         assert await client.run(new_id(), made) == shimpy.Result(b"x\n", b"", 0)
+
+
+def test_bundle_of_a_program_that_ignores_sigchld(tmp_path: Path, rootfs: Path) -> None:
+    """Nobody can tell how the runtime's command has ended, but it has."""
+    made = _told_by_who_ignores_sigchld(
+        f"print(await shimpy.write_bundle({str(tmp_path / 'bundle')!r}, ['true'], rootfs={str(rootfs)!r}))"
+    )
+    assert made == f"{tmp_path}/bundle\n"
+    assert _config(tmp_path / "bundle")["process"]["args"] == ["true"]
+
+
+def test_refusal_of_a_runtime_is_seen_where_sigchld_is_ignored(tmp_path: Path, rootfs: Path) -> None:
+    told = _told_by_who_ignores_sigchld(
+        "try:",
+        f"    await shimpy.write_bundle({str(tmp_path)!r}, rootfs={str(rootfs)!r}, runtime='false')",
+        "except shimpy.InternalError as error:",
+        "    print(error)",
+    )
+    assert told == "false spec failed: exit status 255\n"
+
+
+def test_one_command_of_a_program_that_ignores_sigchld(rootfs: Path) -> None:
+    told = _told_by_who_ignores_sigchld(f"print(await shimpy.run({str(rootfs)!r}, ['sh', '-c', 'exit 7']))")
+    assert told == f"{shimpy.Result(b'', b'', 7)}\n"
 
 
 async def test_bundle_that_is_there_is_kept(tmp_path: Path, rootfs: Path) -> None:
