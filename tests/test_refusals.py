@@ -29,10 +29,14 @@ from shimpy.api import (
     StateResponse,
     User,
 )
+from shimpy.errors import FailedPreconditionError
+from shimpy.reaper import Reaper
+from shimpy.service import Shim
 from shimpy.testing import Fails, FakeRuntime, error_line
 
 from .support import containers
 from .support.fifos import Fifo
+from .support.forks import is_subreaper
 from .support.kinds import CREATED, PAUSED, RUNNING, STOPPED
 from .support.lives import KILLED, Life, refused
 
@@ -215,6 +219,23 @@ async def test_calls_before_create(shim: ShimStub) -> None:
     await refused(shim.delete(DeleteRequest(pid=1)), MISSING, "1")
     await refused(shim.pty(PtyRequest(pid=0)), INVALID, "pid")
     await refused(shim.pty(PtyRequest(pid=1)), MISSING, "1")
+
+
+class _Foreign(asyncio.AbstractEventLoop):
+    """An event loop that has nothing of asyncio's own, as uvloop's has nothing."""
+
+
+@pytest.mark.parametrize("opens", [Reaper, Shim])
+def test_an_event_loop_that_is_not_asyncios_own(opens: type[Reaper | Shim]) -> None:
+    """It would not start the runtime as it has to be, which no Create should be the first to find out."""
+    before = is_subreaper()
+    asyncio._set_running_loop(_Foreign())  # type: ignore[abstract]
+    try:
+        with pytest.raises(FailedPreconditionError, match=r"_Foreign.*shimpy\.launch\(\)"):
+            opens().open()
+    finally:
+        asyncio._set_running_loop(None)
+    assert is_subreaper() == before
 
 
 # -- Start, Pause, Resume ------------------------------------------------------------------------
