@@ -146,11 +146,26 @@ async def test_create_with_a_configuration_that_never_ends(shim: ShimStub, tmp_p
     await refused(shim.create(CreateRequest(id="a", bundle=str(tmp_path))), INVALID, "bundle", "larger")
 
 
-async def test_create_with_a_configuration_that_the_runtime_refuses(live: Prepare) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda spec: spec["process"].update(args=5), "process.args"),
+        (lambda spec: spec["process"].update(args=[]), "args"),
+        (lambda spec: spec["process"].update(env=[5]), "process.env"),
+        (lambda spec: spec["process"].update(cwd="tmp"), "Cwd"),
+        (lambda spec: spec["process"].update(user={"uid": "x"}), "user.uid"),
+        (lambda spec: spec["process"].update(rlimits=[{"type": "X", "hard": 1, "soft": 1}]), "rlimit"),
+        (lambda spec: spec.update(root=None), "root"),
+        (lambda spec: spec.update(mounts=5), "mounts"),
+        (lambda spec: spec["linux"]["namespaces"].append({"type": "pid"}), "duplicated ns"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_create_with_a_configuration_that_the_runtime_refuses(
+    live: Prepare, change: Callable[[Any], object], words: str
+) -> None:
     """The runtime's own words are in the message, and nothing is left."""
-    life = live("true", change=lambda spec: spec["linux"]["namespaces"].append({"type": "pid"}))
-    message = await refused(life.create(), Status.INTERNAL, "runc create failed")
-    assert "duplicated ns" in message
+    await refused(live("true", change=change).create(), INVALID, "runc create failed", words)
 
 
 async def test_create_with_a_runtime_that_is_not_there(shim: ShimStub, bundle: Callable[..., str]) -> None:
