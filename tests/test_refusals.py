@@ -77,11 +77,40 @@ async def test_create_with_an_unusual_id(live: Prepare, shape: str) -> None:
 
 
 async def test_create_with_an_id_that_the_runtime_cannot_have(
-    shim: ShimStub, bundle: Callable[..., str]
+    shim: ShimStub, bundle: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """1,024 bytes are an id to the contract; a file's name holds 255, so it is the kernel that refuses."""
+    """1,024 bytes are an id to the contract; a file's name holds 255, so it is the kernel that refuses.
+
+    Nothing can be left of it, nor is anything said to be.
+    """
     message = await refused(shim.create(CreateRequest(id="a" * 1024, bundle=bundle("true"))), INVALID)
     assert "name too long" in message
+    assert caplog.messages == []
+
+
+async def test_create_with_a_runtime_that_can_do_nothing(
+    shim: ShimStub, bundle: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has made nothing, so nothing is said to be left."""
+    program = tmp_path / "runtime"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    for path, words in ((str(program), "cannot be started"), ("/bin/false", "exit status 1")):
+        request = CreateRequest(id="a", bundle=bundle("true"), runtime=path)
+        await refused(shim.create(request), Status.INTERNAL, words)
+    assert caplog.messages == []
+
+
+async def test_what_a_failed_create_has_left_and_cannot_be_removed_is_in_the_log(
+    live: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = live(*SLEEP)
+    with FakeRuntime() as fake:
+        fake.fault("create", Fails(after=True))
+        fake.fault("state", Fails(log=error_line("out of order")))
+        await refused(life.create(runtime=fake.path), Status.INTERNAL)
+    assert f"cannot remove what is left of container {life.id}" in caplog.text
+    containers.remove(life.id)
 
 
 async def test_create_with_an_id_that_the_runtime_has(live: Prepare) -> None:
