@@ -103,6 +103,14 @@ class Creation:
             if has_state(self._runtime, self._id):
                 await self._runtime.delete(self._id, force=True)
             return
+        except ShimError as error:
+            # It may have failed at nothing: of an id that no folder can have it says the same each time.
+            if has_state(self._runtime, self._id):
+                raise
+            logger.info(
+                "%s does not tell what is left of container %s: %s", self._runtime.name, self._id, error
+            )
+            return
         if isinstance(pid, int) and pid > 0 and init.child is None:
             if self._reaper.is_child(pid):
                 init.track(self._reaper, pid)

@@ -78,7 +78,12 @@ class Shim(api.ShimBase):
         )
 
     def open(self) -> None:
-        """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless."""
+        """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless.
+
+        Raises:
+            FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
+                this is not the main thread.
+        """
         self._reaper.open()
 
     async def check_runtime(self) -> None:

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from . import lean
 from .__main__ import main as shim_main
+from .inherited import clean_slate
 
 _MAX_MESSAGE = 1 << 16
 _CONTROL = 0
@@ -30,6 +31,8 @@ _CONTROL = 0
 
 def main() -> None:
     """Forks shims until its owner has gone."""
+    # Who ignores SIGCHLD has the kernel throw away each child's exit status, and nothing to wait for.
+    clean_slate()
     _import_everything()
     control = socket.socket(fileno=_CONTROL)
     poller = select.poll()

@@ -29,10 +29,14 @@ from shimpy.api import (
     StateResponse,
     User,
 )
+from shimpy.errors import FailedPreconditionError
+from shimpy.reaper import Reaper
+from shimpy.service import Shim
 from shimpy.testing import Fails, FakeRuntime, error_line
 
 from .support import containers
 from .support.fifos import Fifo
+from .support.forks import is_subreaper
 from .support.kinds import CREATED, PAUSED, RUNNING, STOPPED
 from .support.lives import KILLED, Life, refused
 
@@ -73,11 +77,40 @@ async def test_create_with_an_unusual_id(live: Prepare, shape: str) -> None:
 
 
 async def test_create_with_an_id_that_the_runtime_cannot_have(
-    shim: ShimStub, bundle: Callable[..., str]
+    shim: ShimStub, bundle: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """1,024 bytes are an id to the contract; a file's name holds 255, so it is the kernel that refuses."""
+    """1,024 bytes are an id to the contract; a file's name holds 255, so it is the kernel that refuses.
+
+    Nothing can be left of it, nor is anything said to be.
+    """
     message = await refused(shim.create(CreateRequest(id="a" * 1024, bundle=bundle("true"))), INVALID)
     assert "name too long" in message
+    assert caplog.messages == []
+
+
+async def test_create_with_a_runtime_that_can_do_nothing(
+    shim: ShimStub, bundle: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has made nothing, so nothing is said to be left."""
+    program = tmp_path / "runtime"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    for path, words in ((str(program), "cannot be started"), ("/bin/false", "exit status 1")):
+        request = CreateRequest(id="a", bundle=bundle("true"), runtime=path)
+        await refused(shim.create(request), Status.INTERNAL, words)
+    assert caplog.messages == []
+
+
+async def test_what_a_failed_create_has_left_and_cannot_be_removed_is_in_the_log(
+    live: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = live(*SLEEP)
+    with FakeRuntime() as fake:
+        fake.fault("create", Fails(after=True))
+        fake.fault("state", Fails(log=error_line("out of order")))
+        await refused(life.create(runtime=fake.path), Status.INTERNAL)
+    assert f"cannot remove what is left of container {life.id}" in caplog.text
+    containers.remove(life.id)
 
 
 async def test_create_with_an_id_that_the_runtime_has(live: Prepare) -> None:
@@ -142,11 +175,26 @@ async def test_create_with_a_configuration_that_never_ends(shim: ShimStub, tmp_p
     await refused(shim.create(CreateRequest(id="a", bundle=str(tmp_path))), INVALID, "bundle", "larger")
 
 
-async def test_create_with_a_configuration_that_the_runtime_refuses(live: Prepare) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda spec: spec["process"].update(args=5), "process.args"),
+        (lambda spec: spec["process"].update(args=[]), "args"),
+        (lambda spec: spec["process"].update(env=[5]), "process.env"),
+        (lambda spec: spec["process"].update(cwd="tmp"), "Cwd"),
+        (lambda spec: spec["process"].update(user={"uid": "x"}), "user.uid"),
+        (lambda spec: spec["process"].update(rlimits=[{"type": "X", "hard": 1, "soft": 1}]), "rlimit"),
+        (lambda spec: spec.update(root=None), "root"),
+        (lambda spec: spec.update(mounts=5), "mounts"),
+        (lambda spec: spec["linux"]["namespaces"].append({"type": "pid"}), "duplicated ns"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_create_with_a_configuration_that_the_runtime_refuses(
+    live: Prepare, change: Callable[[Any], object], words: str
+) -> None:
     """The runtime's own words are in the message, and nothing is left."""
-    life = live("true", change=lambda spec: spec["linux"]["namespaces"].append({"type": "pid"}))
-    message = await refused(life.create(), Status.INTERNAL, "runc create failed")
-    assert "duplicated ns" in message
+    await refused(live("true", change=change).create(), INVALID, "runc create failed", words)
 
 
 async def test_create_with_a_runtime_that_is_not_there(shim: ShimStub, bundle: Callable[..., str]) -> None:
@@ -215,6 +263,23 @@ async def test_calls_before_create(shim: ShimStub) -> None:
     await refused(shim.delete(DeleteRequest(pid=1)), MISSING, "1")
     await refused(shim.pty(PtyRequest(pid=0)), INVALID, "pid")
     await refused(shim.pty(PtyRequest(pid=1)), MISSING, "1")
+
+
+class _Foreign(asyncio.AbstractEventLoop):
+    """An event loop that has nothing of asyncio's own, as uvloop's has nothing."""
+
+
+@pytest.mark.parametrize("opens", [Reaper, Shim])
+def test_an_event_loop_that_is_not_asyncios_own(opens: type[Reaper | Shim]) -> None:
+    """It would not start the runtime as it has to be, which no Create should be the first to find out."""
+    before = is_subreaper()
+    asyncio._set_running_loop(_Foreign())  # type: ignore[abstract]
+    try:
+        with pytest.raises(FailedPreconditionError, match=r"_Foreign.*shimpy\.launch\(\)"):
+            opens().open()
+    finally:
+        asyncio._set_running_loop(None)
+    assert is_subreaper() == before
 
 
 # -- Start, Pause, Resume ------------------------------------------------------------------------

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shimpy.client.call import settled
 from shimpy.client.calls import environment
-from shimpy.errors import AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
+from shimpy.errors import (
+    AlreadyExistsError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
+from shimpy.runtime import find_runtime
+from shimpy.runtime.refusals import not_started
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shimpy.client.model import StrPath
+
+T = TypeVar("T")
+
+_UNKNOWN = 255
+"""What asyncio gives for the exit status of a child that somebody else has waited for."""
 
 
 async def write_bundle(
@@ -45,20 +61,26 @@ async def write_bundle(
         the bundle's folder.
 
     Raises:
-        AlreadyExistsError: it has a ``config.json``.
+        AlreadyExistsError: it has a ``config.json``, or is something else than a folder.
         NotFoundError: the runtime or *rootfs* is not there.
+        InvalidArgumentError: what no bundle can say, or no runtime run; the message names it.
+        PermissionDeniedError: nothing may be written there.
+        ResourceExhaustedError: there is no room.
         InternalError: the runtime would not write a spec.
     """
     folder = Path(os.path.abspath(path))
     root = "rootfs" if rootfs is None else os.path.abspath(rootfs)
-    if not (folder / root).is_dir():
+    _check_text("rootfs", root)
+    if not os.path.isdir(folder / root):
         raise NotFoundError(f"rootfs: there is no folder {folder / root}")
+    program = find_runtime(runtime)
     config = folder / "config.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if config.exists():
         raise AlreadyExistsError(f"{config} is there already; remove it first")
     try:
-        await _spec(runtime, folder)
+        await _spec(program, runtime, folder)
         spec = read_config(folder)
         spec["root"] = {"path": root, "readonly": not writable}
         _change(spec, args, env, cwd, terminal=terminal)
@@ -87,15 +109,20 @@ def derive_bundle(
         env: variables that are added, or replace those that are there.
         cwd: the folder that init starts in; None: as there.
         terminal: init gets a terminal.
+
+    Raises:
+        NotFoundError: the other has no ``config.json``.
+        InvalidArgumentError: that cannot be understood, or be as it is asked for here.
     """
     base = os.path.abspath(origin)
+    _check_text("bundle", base)
     spec = read_config(base)
     # What the runtime-spec takes relative to the bundle has to point to the old one.
-    root = spec.setdefault("root", {})
-    root["path"] = os.path.join(base, root.get("path", "rootfs"))
-    for mount in spec.get("mounts", []):
-        if "bind" in mount.get("options", []) or "rbind" in mount.get("options", []):
-            mount["source"] = os.path.join(base, mount["source"])
+    root = _object(spec, "root")
+    root["path"] = os.path.join(base, _string(root, "path", "rootfs"))
+    for mount in _list(spec, "mounts", dict):
+        if {"bind", "rbind"} & set(_list(mount, "options", str)):
+            mount["source"] = os.path.join(base, _string(mount, "source", ""))
     _change(spec, args, env, cwd, terminal=terminal)
     _write(Path(path) / "config.json", spec)
     return Path(path)
@@ -113,11 +140,21 @@ def read_config(bundle: StrPath) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"bundle: there is no {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"bundle: {path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InvalidArgumentError(f"bundle: {path} is not a JSON object")
     return config
+
+
+def wants_terminal(bundle: StrPath) -> bool:
+    """Returns whether the init of a bundle gets a terminal.
+
+    Raises:
+        NotFoundError: it has no ``config.json``.
+        InvalidArgumentError: that cannot be understood.
+    """
+    return bool(_object(read_config(bundle), "process").get("terminal"))
 
 
 def _change(
@@ -128,42 +165,115 @@ def _change(
     *,
     terminal: bool,
 ) -> None:
-    process = spec.setdefault("process", {})
+    process = _object(spec, "process")
     process["terminal"] = terminal
     if args is not None:
-        if not args or isinstance(args, str):
+        if not args or isinstance(args, str) or not args[0]:
             raise InvalidArgumentError("args: the program and its arguments, each a string of its own")
+        for argument in args:
+            _check_text("args", argument)
         process["args"] = list(args)
     if cwd is not None:
+        _check_text("cwd", cwd)
+        if not cwd.startswith("/"):
+            raise InvalidArgumentError(f"cwd: {cwd!r} is not an absolute path")
         process["cwd"] = cwd
     if env:
+        for text in (*env.keys(), *env.values()):
+            _check_text("env", text)
         added = environment(env)
-        kept = [entry for entry in process.get("env", []) if entry.partition("=")[0] not in env]
+        kept = [entry for entry in _list(process, "env", str) if entry.partition("=")[0] not in env]
         process["env"] = kept + added
 
 
+def _check_text(field: str, text: str) -> None:
+    """Refuses what would come to the container as something else, or not at all."""
+    if not isinstance(text, str):
+        raise TypeError(f"{field}: {text!r} is not a string")
+    if "\0" in text:
+        raise InvalidArgumentError(f"{field}: {text!r} has a NUL byte, which no program can be given")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{field}: {text!r} is not valid Unicode, which is all that a config.json can say"
+        ) from error
+
+
+# -- parts of a configuration; null is as good as nothing there, as it is for the runtime --------
+
+
+def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns an object that is part of a configuration, from now on if not before."""
+    found = config.get(name)
+    if found is None:
+        found = config[name] = {}
+    return _checked(found, name, dict)
+
+
+def _list(config: dict[str, Any], name: str, kind: type[T]) -> list[T]:
+    found = config.get(name)
+    return [_checked(entry, name, kind) for entry in _checked([] if found is None else found, name, list)]
+
+
+def _string(config: dict[str, Any], name: str, default: str) -> str:
+    found = config.get(name)
+    return default if found is None else _checked(found, name, str)
+
+
+def _checked(found: object, name: str, kind: type[T]) -> T:
+    if not isinstance(found, kind):
+        raise InvalidArgumentError(f"bundle: {name} in its config.json is not as the runtime-spec has it")
+    return found
+
+
+# -- what is written -----------------------------------------------------------------------------
+
+
 def _write(path: Path, spec: dict[str, Any]) -> None:
-    path.write_text(json.dumps(spec, indent=2) + "\n")
+    with _writing(path):
+        path.write_text(json.dumps(spec, indent=2) + "\n")
 
 
-async def _spec(runtime: str, folder: Path) -> None:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises what the system has against a file or folder as an error of our own."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"path: {path} is there already and is no folder") from error
+    except ValueError as error:
+        raise InvalidArgumentError(f"path: {str(path)!r} is no path: {error}") from error
+    except OSError as error:
+        what = f"path: {path} cannot be written: {error.strerror}"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise PermissionDeniedError(what) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise ResourceExhaustedError(what) from error
+        raise InvalidArgumentError(what) from error
+
+
+async def _spec(program: str, runtime: str, folder: Path) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
-            runtime,
+            program,
             "spec",
             cwd=folder,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-    except FileNotFoundError as error:
-        raise NotFoundError(f"runtime: there is no {runtime}; install it, or name another") from error
+    except OSError as error:
+        raise not_started(runtime, error) from error
     try:
         _, said = await process.communicate()
     except BaseException:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await settled(process.wait())
         raise
-    if process.returncode != 0:
+    # A status that the kernel has thrown away, as it does where SIGCHLD is ignored, is asyncio's 255 too.
+    lost = process.returncode == _UNKNOWN and not said and (folder / "config.json").exists()
+    if process.returncode != 0 and not lost:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise InternalError(f"{runtime} spec failed: {last[-500:] or f'exit status {process.returncode}'}")

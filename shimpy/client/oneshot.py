@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shimpy.client.bundle import derive_bundle, read_config, write_bundle
+from shimpy.client.bundle import derive_bundle, wants_terminal, write_bundle
 from shimpy.client.launch import launch
 from shimpy.errors import InvalidArgumentError
 
@@ -79,12 +79,10 @@ async def prepared(
     write to a *root* that is no bundle.
     """
     origin = Path(root)
-    is_bundle = (origin / "config.json").exists()
-    if is_bundle and args is None and not env and cwd is None:
-        wanted = read_config(origin).get("process", {}).get("terminal", False)
-        if wanted == terminal:
-            yield origin
-            return
+    is_bundle = os.path.exists(origin / "config.json")
+    if is_bundle and args is None and not env and cwd is None and wants_terminal(origin) == terminal:
+        yield origin
+        return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is no bundle, so what to run has to be given")
     with tempfile.TemporaryDirectory(prefix="shimpy-") as folder:

@@ -88,11 +88,17 @@ class Reaper:
 
         Raises:
             FailedPreconditionError: this is not the main thread, the only one that may heed a
-                SIGCHLD that is ignored, or take its handler.
+                SIGCHLD that is ignored, or take its handler; or the event loop is not asyncio's own.
         """
         if self._loop is not None:
             return
         loop = asyncio.get_running_loop()
+        if not isinstance(loop, asyncio.BaseEventLoop):
+            # Another's does not start commands with all that they need: uvloop's knows no process_group.
+            raise FailedPreconditionError(
+                f"this event loop is {type(loop).__module__}.{type(loop).__qualname__}, "
+                "and a shim needs asyncio's own; use that, or shimpy.launch()"
+            )
         if self._sweeps and threading.current_thread() is not threading.main_thread():
             raise FailedPreconditionError("only a loop in the main thread can sweep orphans")
         Subreaper.acquire()

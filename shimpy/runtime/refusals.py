@@ -51,6 +51,19 @@ _REFUSALS: tuple[tuple[str, type[ShimError]], ...] = (
     ("does not exist", NotFoundError),
 )
 
+# What the same say of a configuration that is not as the runtime-spec has it. Only of a create's: other
+# commands read JSON of the runtime's own, which no client can put right.
+_BAD_CONFIGURATION = (
+    "json: cannot unmarshal",
+    "must be specified",
+    "must not be empty",
+    "must be an absolute path",
+    "malformed spec file",
+    "wrong rlimit value",
+    "invalid config file",
+    "error loading config.json",
+)
+
 
 def last_error(log: bytes) -> str:
     """Returns the message of the last error in a runtime's log, or "" when it tells of none.
@@ -104,6 +117,8 @@ def refused(runtime: str, command: str, code: int, log: bytes) -> ShimError:
     for words, error in _REFUSALS:
         if words in lowered:
             return error(f"{what}: {message}")
+    if command == "create" and any(words in lowered for words in _BAD_CONFIGURATION):
+        return InvalidArgumentError(f"{what}: {message}")
     return InternalError(f"{what}: {message}")
 
 

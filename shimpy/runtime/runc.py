@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -266,7 +267,11 @@ def find_runtime(name: str) -> str:
         # not where the link is.
         path = os.path.join(folder, name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
-            return os.path.join(os.getcwd(), path)
+            if os.path.isabs(path):
+                return path
+            # A current folder that is removed has no path any more, though `..` still leads out of it.
+            with contextlib.suppress(FileNotFoundError):
+                return os.path.join(os.getcwd(), path)
     if name.startswith("/") and os.path.exists(name):
         raise InvalidArgumentError(f"runtime: {name} is not an executable file")
     where = "" if name.startswith("/") else " on PATH"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,26 @@ pytestmark = pytest.mark.anyio
 
 def _config(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text())
+
+
+async def _write(folder: Path, root: Path, **said: Any) -> None:
+    asked: dict[str, Any] = {"path": folder, "args": ["true"], "rootfs": root, **said}
+    await shimpy.write_bundle(**asked)
+
+
+def _told_by_who_ignores_sigchld(*lines: str) -> str:
+    """Returns what the lines of a coroutine print, in a program that is started with SIGCHLD ignored."""
+    body = "\n".join(f"    {line}" for line in lines)
+    program = f"import asyncio, shimpy\nasync def main():\n{body}\nasyncio.run(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
@@ -54,6 +78,30 @@ async def test_bundle_runs(tmp_path: Path, rootfs: Path, new_id: Callable[[], st
     )
     async with shimpy.in_process() as client:
         assert await client.run(new_id(), made) == shimpy.Result(b"x\n", b"", 0)
+
+
+def test_bundle_of_a_program_that_ignores_sigchld(tmp_path: Path, rootfs: Path) -> None:
+    """Nobody can tell how the runtime's command has ended, but it has."""
+    made = _told_by_who_ignores_sigchld(
+        f"print(await shimpy.write_bundle({str(tmp_path / 'bundle')!r}, ['true'], rootfs={str(rootfs)!r}))"
+    )
+    assert made == f"{tmp_path}/bundle\n"
+    assert _config(tmp_path / "bundle")["process"]["args"] == ["true"]
+
+
+def test_refusal_of_a_runtime_is_seen_where_sigchld_is_ignored(tmp_path: Path, rootfs: Path) -> None:
+    told = _told_by_who_ignores_sigchld(
+        "try:",
+        f"    await shimpy.write_bundle({str(tmp_path)!r}, rootfs={str(rootfs)!r}, runtime='false')",
+        "except shimpy.InternalError as error:",
+        "    print(error)",
+    )
+    assert told == "false spec failed: exit status 255\n"
+
+
+def test_one_command_of_a_program_that_ignores_sigchld(rootfs: Path) -> None:
+    told = _told_by_who_ignores_sigchld(f"print(await shimpy.run({str(rootfs)!r}, ['sh', '-c', 'exit 7']))")
+    assert told == f"{shimpy.Result(b'', b'', 7)}\n"
 
 
 async def test_bundle_that_is_there_is_kept(tmp_path: Path, rootfs: Path) -> None:
@@ -96,3 +144,126 @@ def test_config_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(shimpy.InvalidArgumentError, match="cannot be read"):
         derive_bundle(tmp_path, tmp_path, terminal=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"args": ["echo", "a\0b"]}, "args"),
+        ({"args": ["echo", "\udcff"]}, "args"),
+        ({"args": [""]}, "args"),
+        ({"args": "echo"}, "args"),
+        ({"env": {"A": "\udcff"}}, "env"),
+        ({"env": {"A": "a\0b"}}, "env"),
+        ({"env": {"A\0": "b"}}, "env"),
+        ({"env": {"": "b"}}, "env"),
+        ({"cwd": "tmp"}, "cwd"),
+        ({"cwd": ""}, "cwd"),
+        ({"cwd": "/\udcff"}, "cwd"),
+        ({"cwd": "/a\0b"}, "cwd"),
+        ({"rootfs": "/a\0b"}, "rootfs"),
+        ({"rootfs": "/\udcff"}, "rootfs"),
+        ({"path": "/tmp/a\0b"}, "path"),
+    ],
+)
+async def test_what_no_bundle_can_say_is_refused_with_its_field(
+    tmp_path: Path, rootfs: Path, said: dict[str, Any], field: str
+) -> None:
+    """JSON would escape half a character, and the runtime run something else."""
+    with pytest.raises(shimpy.InvalidArgumentError, match=f"^{field}: "):
+        await _write(tmp_path, rootfs, **said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [{"args": ["true", 5]}, {"env": {"A": 5}}, {"env": {5: "a"}}, {"cwd": 5}])
+async def test_what_is_no_string_is_an_error_of_type(
+    tmp_path: Path, rootfs: Path, said: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match="5 is not a string"):
+        await _write(tmp_path, rootfs, **said)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_bundle_where_something_else_is(tmp_path: Path, rootfs: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(shimpy.AlreadyExistsError, match=f"path: {file} is there already"):
+        await shimpy.write_bundle(file, ["true"], rootfs=rootfs)
+    with pytest.raises(shimpy.InvalidArgumentError, match=f"path: {file}/bundle .*Not a directory"):
+        await shimpy.write_bundle(file / "bundle", ["true"], rootfs=rootfs)
+    with pytest.raises(shimpy.InvalidArgumentError, match="name too long"):
+        await shimpy.write_bundle(tmp_path / ("x" * 300), ["true"], rootfs=rootfs)
+
+
+async def test_bundle_where_nothing_may_be_written(rootfs: Path) -> None:
+    with pytest.raises(shimpy.PermissionDeniedError, match="path: /sys/bundle"):
+        await shimpy.write_bundle("/sys/bundle", ["true"], rootfs=rootfs)
+
+
+async def test_bundle_of_a_runtime_that_cannot_be_run(tmp_path: Path, rootfs: Path) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.write_text("#!/bin/sh\n")
+    for name in (str(runtime), "./runtime"):
+        with pytest.raises(shimpy.InvalidArgumentError, match=r"^runtime: "):
+            await shimpy.write_bundle(tmp_path / "bundle", ["true"], rootfs=rootfs, runtime=name)
+    assert not (tmp_path / "bundle").exists()
+    runtime.write_bytes(b"\x7fELF")
+    runtime.chmod(0o755)
+    with pytest.raises(shimpy.ShimError, match="cannot be started"):
+        await shimpy.write_bundle(tmp_path / "bundle", ["true"], rootfs=rootfs, runtime=str(runtime))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"root": None, "process": None, "mounts": None},
+        {"root": {}, "process": {}, "mounts": [{}]},
+        {"root": {"path": None}, "process": {"env": None}, "mounts": [{"options": None, "source": None}]},
+    ],
+)
+def test_derived_bundle_of_one_that_says_little(tmp_path: Path, config: dict[str, Any]) -> None:
+    """null is as good as nothing there, as it is for the runtime."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    derived = _config(derive_bundle(tmp_path, tmp_path, ["true"], env={"A": "b"}, terminal=False))
+    assert derived["root"] == {"path": f"{tmp_path}/rootfs"}
+    assert derived["process"] == {"args": ["true"], "env": ["A=b"], "terminal": False}
+    assert derived.get("mounts") == config.get("mounts")
+
+
+@pytest.mark.parametrize("source", [{}, {"source": None}, {"source": ""}])
+def test_derived_bundle_of_one_with_a_mount_of_no_source(tmp_path: Path, source: dict[str, Any]) -> None:
+    """The runtime takes that for the bundle itself."""
+    (tmp_path / "config.json").write_text(json.dumps({"mounts": [{"options": ["bind"], **source}]}))
+    derived = _config(derive_bundle(tmp_path, tmp_path, ["true"], terminal=False))
+    assert derived["mounts"] == [{"options": ["bind"], "source": f"{tmp_path}/"}]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"root": 5},
+        {"root": {"path": 5}},
+        {"process": []},
+        {"process": {"env": "A=b"}},
+        {"process": {"env": [5]}},
+        {"mounts": {}},
+        {"mounts": [None]},
+        {"mounts": [{"options": "bind"}]},
+        {"mounts": [{"options": [[]]}]},
+        {"mounts": [{"options": ["bind"], "source": 5}]},
+    ],
+)
+async def test_one_command_in_a_bundle_that_is_not_as_specified(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(shimpy.InvalidArgumentError, match=r"^bundle: .* config\.json "):
+        await shimpy.run(tmp_path, ["true"], env={"A": "b"})
+
+
+async def test_one_command_of_a_bundle_that_has_none(tmp_path: Path) -> None:
+    for process in (None, 5):
+        (tmp_path / "config.json").write_text(json.dumps({"process": process}))
+        with pytest.raises(shimpy.InvalidArgumentError, match=r"^bundle: .*process"):
+            await shimpy.run(tmp_path)

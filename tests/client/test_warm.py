@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -122,6 +123,28 @@ asyncio.run(main())
     finally:
         os.kill(shim, signal.SIGTERM)
     await leaks.eventually(lambda: not leaks.alive(shim))
+
+
+def test_many_of_a_program_that_ignores_sigchld() -> None:
+    """The warm process inherits that, and waits for each of its shims all the same."""
+    program = """
+import asyncio, shimpy
+async def main():
+    async with shimpy.WarmLauncher() as warm:
+        for _ in range(3):
+            async with warm.launch() as client:
+                print((await client.state()).pid)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),
+    )
+    assert done.stdout == "0\n" * 3, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_each_has_a_clean_slate_and_nothing_of_its_owner() -> None:

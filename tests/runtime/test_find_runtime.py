@@ -90,6 +90,17 @@ def test_a_link_is_taken_as_it_is(here: Path) -> None:
     assert find_runtime(f"{here}/runc") == f"{here}/runc"
 
 
+def test_a_current_folder_that_is_gone_is_not_needed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = program(here / "bin" / "oci")
+    gone = here / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert find_runtime("oci") == expected
+    assert find_runtime(expected) == expected
+
+
 def test_what_is_above_a_link_is_where_the_kernel_says(here: Path) -> None:
     """Not what the path looks like; that is another program, or none."""
     expected = program(here / "elsewhere" / "oci")
@@ -153,3 +164,18 @@ def test_a_name_that_is_not_found_comes_with_the_remedy(here: Path) -> None:
     with pytest.raises(NotFoundError) as raised:
         find_runtime("oci")
     assert str(raised.value) == "runtime: there is no oci on PATH; install it, or name another one"
+
+
+@pytest.mark.parametrize("path", ["", ".", "bin", "../bin"])
+def test_nothing_is_found_relative_to_a_folder_that_is_gone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    program(here / "bin" / "oci")
+    gone = here / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("PATH", path)
+
+    with pytest.raises(NotFoundError, match="there is no oci on PATH"):
+        find_runtime("oci")

@@ -51,6 +51,16 @@ def error_of(message: str) -> ShimError:
         ("fork/exec /proc/self/exe: cannot allocate memory", ResourceExhaustedError),
         ("fork/exec /proc/self/exe: resource temporarily unavailable", ResourceExhaustedError),
         ("pipe2: too many open files", ResourceExhaustedError),
+        (
+            "json: cannot unmarshal number into Go struct field Process.process.args of type []string",
+            InvalidArgumentError,
+        ),
+        ("root must be specified", InvalidArgumentError),
+        ("args must not be empty", InvalidArgumentError),
+        ("Cwd property must not be empty", InvalidArgumentError),
+        ("Cwd must be an absolute path", InvalidArgumentError),
+        ('malformed spec file: duplicated ns {"pid" ""}', InvalidArgumentError),
+        ("wrong rlimit value: X", InvalidArgumentError),
         ("the pool is on fire", InternalError),
         # Of crun 1.x, which takes strerror(3) as it is.
         ("container `x` already exists", AlreadyExistsError),
@@ -60,6 +70,8 @@ def error_of(message: str) -> ShimError:
         ("the container `x` is not running", FailedPreconditionError),
         ("container is not running", FailedPreconditionError),
         ("write: No space left on device", ResourceExhaustedError),
+        ("invalid config file, no 'root' block specified", InvalidArgumentError),
+        ("error loading config.json", InvalidArgumentError),
     ],
 )
 def test_the_words_say_which_error_it_is(message: str, error: type[ShimError]) -> None:
@@ -75,10 +87,19 @@ def test_the_words_say_which_error_it_is(message: str, error: type[ShimError]) -
         ("container x already exists: open /x: no such file or directory", AlreadyExistsError),
         ("mkdir /x: no space left on device: open /y: permission denied", ResourceExhaustedError),
         ("open /no such file or directory: no space left on device", ResourceExhaustedError),
+        ("error loading config.json: No such file or directory", NotFoundError),
     ],
 )
 def test_of_several_the_one_that_weighs_more_counts(message: str, error: type[ShimError]) -> None:
     assert type(error_of(message)) is error
+
+
+@pytest.mark.parametrize("command", ["start", "exec", "pause", "delete", "state"])
+def test_only_a_create_can_have_a_bad_configuration(command: str) -> None:
+    """What another command cannot read is the runtime's own."""
+    log = error_line("json: cannot unmarshal number into Go struct field State.config of type string")
+
+    assert type(refused("oci", command, 1, log)) is InternalError
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,21 @@ async def test_a_runtime_that_is_gone_since_it_was_found(
     await refused(runtime.start("a"), PermissionDeniedError, f"{path} cannot be started")
     os.unlink(path)
     await refused(runtime.start("a"), NotFoundError, f"{path} cannot be started")
+
+
+async def test_create_where_the_current_folder_is_gone(
+    commanded: Command, reaper: Reaper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may remove the folder that a server was started in."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    runtime = Runc("runc", None, reaper)
+    container = commanded(*SLEEP, runtime=runtime)
+
+    pid = await container.create()
+
+    assert alive(pid)
+    await runtime.delete(container.id, force=True)
+    assert await container.exit_of(pid) == KILLED
