@@ -70,7 +70,11 @@ async def run(
         input: what the command reads.
         timeout: seconds.
         output_limit: bytes that are kept of each output.
+
+    Raises:
+        TypeError: *input* is nothing that has bytes.
     """
+    data = None if input is None else memoryview(input).cast("B")
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     kept = Kept(output_limit)
@@ -80,9 +84,9 @@ async def run(
         return await create(fifos, None if timeout is None else timeout + STARTING_GRACE)
 
     async with running(
-        client, exits, in_time, take=kept.take, stdin=input is not None, stderr=True, created=created
+        client, exits, in_time, take=kept.take, stdin=data is not None, stderr=True, created=created
     ) as process:
-        feeding = asyncio.ensure_future(_feed(process, input))
+        feeding = asyncio.ensure_future(_feed(process, data))
         try:
             async with asyncio.timeout_at(deadline):
                 await process.wait()
@@ -93,11 +97,13 @@ async def run(
     return kept.result(await process.wait(), timed_out=timed_out)
 
 
-async def _feed(process: Running, data: bytes | None) -> None:
+async def _feed(process: Running, data: memoryview | None) -> None:
     if process.stdin is not None and data is not None:
-        with suppress(BrokenPipeError):  # it need not read all of it
-            await process.stdin.write(data)
-        process.stdin.close()
+        try:
+            with suppress(BrokenPipeError):  # it need not read all of it
+                await process.stdin.write(data)
+        finally:
+            process.stdin.close()
 
 
 class _Session:

@@ -69,6 +69,7 @@ class Container:
             options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
+            TypeError: an argument is of the wrong type; nothing has been run.
             NotFoundError: the program is not there.
             PermissionDeniedError: it may not be run.
             FailedPreconditionError: the container is paused, or its init has died.

@@ -113,13 +113,14 @@ class InputWriter:
         self._writing = asyncio.Lock()
         self._ready: asyncio.Future[None] | None = None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Writes all of it, as fast as the process reads.
 
         Raises:
             BrokenPipeError: the process reads no more, or the input has been closed.
+            TypeError: it is nothing that has bytes.
         """
-        left = memoryview(data)
+        left = memoryview(data).cast("B")  # by bytes, not by the items of an array
         async with self._writing:
             while left:
                 if self._fd is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import hashlib
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,29 @@ async def test_without_input_there_is_nothing_to_read(container: shimpy.Containe
 
 async def test_empty_input_ends_at_once(container: shimpy.Container) -> None:
     assert (await container.run(["cat"], input=b"")) == shimpy.Result(b"", b"", 0)
+
+
+async def test_input_of_items_that_are_longer_than_a_byte_arrives_whole(
+    container: shimpy.Container,
+) -> None:
+    data: Any = array.array("i", range(100_000))
+    assert (await container.run(["cat"], input=data)).stdout == data.tobytes()
+
+
+async def test_empty_array_is_empty_input(container: shimpy.Container) -> None:
+    data: Any = array.array("i")
+    assert (await container.run(["cat"], input=data)) == shimpy.Result(b"", b"", 0)
+
+
+async def test_input_that_has_no_bytes_is_refused_before_anything_runs(container: shimpy.Container) -> None:
+    text: Any = "hello"
+    async with container._client.events() as events:
+        with pytest.raises(TypeError, match="bytes-like"):
+            await container.run(["cat"], input=text)
+        assert [p.pid for p in (await container.state()).processes] == [container.pid]
+        pid = await container._client.exec(["true"])
+        assert (await anext(events)).pid == pid
+        await container._client.delete(pid)
 
 
 async def test_input_that_is_not_read_is_no_error(container: shimpy.Container) -> None:
