@@ -9,6 +9,7 @@ from grpclib.testing import ChannelFor
 
 from shimpy.client.call import settled
 from shimpy.client.client import ShimClient
+from shimpy.client.connect import dials_no_more
 from shimpy.client.container import delete_container
 from shimpy.service import Shim
 
@@ -35,6 +36,7 @@ async def in_process(
         leave_running: leave a container that is there at the end, instead of killing it.
     """
     async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+        dials_no_more(channel)
         client = ShimClient(channel)
         try:
             yield client

@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import shimpy
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Listens on a port of this host; a test in which somebody connects to it fails."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+async def _nothing_works(client: shimpy.ShimClient) -> None:
+    with pytest.raises(shimpy.UnavailableError, match="block has ended"):
+        await client.state()
+    with pytest.raises(shimpy.UnavailableError, match="block has ended"):
+        await anext(client.events())
+    with pytest.raises(shimpy.UnavailableError, match="block has ended"):
+        await client.run("never", "/nowhere")
+
+
+async def test_client_of_a_shim_in_this_process_calls_nobody_else(listener: socket.socket) -> None:
+    async with shimpy.in_process() as client:
+        # It has no address: grpclib's default is what it would dial.
+        client._channel._host, client._channel._port = listener.getsockname()
+    await _nothing_works(client)
+
+
+async def test_client_of_a_connection_does_not_connect_again(server: Server, listener: socket.socket) -> None:
+    async with shimpy.connect(server.socket) as client:
+        client._channel._path = None
+        client._channel._host, client._channel._port = listener.getsockname()
+    await _nothing_works(client)
+
+
+async def test_client_of_a_launched_shim_says_that_its_block_has_ended() -> None:
+    async with shimpy.launch() as client:
+        pass
+    await _nothing_works(client)
 
 
 async def test_iteration_under_way_ends_when_the_subscription_does() -> None:
