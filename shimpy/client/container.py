@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shimpy.client import command
 from shimpy.client.call import settled
 from shimpy.client.running import started
-from shimpy.errors import NotFoundError, ShimError
+from shimpy.errors import NotFoundError, ShimError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -152,7 +152,8 @@ class Container:
             its exit code, or 128 + the signal that ended it.
 
         Raises:
-            UnavailableError: the shim is gone.
+            UnavailableError: the shim is gone, or the container's block has ended and nobody
+                heard how init did.
         """
         status = await asyncio.shield(self._exited)
         return await self._client.delete(self.pid) if status is None else status
@@ -172,13 +173,22 @@ async def managed(
         yield Container(client, exits, id, pid, exited)
     except BaseException:
         with suppress(ShimError):
-            await settled(client.delete(pid))
+            await settled(_deleted(client, pid, exited))
         raise
     else:
         with suppress(NotFoundError):  # deleted already
-            await settled(client.delete(pid))
+            await settled(_deleted(client, pid, exited))
     finally:
-        exited.cancel()
+        if not exited.done():
+            exited.set_exception(UnavailableError("the container's block has ended"))
+            exited.exception()  # seen: there need not be anybody who waits
+
+
+async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[int | None]) -> None:
+    """Deletes a container, and tells its end to who waits for it: the event may come too late."""
+    status = await client.delete(pid)
+    if not exited.done():
+        exited.set_result(status)
 
 
 async def delete_container(client: ShimCalls) -> None:

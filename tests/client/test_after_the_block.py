@@ -101,3 +101,33 @@ async def test_subscription_is_of_use_after_an_iteration_that_was_cancelled(
             await waiting
         pid = await client.create(new_id(), bundle("true"))
         assert (await anext(events)).pid == pid
+
+
+async def test_who_waits_for_a_container_hears_how_the_end_of_its_block_ended_it(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    async with shimpy.in_process() as client:
+        async with client.container(new_id(), bundle("sleep", "1000000")) as container:
+            waiting = asyncio.ensure_future(container.wait())
+            await container.state()
+        assert await waiting == 137
+        assert await container.wait() == 137
+
+
+async def test_who_waits_for_a_container_whose_end_nobody_heard_is_told_so(
+    bundle: Callable[..., str], new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shimpy.in_process() as client:
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what this is about
+            async with client.container(new_id(), bundle("sleep", "1000000")) as container:
+                waiting = asyncio.ensure_future(container.wait())
+                await container.state()
+                monkeypatch.setattr(client, "delete", _fails)
+                raise ZeroDivisionError
+        monkeypatch.undo()
+        with pytest.raises(shimpy.UnavailableError, match="block has ended"):
+            await waiting
+
+
+async def _fails(pid: int) -> int:
+    raise shimpy.InternalError(f"{pid} cannot be deleted")
