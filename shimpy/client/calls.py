@@ -123,28 +123,29 @@ class ShimCalls:
             its pid, as the host numbers it.
 
         Raises:
+            TypeError: there is no such option, or *args* are not strings.
             NotFoundError: the program, or one of the paths, is not there.
             PermissionDeniedError: the program may not be run.
             FailedPreconditionError: the container is neither created nor running.
         """
-        if isinstance(args, str):
-            raise TypeError("args is the program and its arguments, each a string of its own")
+        check_exec(args, options)
         request = api.ExecRequest(
             terminal=terminal,
             stdin=_path(stdin),
             stdout=_path(stdout),
             stderr=_path(stderr),
             args=list(args),
-            env=environment(options.get("env", {})),
+            env=environment(options.get("env") or {}),
             cwd=_path(options.get("cwd")),
-            capabilities=list(options.get("capabilities", ())),
-            rlimits=[_rlimit(limit) for limit in options.get("rlimits", ())],
-            no_new_privileges=options.get("no_new_privileges", False),
-            apparmor_profile=options.get("apparmor_profile", ""),
-            selinux_label=options.get("selinux_label", ""),
+            capabilities=list(options.get("capabilities") or ()),
+            rlimits=[_rlimit(limit) for limit in options.get("rlimits") or ()],
+            no_new_privileges=options.get("no_new_privileges") or False,
+            apparmor_profile=options.get("apparmor_profile") or "",
+            selinux_label=options.get("selinux_label") or "",
         )
-        if "user" in options:
-            request.user = _user(options["user"])
+        user = options.get("user")
+        if user is not None:
+            request.user = _user(user)
         return (await call(self._stub.exec(request, timeout=timeout))).pid
 
     async def delete(self, pid: int, *, timeout: float | None = None) -> int:
@@ -220,6 +221,27 @@ class ShimCalls:
                     print(event.type, event.pid)
         """
         return EventStream(self._channel)
+
+
+def check_exec(args: Sequence[str], options: ExecOptions) -> None:
+    """Refuses what cannot be meant, before anything is made for it.
+
+    Args:
+        args: of an exec.
+        options: likewise.
+
+    Raises:
+        TypeError: there is no such option, or *args* are not strings.
+    """
+    unknown = options.keys() - ExecOptions.__optional_keys__
+    if unknown:
+        known = ", ".join(sorted(ExecOptions.__optional_keys__))
+        raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
+    if isinstance(args, str):
+        raise TypeError("args is the program and its arguments, each a string of its own")
+    for arg in args:
+        if not isinstance(arg, str):
+            raise TypeError(f"args: {arg!r} is no string")
 
 
 def _path(path: StrPath | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shimpy.client import command
 from shimpy.client.call import settled
+from shimpy.client.calls import check_exec
 from shimpy.client.running import started
 from shimpy.errors import NotFoundError, ShimError, UnavailableError
 
@@ -69,13 +70,14 @@ class Container:
             options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
-            TypeError: an argument is of the wrong type; nothing has been run.
+            TypeError: there is no such option, or an argument is of the wrong type.
             NotFoundError: the program is not there.
             PermissionDeniedError: it may not be run.
             FailedPreconditionError: the container is paused, or its init has died.
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
                 started the command.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos, timeout: float | None) -> int:
             return await self._client.exec(
@@ -102,7 +104,11 @@ class Container:
             args: the program and its arguments.
             stdin: whether you are going to write to it.
             options: see :class:`~shimpy.ExecOptions`.
+
+        Raises:
+            TypeError: there is no such option, or *args* are not strings.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos) -> int:
             return await self._client.exec(
@@ -124,7 +130,11 @@ class Container:
             width: columns of the terminal.
             height: its rows.
             options: see :class:`~shimpy.ExecOptions`.
+
+        Raises:
+            TypeError: there is no such option, or *args* are not strings.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos) -> int:
             return await self._client.exec(
