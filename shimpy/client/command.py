@@ -55,7 +55,7 @@ async def run(
     exits: ExitWatch,
     create: Callable[[Fifos, float | None], Awaitable[int]],
     *,
-    created: Callable[[int], Awaitable[None]] | None = None,
+    created: Callable[[int, float | None], Awaitable[None]] | None = None,
     input: bytes | None = None,
     timeout: float | None = None,
     output_limit: int | None = None,
@@ -66,7 +66,7 @@ async def run(
         client: the shim's.
         exits: tells when the process has exited.
         create: makes the process with these FIFOs, within that many seconds; returns its pid.
-        created: what remains to be done once it is there.
+        created: what remains to be done once it is there, within that many seconds.
         input: what the command reads.
         timeout: seconds.
         output_limit: bytes that are kept of each output.
@@ -80,11 +80,25 @@ async def run(
     kept = Kept(output_limit)
     timed_out = False
 
-    async def in_time(fifos: Fifos) -> int:
-        return await create(fifos, None if timeout is None else timeout + STARTING_GRACE)
+    def left() -> float | None:
+        """Returns the seconds that there are until it has to have been started."""
+        return None if deadline is None else max(0, deadline + STARTING_GRACE - loop.time())
+
+    async def create_in_time(fifos: Fifos) -> int:
+        return await create(fifos, left())
+
+    async def created_in_time(pid: int) -> None:
+        if created is not None:
+            await created(pid, left())
 
     async with running(
-        client, exits, in_time, take=kept.take, stdin=data is not None, stderr=True, created=created
+        client,
+        exits,
+        create_in_time,
+        take=kept.take,
+        stdin=data is not None,
+        stderr=True,
+        created=created_in_time,
     ) as process:
         feeding = asyncio.ensure_future(_feed(process, data))
         try:

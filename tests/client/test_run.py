@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import shimpy
+from shimpy.testing import FakeRuntime, Hang
 from tests.support import leaks
 from tests.support.clock import leap
 from tests.support.rounds import rounds
@@ -352,6 +353,18 @@ async def test_init_that_dies_takes_its_commands_along(
         assert await container.wait() == 8
         with pytest.raises(shimpy.FailedPreconditionError):
             await container.run(["true"])
+
+
+async def test_time_that_is_up_while_the_runtime_starts_it_is_the_end_of_it(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    with FakeRuntime() as fake:
+        fake.fault("start", Hang())
+        async with shimpy.in_process(runtime=fake.path) as client:
+            with pytest.raises(shimpy.DeadlineExceededError):
+                await client.run(new_id(), bundle("true"), timeout=0)
+            assert not (await client.state()).id
+        assert "start" in [call.command for call in fake.calls]
 
 
 async def test_one_shot_in_a_root_folder(rootfs: Path) -> None:
