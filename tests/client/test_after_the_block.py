@@ -131,3 +131,21 @@ async def test_who_waits_for_a_container_whose_end_nobody_heard_is_told_so(
 
 async def _fails(pid: int) -> int:
     raise shimpy.InternalError(f"{pid} cannot be deleted")
+
+
+async def test_clean_up_that_fails_hides_nothing_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(client: shimpy.ShimClient) -> None:
+        raise shimpy.InternalError("the runtime is broken")
+
+    monkeypatch.setattr("shimpy.client.embed.delete_container", fail)
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what this is about
+        async with shimpy.in_process() as client:
+            with pytest.raises(shimpy.NotFoundError):
+                await client.run("never", "/nowhere")  # so that it follows the events
+            raise ZeroDivisionError
+    assert caplog.messages == ["the container could not be deleted: the runtime is broken"]
+    following = client._exits._task
+    assert following is not None
+    assert following.done()
