@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import random
+import resource
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -241,6 +243,51 @@ async def test_paused_container_says_so(container: shimpy.Container) -> None:
             await container.run(["true"])
     finally:
         await container.resume()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_too_few_descriptors_for_the_outputs_are_said_and_leave_nothing(
+    container: shimpy.Container, left: int
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    try:
+        with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: Too many open files"):
+            await container.run(["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_no_descriptor_for_the_input_is_said_and_ends_the_command(
+    container: shimpy.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = os.open
+
+    def fails(path: str, flags: int, *args: Any, **options: Any) -> int:
+        if str(path).endswith("/stdin") and flags == os.O_WRONLY | os.O_NONBLOCK:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opens(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: Too many open files"):
+        await container.run(["sleep", "300"], input=b"")
+
+
+async def test_no_room_for_the_fifos_is_said_and_leaves_no_folder(
+    container: shimpy.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = os.mkfifo
+
+    def fails(path: str, mode: int) -> None:
+        if path.endswith("stderr"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        makes(path, mode)
+
+    monkeypatch.setattr(os, "mkfifo", fails)
+    with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: No space left"):
+        await container.run(["true"])
 
 
 async def test_stream_brings_output_as_it_is_written(container: shimpy.Container) -> None:
