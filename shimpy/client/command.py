@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from shimpy.client.model import Chunk, Result
 from shimpy.client.running import STARTING_GRACE, Running, running
-from shimpy.errors import ShimError
+from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -260,9 +260,13 @@ class Pty(_Session):
             height: rows.
 
         Raises:
+            InvalidArgumentError: there is no such size.
             FailedPreconditionError: the command has ended.
         """
-        await self._resize(self.pid, width, height)
+        try:
+            await self._resize(self.pid, width, height)
+        except NotFoundError as error:  # it has been deleted, as is done once it has ended
+            raise FailedPreconditionError(f"process {self.pid} has ended") from error
 
 
 @asynccontextmanager
@@ -295,7 +299,7 @@ async def pty(
     """Runs a command on a terminal for the time of the block; see :meth:`shimpy.Container.pty`."""
 
     async def created(pid: int) -> None:
-        with suppress(ShimError):  # it may be over already; what is not comes to light below
+        with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
             await client.resize(pid, *size)
         if started is not None:
             await started()

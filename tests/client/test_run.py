@@ -382,8 +382,23 @@ async def test_pty_loses_nothing_at_the_end(container: shimpy.Container) -> None
 async def test_resize_after_the_end(container: shimpy.Container) -> None:
     async with container.pty(["true"]) as pty:
         await pty.wait()
-        with pytest.raises((shimpy.NotFoundError, shimpy.FailedPreconditionError)):
+        with pytest.raises(shimpy.FailedPreconditionError):
             await pty.resize(1, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(-1, 24), (99_999, 24), (80, -1), (80, 65_536)])
+async def test_size_that_no_terminal_has_is_refused(
+    container: shimpy.Container, width: int, height: int
+) -> None:
+    with pytest.raises(shimpy.InvalidArgumentError):
+        async with container.pty(["sleep", "300"], width=width, height=height):
+            pass
+
+
+async def test_pty_that_is_over_before_it_gets_its_size_is_no_error(container: shimpy.Container) -> None:
+    for _ in range(rounds(5, 50)):
+        async with container.pty(["true"]) as pty:
+            assert await pty.wait() == 0
 
 
 async def test_init_that_dies_takes_its_commands_along(
