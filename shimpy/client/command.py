@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from shimpy.client.call import seconds
 from shimpy.client.model import Chunk, Result
 from shimpy.client.running import STARTING_GRACE, Running, running
 from shimpy.errors import FailedPreconditionError, NotFoundError
@@ -72,9 +73,17 @@ async def run(
         output_limit: bytes that are kept of each output.
 
     Raises:
-        TypeError: *input* is nothing that has bytes.
+        TypeError: *input* is nothing that has bytes, or a limit no number.
+        ValueError: a limit is negative or NaN.
     """
+    # All before anything is made: what is found wrong later has to be cleaned up after.
     data = None if input is None else memoryview(input).cast("B")
+    timeout = seconds(timeout)
+    if output_limit is not None:
+        if not isinstance(output_limit, int):
+            raise TypeError(f"output_limit: {output_limit!r} is no number of bytes")
+        if output_limit < 0:
+            raise ValueError(f"output_limit: {output_limit} bytes cannot be kept")
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     kept = Kept(output_limit)

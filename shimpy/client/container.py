@@ -64,13 +64,14 @@ class Container:
             args: the program and its arguments.
             input: what it reads; None: nothing.
             timeout: seconds, from this call on, until it is killed with all that it started and
-                what it has written is returned.
+                what it has written is returned; None, or infinity: never.
             output_limit: bytes that are kept of each output; what comes after is read and thrown
                 away, so that the command neither waits nor fails for it.
             options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
             TypeError: there is no such option, or an argument is of the wrong type.
+            ValueError: *timeout* or *output_limit* is negative, or *timeout* NaN.
             NotFoundError: the program is not there.
             PermissionDeniedError: it may not be run.
             FailedPreconditionError: the container is paused, or its init has died.

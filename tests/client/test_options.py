@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -64,3 +65,36 @@ async def test_option_that_is_none_is_as_the_container_has_it(container: shimpy.
     assert nothing.keys() == shimpy.ExecOptions.__optional_keys__
     script = ["sh", "-c", "pwd; id; env | sort; ulimit -a; grep -e Cap -e NoNew /proc/self/status"]
     assert await container.run(script, **nothing) == await container.run(script)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"),
+    [
+        ({"timeout": -1}, ValueError),
+        ({"timeout": -0.001}, ValueError),
+        ({"timeout": -math.inf}, ValueError),
+        ({"timeout": math.nan}, ValueError),
+        ({"timeout": "5"}, TypeError),
+        ({"output_limit": -1}, ValueError),
+        ({"output_limit": 1.5}, TypeError),
+        ({"output_limit": "5"}, TypeError),
+    ],
+    ids=str,
+)
+async def test_limit_that_cannot_be_meant_is_refused(
+    untouched: Any, limit: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=next(iter(limit))):
+        await untouched.run(["true"], **limit)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**8, 99_999_999])
+async def test_time_without_end_can_be_given(container: shimpy.Container, timeout: float) -> None:
+    assert (await container.run(["true"], timeout=timeout)).exit_status == 0
+    pid = await container._client.exec(["true"], timeout=timeout)
+    await container._client.delete(pid, timeout=timeout)
+
+
+async def test_no_output_can_be_asked_for(container: shimpy.Container) -> None:
+    result = await container.run(["echo", "out"], output_limit=0)
+    assert result == shimpy.Result(b"", b"", 0, truncated=True)
