@@ -114,10 +114,14 @@ async def _subscribed(stream: Stream[api.EventsRequest, api.Event]) -> None:
 
 
 async def _received(stream: Stream[api.EventsRequest, api.Event]) -> api.Event | None:
-    message = await call(stream.recv_message())
-    if message is None:
-        await call(stream.recv_trailing_metadata())  # raises how it ended, if not well
-    return message
+    async def received() -> api.Event | None:
+        message = await stream.recv_message()
+        if message is None:
+            # At once: the connection may be lost next, and with it how the stream ended.
+            await stream.recv_trailing_metadata()  # raises it, if not well
+        return message
+
+    return await call(received())
 
 
 def _event(message: api.Event) -> Event | None:
