@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -22,6 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
 T = TypeVar("T")
+
+_LONGEST = 99_999_999
+"""Seconds: the eight digits that a grpc-timeout has (gRPC over HTTP/2, Requests)."""
+
+
+def seconds(timeout: float | None) -> float | None:
+    """Returns a timeout as a call can carry it.
+
+    Args:
+        timeout: seconds; None, or more than three years: as long as it takes.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, or not a number in IEEE 754's sense.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, Real):
+        raise TypeError(f"timeout: {timeout!r} is no number of seconds")
+    if not timeout >= 0:  # NaN is neither
+        raise ValueError(f"timeout: {timeout!r} is no time to wait; 0 is the shortest")
+    return None if timeout > _LONGEST else float(timeout)
 
 
 async def call(coroutine: Coroutine[Any, Any, T]) -> T:

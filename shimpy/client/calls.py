@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from shimpy import api
-from shimpy.client.call import call
+from shimpy.client.call import call, seconds
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, Rlimit, StrPath, User
 from shimpy.client.subscription import EventStream
 from shimpy.errors import InvalidArgumentError
@@ -22,10 +22,11 @@ class ShimCalls:
     """Makes the calls of one shim, which looks after one container at a time.
 
     Every method may be called while others are under way. Every method that takes ``timeout``
-    gives the shim that many seconds to answer (None: as long as it takes); a call that is out of
-    time, or is cancelled, has no effect or its full effect, never half of it.
+    gives the shim that many seconds to answer (None, or infinity: as long as it takes); a call that
+    is out of time, or is cancelled, has no effect or its full effect, never half of it.
 
     Raises:
+        ValueError: a timeout is negative or NaN.
         ShimError: from every method; the class says what kind (see :mod:`shimpy.errors`), the
             message says what was wrong. UnavailableError when the shim is gone.
 
@@ -82,7 +83,7 @@ class ShimCalls:
             stdout=_path(stdout),
             stderr=_path(stderr),
         )
-        reply = await call(self._stub.create(request, timeout=timeout))
+        reply = await call(self._stub.create(request, timeout=seconds(timeout)))
         self.created = (id, runtime)
         return reply.pid
 
@@ -95,7 +96,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: it has been started, or has died, or was never created.
         """
-        await call(self._stub.start(api.StartRequest(), timeout=timeout))
+        await call(self._stub.start(api.StartRequest(), timeout=seconds(timeout)))
 
     async def exec(
         self,
@@ -123,29 +124,30 @@ class ShimCalls:
             its pid, as the host numbers it.
 
         Raises:
+            TypeError: there is no such option, or *args* are not strings.
             NotFoundError: the program, or one of the paths, is not there.
             PermissionDeniedError: the program may not be run.
             FailedPreconditionError: the container is neither created nor running.
         """
-        if isinstance(args, str):
-            raise TypeError("args is the program and its arguments, each a string of its own")
+        check_exec(args, options)
         request = api.ExecRequest(
             terminal=terminal,
             stdin=_path(stdin),
             stdout=_path(stdout),
             stderr=_path(stderr),
             args=list(args),
-            env=environment(options.get("env", {})),
+            env=environment(options.get("env") or {}),
             cwd=_path(options.get("cwd")),
-            capabilities=list(options.get("capabilities", ())),
-            rlimits=[_rlimit(limit) for limit in options.get("rlimits", ())],
-            no_new_privileges=options.get("no_new_privileges", False),
-            apparmor_profile=options.get("apparmor_profile", ""),
-            selinux_label=options.get("selinux_label", ""),
+            capabilities=list(options.get("capabilities") or ()),
+            rlimits=[_rlimit(limit) for limit in options.get("rlimits") or ()],
+            no_new_privileges=options.get("no_new_privileges") or False,
+            apparmor_profile=options.get("apparmor_profile") or "",
+            selinux_label=options.get("selinux_label") or "",
         )
-        if "user" in options:
-            request.user = _user(options["user"])
-        return (await call(self._stub.exec(request, timeout=timeout))).pid
+        user = options.get("user")
+        if user is not None:
+            request.user = _user(user)
+        return (await call(self._stub.exec(request, timeout=seconds(timeout)))).pid
 
     async def delete(self, pid: int, *, timeout: float | None = None) -> int:
         """Deletes a process; one that still runs is killed, with everything that it started.
@@ -160,7 +162,9 @@ class ShimCalls:
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
-        return (await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=timeout))).exit_status
+        return (
+            await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        ).exit_status
 
     async def resize(self, pid: int, width: int, height: int, *, timeout: float | None = None) -> None:
         """Sets the size of a process's terminal.
@@ -176,7 +180,7 @@ class ShimCalls:
             NotFoundError: it is not one of this shim's.
         """
         request = api.PtyRequest(pid=pid, width=width, height=height)
-        await call(self._stub.pty(request, timeout=timeout))
+        await call(self._stub.pty(request, timeout=seconds(timeout)))
 
     async def state(self, *, timeout: float | None = None) -> ContainerState:
         """Returns what there is; without a container an empty state, so this is a probe as well.
@@ -184,7 +188,7 @@ class ShimCalls:
         Args:
             timeout: seconds.
         """
-        reply = await call(self._stub.state(api.StateRequest(), timeout=timeout))
+        reply = await call(self._stub.state(api.StateRequest(), timeout=seconds(timeout)))
         processes = tuple(ProcessInfo(p.pid, ProcessState[p.state.name or ""]) for p in reply.processes)
         return ContainerState(reply.id, reply.bundle, reply.init_pid, processes)
 
@@ -197,7 +201,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: the container is not running.
         """
-        await call(self._stub.pause(api.PauseRequest(), timeout=timeout))
+        await call(self._stub.pause(api.PauseRequest(), timeout=seconds(timeout)))
 
     async def resume(self, *, timeout: float | None = None) -> None:
         """Lets a paused container go on.
@@ -208,7 +212,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: the container is not paused.
         """
-        await call(self._stub.resume(api.ResumeRequest(), timeout=timeout))
+        await call(self._stub.resume(api.ResumeRequest(), timeout=seconds(timeout)))
 
     def events(self) -> EventStream:
         """Subscribes to the shim's events.
@@ -220,6 +224,27 @@ class ShimCalls:
                     print(event.type, event.pid)
         """
         return EventStream(self._channel)
+
+
+def check_exec(args: Sequence[str], options: ExecOptions) -> None:
+    """Refuses what cannot be meant, before anything is made for it.
+
+    Args:
+        args: of an exec.
+        options: likewise.
+
+    Raises:
+        TypeError: there is no such option, or *args* are not strings.
+    """
+    unknown = options.keys() - ExecOptions.__optional_keys__
+    if unknown:
+        known = ", ".join(sorted(ExecOptions.__optional_keys__))
+        raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
+    if isinstance(args, str):
+        raise TypeError("args is the program and its arguments, each a string of its own")
+    for arg in args:
+        if not isinstance(arg, str):
+            raise TypeError(f"args: {arg!r} is no string")
 
 
 def _path(path: StrPath | None) -> str:

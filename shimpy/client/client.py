@@ -86,6 +86,10 @@ class ShimClient(ShimCalls):
             input: what it reads; None: nothing.
             timeout: as for :meth:`shimpy.Container.run`.
             output_limit: as for :meth:`shimpy.Container.run`.
+
+        Raises:
+            DeadlineExceededError: 5 seconds after the time was up the runtime had not even
+                started the command.
         """
 
         async def create(fifos: Fifos, timeout: float | None) -> int:
@@ -165,8 +169,8 @@ class ShimClient(ShimCalls):
 
         return create
 
-    async def _start(self, pid: int) -> None:
-        await self.start()
+    async def _start(self, pid: int, timeout: float | None = None) -> None:
+        await self.start(timeout=timeout)
 
     async def aclose(self) -> None:
         """Lets go of what the client holds at the shim; whoever gave it to you does this."""

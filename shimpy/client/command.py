@@ -7,9 +7,10 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from shimpy.client.call import seconds
 from shimpy.client.model import Chunk, Result
 from shimpy.client.running import STARTING_GRACE, Running, running
-from shimpy.errors import ShimError
+from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -55,7 +56,7 @@ async def run(
     exits: ExitWatch,
     create: Callable[[Fifos, float | None], Awaitable[int]],
     *,
-    created: Callable[[int], Awaitable[None]] | None = None,
+    created: Callable[[int, float | None], Awaitable[None]] | None = None,
     input: bytes | None = None,
     timeout: float | None = None,
     output_limit: int | None = None,
@@ -66,23 +67,49 @@ async def run(
         client: the shim's.
         exits: tells when the process has exited.
         create: makes the process with these FIFOs, within that many seconds; returns its pid.
-        created: what remains to be done once it is there.
+        created: what remains to be done once it is there, within that many seconds.
         input: what the command reads.
         timeout: seconds.
         output_limit: bytes that are kept of each output.
+
+    Raises:
+        TypeError: *input* is nothing that has bytes, or a limit no number.
+        ValueError: a limit is negative or NaN.
     """
+    # All before anything is made: what is found wrong later has to be cleaned up after.
+    data = None if input is None else memoryview(input).cast("B")
+    timeout = seconds(timeout)
+    if output_limit is not None:
+        if not isinstance(output_limit, int):
+            raise TypeError(f"output_limit: {output_limit!r} is no number of bytes")
+        if output_limit < 0:
+            raise ValueError(f"output_limit: {output_limit} bytes cannot be kept")
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     kept = Kept(output_limit)
     timed_out = False
 
-    async def in_time(fifos: Fifos) -> int:
-        return await create(fifos, None if timeout is None else timeout + STARTING_GRACE)
+    def left() -> float | None:
+        """Returns the seconds that there are until it has to have been started."""
+        return None if deadline is None else max(0, deadline + STARTING_GRACE - loop.time())
+
+    async def create_in_time(fifos: Fifos) -> int:
+        return await create(fifos, left())
+
+    async def created_in_time(pid: int) -> None:
+        if created is not None:
+            await created(pid, left())
 
     async with running(
-        client, exits, in_time, take=kept.take, stdin=input is not None, stderr=True, created=created
+        client,
+        exits,
+        create_in_time,
+        take=kept.take,
+        stdin=data is not None,
+        stderr=True,
+        created=created_in_time,
     ) as process:
-        feeding = asyncio.ensure_future(_feed(process, input))
+        feeding = asyncio.ensure_future(_feed(process, data))
         try:
             async with asyncio.timeout_at(deadline):
                 await process.wait()
@@ -93,11 +120,13 @@ async def run(
     return kept.result(await process.wait(), timed_out=timed_out)
 
 
-async def _feed(process: Running, data: bytes | None) -> None:
+async def _feed(process: Running, data: memoryview | None) -> None:
     if process.stdin is not None and data is not None:
-        with suppress(BrokenPipeError):  # it need not read all of it
-            await process.stdin.write(data)
-        process.stdin.close()
+        try:
+            with suppress(BrokenPipeError):  # it need not read all of it
+                await process.stdin.write(data)
+        finally:
+            process.stdin.close()
 
 
 class _Session:
@@ -240,9 +269,13 @@ class Pty(_Session):
             height: rows.
 
         Raises:
+            InvalidArgumentError: there is no such size.
             FailedPreconditionError: the command has ended.
         """
-        await self._resize(self.pid, width, height)
+        try:
+            await self._resize(self.pid, width, height)
+        except NotFoundError as error:  # it has been deleted, as is done once it has ended
+            raise FailedPreconditionError(f"process {self.pid} has ended") from error
 
 
 @asynccontextmanager
@@ -275,7 +308,7 @@ async def pty(
     """Runs a command on a terminal for the time of the block; see :meth:`shimpy.Container.pty`."""
 
     async def created(pid: int) -> None:
-        with suppress(ShimError):  # it may be over already; what is not comes to light below
+        with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
             await client.resize(pid, *size)
         if started is not None:
             await started()

@@ -14,6 +14,8 @@ from shimpy.errors import DeadlineExceededError, UnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from grpclib.protocol import H2Protocol
+
     from shimpy.client.model import StrPath
 
 _SUN_PATH = 107
@@ -28,6 +30,8 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
 
         async with shimpy.connect("/run/job.sock") as client:
             print(await client.state())
+
+    A client whose block has ended raises UnavailableError for every call.
 
     Args:
         socket: path of its socket, of any length.
@@ -47,6 +51,20 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
                 yield client
             finally:
                 await client.aclose()
+                dials_no_more(channel)
+
+
+def dials_no_more(channel: Channel) -> None:
+    """Makes every call over a channel fail that would need a new connection.
+
+    Closing a grpclib channel does not: the next call opens it again. One that was never given an
+    address dials grpclib's default, whoever may listen there.
+    """
+    channel._create_connection = _ended  # type: ignore[method-assign] # there is no other way to say it
+
+
+async def _ended() -> H2Protocol:
+    raise ConnectionError("the client's block has ended")
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from shimpy.client import command
 from shimpy.client.call import settled
+from shimpy.client.calls import check_exec
 from shimpy.client.running import started
-from shimpy.errors import NotFoundError, ShimError
+from shimpy.errors import NotFoundError, ShimError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -63,18 +64,21 @@ class Container:
             args: the program and its arguments.
             input: what it reads; None: nothing.
             timeout: seconds, from this call on, until it is killed with all that it started and
-                what it has written is returned.
+                what it has written is returned; None, or infinity: never.
             output_limit: bytes that are kept of each output; what comes after is read and thrown
                 away, so that the command neither waits nor fails for it.
             options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
+            TypeError: there is no such option, or an argument is of the wrong type.
+            ValueError: *timeout* or *output_limit* is negative, or *timeout* NaN.
             NotFoundError: the program is not there.
             PermissionDeniedError: it may not be run.
             FailedPreconditionError: the container is paused, or its init has died.
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
                 started the command.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos, timeout: float | None) -> int:
             return await self._client.exec(
@@ -101,7 +105,11 @@ class Container:
             args: the program and its arguments.
             stdin: whether you are going to write to it.
             options: see :class:`~shimpy.ExecOptions`.
+
+        Raises:
+            TypeError: there is no such option, or *args* are not strings.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos) -> int:
             return await self._client.exec(
@@ -123,7 +131,11 @@ class Container:
             width: columns of the terminal.
             height: its rows.
             options: see :class:`~shimpy.ExecOptions`.
+
+        Raises:
+            TypeError: there is no such option, or *args* are not strings.
         """
+        check_exec(args, options)
 
         async def create(fifos: Fifos) -> int:
             return await self._client.exec(
@@ -151,7 +163,8 @@ class Container:
             its exit code, or 128 + the signal that ended it.
 
         Raises:
-            UnavailableError: the shim is gone.
+            UnavailableError: the shim is gone, or the container's block has ended and nobody
+                heard how init did.
         """
         status = await asyncio.shield(self._exited)
         return await self._client.delete(self.pid) if status is None else status
@@ -171,13 +184,22 @@ async def managed(
         yield Container(client, exits, id, pid, exited)
     except BaseException:
         with suppress(ShimError):
-            await settled(client.delete(pid))
+            await settled(_deleted(client, pid, exited))
         raise
     else:
         with suppress(NotFoundError):  # deleted already
-            await settled(client.delete(pid))
+            await settled(_deleted(client, pid, exited))
     finally:
-        exited.cancel()
+        if not exited.done():
+            exited.set_exception(UnavailableError("the container's block has ended"))
+            exited.exception()  # seen: there need not be anybody who waits
+
+
+async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[int | None]) -> None:
+    """Deletes a container, and tells its end to who waits for it: the event may come too late."""
+    status = await client.delete(pid)
+    if not exited.done():
+        exited.set_result(status)
 
 
 async def delete_container(client: ShimCalls) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,15 @@ from grpclib.testing import ChannelFor
 
 from shimpy.client.call import settled
 from shimpy.client.client import ShimClient
+from shimpy.client.connect import dials_no_more
 from shimpy.client.container import delete_container
+from shimpy.errors import ShimError
 from shimpy.service import Shim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+_LOG = logging.getLogger("shimpy.shim")
 
 
 @asynccontextmanager
@@ -35,10 +40,15 @@ async def in_process(
         leave_running: leave a container that is there at the end, instead of killing it.
     """
     async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+        dials_no_more(channel)
         client = ShimClient(channel)
         try:
             yield client
         finally:
-            if not leave_running:
-                await settled(delete_container(client))
-            await client.aclose()
+            try:
+                if not leave_running:
+                    await settled(delete_container(client))
+            except ShimError as error:  # what the block itself raised is to be heard
+                _LOG.warning("the container could not be deleted: %s", error)
+            finally:
+                await client.aclose()

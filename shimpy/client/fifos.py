@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
-import shutil
 import tempfile
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from shimpy.errors import ResourceExhaustedError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
 _READ_AT_ONCE = 1 << 16
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 
 
 class Fifos:
@@ -24,18 +28,36 @@ class Fifos:
         stdin: path of the FIFO that the process reads; None: it reads nothing.
         stdout: path of the FIFO that it writes.
         stderr: path of the FIFO that it writes errors to; None: it has a terminal.
+
+    Raises:
+        ResourceExhaustedError: there is no room for them.
     """
 
     def __init__(self, *, stdin: bool, stderr: bool) -> None:
-        self._folder = tempfile.mkdtemp(prefix="shimpy-")
-        self.stdin = self._make("stdin") if stdin else None
-        self.stdout = self._make("stdout")
-        self.stderr = self._make("stderr") if stderr else None
+        self._made: list[str] = []
+        with _exhaustion():
+            self._folder = tempfile.mkdtemp(prefix="shimpy-")
+            try:
+                self.stdin = self._make("stdin") if stdin else None
+                self.stdout = self._make("stdout")
+                self.stderr = self._make("stderr") if stderr else None
+            except BaseException:
+                self._remove()
+                raise
 
     def _make(self, name: str) -> str:
         path = os.path.join(self._folder, name)
         os.mkfifo(path, 0o600)
+        self._made.append(path)
         return path
+
+    def _remove(self) -> None:
+        # One by one: shutil.rmtree() opens the folder, for which there may be no descriptor left.
+        for path in self._made:
+            with suppress(OSError):
+                os.unlink(path)
+        with suppress(OSError):
+            os.rmdir(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +65,7 @@ class Fifos:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
 
 
 class OutputReader:
@@ -51,11 +73,15 @@ class OutputReader:
 
     The FIFO is open before anybody writes to it, so nothing is missed; until the first writer has
     come the kernel reports no end (fifo(7), poll(2)).
+
+    Raises:
+        ResourceExhaustedError: there is no descriptor left.
     """
 
     def __init__(self, path: str, take: Callable[[bytes], None]) -> None:
         self._take = take
-        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with _exhaustion():
+            self._fd: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self._loop = asyncio.get_running_loop()
         self._reading = False
 
@@ -102,24 +128,31 @@ class OutputReader:
 
 
 class InputWriter:
-    """Writes to the FIFO that a process reads; opened once the shim has opened the other end."""
+    """Writes to the FIFO that a process reads; opened once the shim has opened the other end.
+
+    Raises:
+        ResourceExhaustedError: there is no descriptor left.
+    """
 
     def __init__(self, path: str) -> None:
-        self._fd: int | None
+        self._fd: int | None = None
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads: the process has ended
-            self._fd = None
+            with _exhaustion():
+                self._fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads: the process has ended
+                raise
         self._writing = asyncio.Lock()
         self._ready: asyncio.Future[None] | None = None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Writes all of it, as fast as the process reads.
 
         Raises:
             BrokenPipeError: the process reads no more, or the input has been closed.
+            TypeError: it is nothing that has bytes.
         """
-        left = memoryview(data)
+        left = memoryview(data).cast("B")  # by bytes, not by the items of an array
         async with self._writing:
             while left:
                 if self._fd is None:
@@ -154,3 +187,13 @@ class InputWriter:
             asyncio.get_running_loop().remove_writer(self._fd)
             if not ready.done():
                 ready.set_result(None)
+
+
+@contextmanager
+def _exhaustion() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise ResourceExhaustedError(f"the command's FIFOs: {error.strerror}") from error
+        raise

@@ -114,7 +114,7 @@ class Rlimit:
 
 
 class ExecOptions(TypedDict, total=False):
-    """What may be said of a process beyond its arguments; unset means as the container's own.
+    """What may be said of a process beyond its arguments; unset or None means as the container's own.
 
     Attributes:
         env: its environment, instead of the container's (``PATH`` included).
@@ -127,14 +127,14 @@ class ExecOptions(TypedDict, total=False):
         selinux_label: the label to run it with.
     """
 
-    env: Mapping[str, str]
-    cwd: StrPath
-    user: User
-    capabilities: Sequence[str]
-    rlimits: Sequence[Rlimit]
-    no_new_privileges: bool
-    apparmor_profile: str
-    selinux_label: str
+    env: Mapping[str, str] | None
+    cwd: StrPath | None
+    user: User | None
+    capabilities: Sequence[str] | None
+    rlimits: Sequence[Rlimit] | None
+    no_new_privileges: bool | None
+    apparmor_profile: str | None
+    selinux_label: str | None
 
 
 StreamName = Literal["stdout", "stderr"]

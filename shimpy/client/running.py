@@ -38,10 +38,9 @@ class Running:
         pid: int,
         exited: asyncio.Future[int | None],
         readers: list[OutputReader],
-        stdin: InputWriter | None,
     ) -> None:
         self.pid = pid
-        self.stdin = stdin
+        self.stdin: InputWriter | None = None
         self._client = client
         self._exited = exited
         self._readers = readers
@@ -113,18 +112,21 @@ async def running(
         created: what remains to be done once it is there.
     """
     with Fifos(stdin=stdin, stderr=stderr) as fifos:
-        readers = [OutputReader(fifos.stdout, lambda data: take("stdout", data))]
-        if fifos.stderr is not None:
-            readers.append(OutputReader(fifos.stderr, lambda data: take("stderr", data)))
+        readers: list[OutputReader] = []
         try:
+            readers.append(OutputReader(fifos.stdout, lambda data: take("stdout", data)))
+            if fifos.stderr is not None:
+                readers.append(OutputReader(fifos.stderr, lambda data: take("stderr", data)))
             pid, exited = await started(client, exits, lambda: create(fifos))
         except BaseException:
             for reader in readers:
                 reader.close()
             raise
-        process = Running(client, pid, exited, readers, InputWriter(fifos.stdin) if fifos.stdin else None)
+        process = Running(client, pid, exited, readers)
         process.resume()
         try:
+            if fifos.stdin is not None:
+                process.stdin = InputWriter(fifos.stdin)
             if created is not None:
                 await created(pid)
             yield process

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpclib.const import Cardinality
 
@@ -11,10 +12,13 @@ from shimpy.client.call import call
 from shimpy.client.model import Event, EventType
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
     from typing import Self
 
     from grpclib.client import Channel, Stream
+
+T = TypeVar("T")
 
 _METHOD = "/containerd.shim.v1.Shim/Events"
 
@@ -26,15 +30,20 @@ class EventStream:
     in order. A shim's first subscriber also gets what was published before it came. Without
     ``async with`` the first iteration subscribes, and :meth:`aclose` is yours to call.
 
-    The iteration ends when the shim shuts down. It raises UnavailableError when the shim is lost,
-    ResourceExhaustedError when too many events have been left unread.
+    The iteration ends when the shim shuts down, and when the subscription is closed, which is for
+    good. It raises UnavailableError when the shim is lost, ResourceExhaustedError when too many
+    events have been left unread.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._stream: Stream[api.EventsRequest, api.Event] | None = None
+        self._closed = False
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
+        if self._closed:
+            raise RuntimeError("this subscription has ended; events() makes another")
         await self._opened()
         return self
 
@@ -47,11 +56,12 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Event:
+        if self._closed:
+            raise StopAsyncIteration
         stream = await self._opened()
         while True:
-            message = await call(stream.recv_message())
+            message = await self._unless_closed(_received(stream))
             if message is None:
-                await call(stream.recv_trailing_metadata())  # raises how it ended, if not well
                 await self.aclose()
                 raise StopAsyncIteration
             event = _event(message)
@@ -59,23 +69,59 @@ class EventStream:
                 return event
 
     async def aclose(self) -> None:
-        """Ends the subscription."""
+        """Ends the subscription, and the iteration of whoever waits for an event."""
+        self._closed = True
+        for task in self._calls:  # grpclib would leave who waits there waiting
+            task.cancel()
+        await self._release()
+
+    async def _release(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             # Left as by an exception: otherwise it would wait for the shim to end the stream.
             await stream.__aexit__(GeneratorExit, GeneratorExit(), None)
 
     async def _opened(self) -> Stream[api.EventsRequest, api.Event]:
-        if self._stream is None:
-            stream = self._channel.request(_METHOD, Cardinality.UNARY_STREAM, api.EventsRequest, api.Event)
-            self._stream = await stream.__aenter__()
+        stream = self._stream
+        if stream is None:
+            opening = self._channel.request(_METHOD, Cardinality.UNARY_STREAM, api.EventsRequest, api.Event)
+            self._stream = stream = await opening.__aenter__()
             try:
-                await call(self._stream.send_message(api.EventsRequest(), end=True))
-                await call(self._stream.recv_initial_metadata())
+                await self._unless_closed(_subscribed(stream))
             except BaseException:
-                await self.aclose()
+                await self._release()
                 raise
-        return self._stream
+        return stream
+
+    async def _unless_closed(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Makes calls; if the subscription is closed meanwhile, the iteration ends."""
+        task = asyncio.ensure_future(coroutine)
+        self._calls.add(task)
+        try:
+            # Not awaited itself: its cancellation by a close would look like one of the caller.
+            await asyncio.wait({task})
+        finally:
+            self._calls.discard(task)
+            task.cancel()
+        if task.cancelled() and self._closed:
+            raise StopAsyncIteration
+        return task.result()
+
+
+async def _subscribed(stream: Stream[api.EventsRequest, api.Event]) -> None:
+    await call(stream.send_message(api.EventsRequest(), end=True))
+    await call(stream.recv_initial_metadata())
+
+
+async def _received(stream: Stream[api.EventsRequest, api.Event]) -> api.Event | None:
+    async def received() -> api.Event | None:
+        message = await stream.recv_message()
+        if message is None:
+            # At once: the connection may be lost next, and with it how the stream ended.
+            await stream.recv_trailing_metadata()  # raises it, if not well
+        return message
+
+    return await call(received())
 
 
 def _event(message: api.Event) -> Event | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import random
+import resource
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shimpy
+from shimpy.testing import FakeRuntime, Hang
 from tests.support import leaks
 from tests.support.clock import leap
 from tests.support.rounds import rounds
@@ -67,6 +72,29 @@ async def test_without_input_there_is_nothing_to_read(container: shimpy.Containe
 
 async def test_empty_input_ends_at_once(container: shimpy.Container) -> None:
     assert (await container.run(["cat"], input=b"")) == shimpy.Result(b"", b"", 0)
+
+
+async def test_input_of_items_that_are_longer_than_a_byte_arrives_whole(
+    container: shimpy.Container,
+) -> None:
+    data: Any = array.array("i", range(100_000))
+    assert (await container.run(["cat"], input=data)).stdout == data.tobytes()
+
+
+async def test_empty_array_is_empty_input(container: shimpy.Container) -> None:
+    data: Any = array.array("i")
+    assert (await container.run(["cat"], input=data)) == shimpy.Result(b"", b"", 0)
+
+
+async def test_input_that_has_no_bytes_is_refused_before_anything_runs(container: shimpy.Container) -> None:
+    text: Any = "hello"
+    async with container._client.events() as events:
+        with pytest.raises(TypeError, match="bytes-like"):
+            await container.run(["cat"], input=text)
+        assert [p.pid for p in (await container.state()).processes] == [container.pid]
+        pid = await container._client.exec(["true"])
+        assert (await anext(events)).pid == pid
+        await container._client.delete(pid)
 
 
 async def test_input_that_is_not_read_is_no_error(container: shimpy.Container) -> None:
@@ -217,6 +245,51 @@ async def test_paused_container_says_so(container: shimpy.Container) -> None:
         await container.resume()
 
 
+@pytest.mark.parametrize("left", [0, 1])
+async def test_too_few_descriptors_for_the_outputs_are_said_and_leave_nothing(
+    container: shimpy.Container, left: int
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    try:
+        with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: Too many open files"):
+            await container.run(["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_no_descriptor_for_the_input_is_said_and_ends_the_command(
+    container: shimpy.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = os.open
+
+    def fails(path: str, flags: int, *args: Any, **options: Any) -> int:
+        if str(path).endswith("/stdin") and flags == os.O_WRONLY | os.O_NONBLOCK:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opens(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: Too many open files"):
+        await container.run(["sleep", "300"], input=b"")
+
+
+async def test_no_room_for_the_fifos_is_said_and_leaves_no_folder(
+    container: shimpy.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = os.mkfifo
+
+    def fails(path: str, mode: int) -> None:
+        if path.endswith("stderr"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        makes(path, mode)
+
+    monkeypatch.setattr(os, "mkfifo", fails)
+    with pytest.raises(shimpy.ResourceExhaustedError, match="FIFOs: No space left"):
+        await container.run(["true"])
+
+
 async def test_stream_brings_output_as_it_is_written(container: shimpy.Container) -> None:
     async with container.stream(["sh", "-c", "echo out; read x; echo $x >&2; exit 5"], stdin=True) as command:
         assert await anext(command) == ("stdout", b"out\n")
@@ -309,8 +382,23 @@ async def test_pty_loses_nothing_at_the_end(container: shimpy.Container) -> None
 async def test_resize_after_the_end(container: shimpy.Container) -> None:
     async with container.pty(["true"]) as pty:
         await pty.wait()
-        with pytest.raises((shimpy.NotFoundError, shimpy.FailedPreconditionError)):
+        with pytest.raises(shimpy.FailedPreconditionError):
             await pty.resize(1, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(-1, 24), (99_999, 24), (80, -1), (80, 65_536)])
+async def test_size_that_no_terminal_has_is_refused(
+    container: shimpy.Container, width: int, height: int
+) -> None:
+    with pytest.raises(shimpy.InvalidArgumentError):
+        async with container.pty(["sleep", "300"], width=width, height=height):
+            pass
+
+
+async def test_pty_that_is_over_before_it_gets_its_size_is_no_error(container: shimpy.Container) -> None:
+    for _ in range(rounds(5, 50)):
+        async with container.pty(["true"]) as pty:
+            assert await pty.wait() == 0
 
 
 async def test_init_that_dies_takes_its_commands_along(
@@ -327,6 +415,18 @@ async def test_init_that_dies_takes_its_commands_along(
         assert await container.wait() == 8
         with pytest.raises(shimpy.FailedPreconditionError):
             await container.run(["true"])
+
+
+async def test_time_that_is_up_while_the_runtime_starts_it_is_the_end_of_it(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    with FakeRuntime() as fake:
+        fake.fault("start", Hang())
+        async with shimpy.in_process(runtime=fake.path) as client:
+            with pytest.raises(shimpy.DeadlineExceededError):
+                await client.run(new_id(), bundle("true"), timeout=0)
+            assert not (await client.state()).id
+        assert "start" in [call.command for call in fake.calls]
 
 
 async def test_one_shot_in_a_root_folder(rootfs: Path) -> None:

@@ -1,0 +1,100 @@
+"""What may be said of a command beyond its arguments, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import shimpy
+from tests.support.sandboxes import sandbox
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def container(bundle: Callable[..., str], new_id: Callable[[], str]) -> AsyncIterator[shimpy.Container]:
+    """A container that stays."""
+    async with sandbox(bundle, new_id()) as container:
+        yield container
+
+
+@pytest.fixture
+async def untouched(container: shimpy.Container) -> AsyncIterator[Any]:
+    """A container, of no type; a test in which anything is started there fails."""
+    async with container._client.events() as events:
+        yield container
+        # The first event that there is shall be of what is started here.
+        pid = await container._client.exec(["true"])
+        assert (await anext(events)).pid == pid
+
+
+async def test_option_that_there_is_not_is_named(untouched: Any) -> None:
+    for method in (untouched.run, untouched._client.exec):
+        with pytest.raises(TypeError, match=r"no option 'capabilites'.*capabilities"):
+            await method(["true"], capabilites=[])
+    for method in (untouched.stream, untouched.pty):
+        with pytest.raises(TypeError, match="no option 'capabilites'"):
+            method(["true"], capabilites=[])
+
+
+async def test_argument_that_is_no_string_is_named(untouched: Any) -> None:
+    for method in (untouched.run, untouched._client.exec):
+        with pytest.raises(TypeError, match=r"b'-l' is no string"):
+            await method(["ls", b"-l"])
+    for method in (untouched.stream, untouched.pty):
+        with pytest.raises(TypeError, match="7 is no string"):
+            method(["echo", 7])
+        with pytest.raises(TypeError, match="args"):
+            method("ls")
+
+
+async def test_option_that_is_none_is_as_the_container_has_it(container: shimpy.Container) -> None:
+    nothing: shimpy.ExecOptions = {
+        "env": None,
+        "cwd": None,
+        "user": None,
+        "capabilities": None,
+        "rlimits": None,
+        "no_new_privileges": None,
+        "apparmor_profile": None,
+        "selinux_label": None,
+    }
+    assert nothing.keys() == shimpy.ExecOptions.__optional_keys__
+    script = ["sh", "-c", "pwd; id; env | sort; ulimit -a; grep -e Cap -e NoNew /proc/self/status"]
+    assert await container.run(script, **nothing) == await container.run(script)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"),
+    [
+        ({"timeout": -1}, ValueError),
+        ({"timeout": -0.001}, ValueError),
+        ({"timeout": -math.inf}, ValueError),
+        ({"timeout": math.nan}, ValueError),
+        ({"timeout": "5"}, TypeError),
+        ({"output_limit": -1}, ValueError),
+        ({"output_limit": 1.5}, TypeError),
+        ({"output_limit": "5"}, TypeError),
+    ],
+    ids=str,
+)
+async def test_limit_that_cannot_be_meant_is_refused(
+    untouched: Any, limit: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=next(iter(limit))):
+        await untouched.run(["true"], **limit)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**8, 99_999_999])
+async def test_time_without_end_can_be_given(container: shimpy.Container, timeout: float) -> None:
+    assert (await container.run(["true"], timeout=timeout)).exit_status == 0
+    pid = await container._client.exec(["true"], timeout=timeout)
+    await container._client.delete(pid, timeout=timeout)
+
+
+async def test_no_output_can_be_asked_for(container: shimpy.Container) -> None:
+    result = await container.run(["echo", "out"], output_limit=0)
+    assert result == shimpy.Result(b"", b"", 0, truncated=True)
