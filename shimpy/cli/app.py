@@ -67,7 +67,8 @@ def run(args: Sequence[str]) -> int:
 def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int:
     """Runs a command's work and returns the exit status.
 
-    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put things right first.
+    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put things right first; one that is ignored, as
+    by nohup(1), stays so.
 
     Args:
         work: returns the exit status, None for 0.
@@ -84,7 +85,8 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
             task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
         return await work
 
     try:
