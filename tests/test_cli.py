@@ -15,7 +15,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from .support import containers, leaks
+from .support import bundles, containers, leaks
 from .support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -253,6 +253,26 @@ async def test_exec_in_a_terminal(
     plain = _spawn("state", "-s", socket, NO_COLOR="1")
     plain.expect("RUNNING")
     assert "\x1b[32m" not in (plain.before or "")
+    _run("delete", "-s", socket)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+async def test_exec_adds_variables_to_those_of_the_container(
+    detached: bool, server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+) -> None:
+    socket, out = str(server.socket), tmp_path / "out"
+    out.touch()
+    own = bundle("sleep", "1000000", env={"KEPT": "1", "CHANGED": "1"})
+    _run("create", "-s", socket, new_id(), own)
+    _run("start", "-s", socket)
+    to: list[str | Path] = ["-d", "--stdout", out] if detached else []
+    done = _run("exec", "-s", socket, *to, "-e", "A=b", "-e", "CHANGED=2", "env")
+    assert (done.stderr, done.returncode) == ("", 0)
+    if detached:
+        await leaks.eventually(lambda: "STOPPED" in _run("state", "-s", socket).stdout)
+    variables = (out.read_text() if detached else done.stdout).splitlines()
+    assert {"A=b", "CHANGED=2", "KEPT=1", bundles.PATH} <= {*variables}
+    assert "CHANGED=1" not in variables
     _run("delete", "-s", socket)
 
 
