@@ -195,6 +195,11 @@ def test_errors_of_use_are_one_line(rootfs: Path, tmp_path: Path) -> None:
         (("state", "--socket", tmp_path / "none.sock"), 9, "none.sock"),
         (("bundle", tmp_path / "b", "true"), 3, "rootfs"),
         (("no-such-command",), 2, "no-such-command"),
+        (("exec", "--stdin", "in", "true"), 2, "--stdin needs --detach"),
+        (("exec", "--stdout", "out", "true"), 2, "--stdout needs --detach"),
+        (("exec", "--stderr", "err", "true"), 2, "--stderr needs --detach"),
+        (("exec", "--json", "true"), 2, "--json needs --detach"),
+        (("exec", "-di", "true"), 2, "--interactive does not go with --detach"),
         (("serve", "--no-such"), 2, "--no-such"),
     ]:
         done = _run(*args)

@@ -104,6 +104,13 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         json: Json = False,
     ) -> int:
         """Run a further process in the container; unless detached, its exit status is the command's."""
+        if detach and interactive:
+            raise typer.BadParameter("--interactive does not go with --detach; --stdin names what it reads")
+        if not detach:
+            given = {"--stdin": stdin, "--stdout": stdout, "--stderr": stderr, "--json": json or None}
+            for option, value in given.items():
+                if value is not None:
+                    raise typer.BadParameter(f"{option} needs --detach")
         variables = environment(env)
         options: ExecOptions = {
             "capabilities": cap or [],
