@@ -296,6 +296,47 @@ async def test_events(server: Server, bundle: Callable[..., str], new_id: Callab
         assert events.wait(20) == 130
 
 
+async def test_events_whose_reader_leaves(
+    server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    socket = str(server.socket)
+    with subprocess.Popen(
+        [_SHIMPY, "events", "-s", socket], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as events:
+        assert events.stdout is not None
+        assert events.stderr is not None
+        _run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
+        assert b"CREATE" in events.stdout.readline()
+        events.stdout.close()
+        _run("delete", "-s", socket)
+        assert (events.stderr.read(), events.wait(20)) == (b"", 128 + signal.SIGPIPE)
+
+
+def test_output_that_nobody_reads(rootfs: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for args in [("--help",), ("bundle", str(tmp_path / "b"), "--rootfs", str(rootfs))]:
+        done = subprocess.run(
+            [_SHIMPY, *args], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=50
+        )
+        assert (done.stderr, done.returncode) == (b"", 128 + signal.SIGPIPE), args
+    os.close(writer)
+
+
+def test_output_that_cannot_be_written_is_one_line(rootfs: Path, tmp_path: Path) -> None:
+    for args, status in [
+        (("--help",), 1),
+        (("bundle", str(tmp_path / "b1"), "--rootfs", str(rootfs)), 1),
+        (("bundle", str(tmp_path / "b2"), "--rootfs", str(rootfs), "--json"), 1),
+        (("run", str(rootfs), "echo"), 125),
+    ]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [_SHIMPY, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=50
+            )
+        assert (done.stderr, done.returncode) == ("shimpy: No space left on device\n", status), args
+
+
 def test_serve_takes_what_the_module_takes(tmp_path: Path) -> None:
     with subprocess.Popen([_SHIMPY, "serve", "--socket", tmp_path / "s", "--log-level", "error"]) as server:
         while not (tmp_path / "s").exists():
@@ -312,6 +353,13 @@ def test_bundle(tmp_path: Path, rootfs: Path) -> None:
     assert (process["args"], process["terminal"]) == (["echo", "-n", "hi"], False)
     assert _run("run", tmp_path / "b").stdout == "hi"
     assert _run("bundle", tmp_path / "b", "--rootfs", rootfs).returncode == 4
+
+
+def test_bundle_where_a_file_is(tmp_path: Path, rootfs: Path) -> None:
+    (tmp_path / "file").touch()
+    done = _run("bundle", tmp_path / "file", "--rootfs", rootfs)
+    assert done.returncode != 0
+    assert re.fullmatch(rf"shimpy: (?!.*Errno).*{tmp_path}/file.*\n", done.stderr)
 
 
 def test_completion() -> None:

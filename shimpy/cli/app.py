@@ -12,7 +12,7 @@ import typer
 
 from shimpy import errors
 from shimpy.cli import own, remote
-from shimpy.cli.output import complain
+from shimpy.cli.output import complain, discard
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -48,6 +48,21 @@ def run(args: Sequence[str]) -> int:
         its exit status.
     """
     try:
+        status = _carry_out(args)
+        sys.stdout.flush()  # here, where it may still fail
+    except BrokenPipeError:  # nobody reads any more: as other programs end, by SIGPIPE
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        complain(_reason(error))
+        status = 1
+    else:
+        return status
+    discard(sys.stdout)
+    return status
+
+
+def _carry_out(args: Sequence[str]) -> int:
+    try:
         return app(args, prog_name="shimpy", standalone_mode=False) or 0
     except _UsageError as error:
         # Without arguments the "error" is the help itself, which is not one line.
@@ -58,10 +73,16 @@ def run(args: Sequence[str]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Nobody reads any more; without this, the flush at exit would say so once again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except SystemExit as error:  # how typer and rich take a closed pipe, with status 1
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
+
+
+def _reason(error: OSError) -> str:
+    """Returns what an error says without its number."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
 
 
 def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int:
@@ -98,11 +119,11 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
         if attached:
             return _ATTACHED_STATUSES.get(type(error), 125)
         return _EXIT_STATUSES.get(type(error), 1)
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        complain(str(error))
-        return 125 if attached else 1
+        if not attached or isinstance(error, BrokenPipeError):
+            raise  # to where the command line ends
+        complain(_reason(error))
+        return 125
 
 
 app = typer.Typer(
