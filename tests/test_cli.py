@@ -378,6 +378,16 @@ def test_without_arguments_it_helps() -> None:
     assert "run" in done.stdout + done.stderr
 
 
+def test_interrupted_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    program = "import sys\nfrom shimpy.cli import main\nsys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", -signal.SIGINT)
+
+
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
     program = "import sys; sys.modules['typer'] = None\nfrom shimpy.cli import main\nsys.exit(main())"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)

@@ -38,3 +38,5 @@ def _prepare() -> None:
     os.umask(umask)  # bundles are the user's own files
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+    if signal.SIGINT not in ignored:  # until there is something to put right; Python would show where it was
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

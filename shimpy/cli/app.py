@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -82,7 +81,7 @@ def _carry_out(args: Sequence[str]) -> int:
 def _reason(error: OSError) -> str:
     """Returns what an error says without its number."""
     reason = error.strerror or str(error)
-    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int:
