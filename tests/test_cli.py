@@ -176,6 +176,20 @@ def test_run_is_interrupted(rootfs: Path) -> None:
     assert _ended(terminal) == 130
 
 
+def test_a_second_signal_does_not_cut_the_end_short(rootfs: Path, new_id: Callable[[], str]) -> None:
+    container_id = new_id()
+    args = ["run", "--name", container_id, str(rootfs), "sh", "-c", "echo ready; sleep 1000"]
+    with subprocess.Popen([_SHIMPY, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=50) == (b"", b"")
+    # The kernel may deliver the second on top of the first.
+    assert process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    assert containers.left(container_id) == []
+
+
 @pytest.mark.parametrize(
     ("program", "status", "said"),
     [("no-such-program", 127, "no-such-program"), ("/bin/not-executable", 126, "permission denied")],
