@@ -15,7 +15,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from .support import containers, leaks
+from .support import bundles, containers, leaks
 from .support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +176,20 @@ def test_run_is_interrupted(rootfs: Path) -> None:
     assert _ended(terminal) == 130
 
 
+def test_a_second_signal_does_not_cut_the_end_short(rootfs: Path, new_id: Callable[[], str]) -> None:
+    container_id = new_id()
+    args = ["run", "--name", container_id, str(rootfs), "sh", "-c", "echo ready; sleep 1000"]
+    with subprocess.Popen([_SHIMPY, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=50) == (b"", b"")
+    # The kernel may deliver the second on top of the first.
+    assert process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    assert containers.left(container_id) == []
+
+
 @pytest.mark.parametrize(
     ("program", "status", "said"),
     [("no-such-program", 127, "no-such-program"), ("/bin/not-executable", 126, "permission denied")],
@@ -195,6 +209,11 @@ def test_errors_of_use_are_one_line(rootfs: Path, tmp_path: Path) -> None:
         (("state", "--socket", tmp_path / "none.sock"), 9, "none.sock"),
         (("bundle", tmp_path / "b", "true"), 3, "rootfs"),
         (("no-such-command",), 2, "no-such-command"),
+        (("exec", "--stdin", "in", "true"), 2, "--stdin needs --detach"),
+        (("exec", "--stdout", "out", "true"), 2, "--stdout needs --detach"),
+        (("exec", "--stderr", "err", "true"), 2, "--stderr needs --detach"),
+        (("exec", "--json", "true"), 2, "--json needs --detach"),
+        (("exec", "-di", "true"), 2, "--interactive does not go with --detach"),
         (("serve", "--no-such"), 2, "--no-such"),
     ]:
         done = _run(*args)
@@ -256,6 +275,26 @@ async def test_exec_in_a_terminal(
     _run("delete", "-s", socket)
 
 
+@pytest.mark.parametrize("detached", [False, True])
+async def test_exec_adds_variables_to_those_of_the_container(
+    detached: bool, server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+) -> None:
+    socket, out = str(server.socket), tmp_path / "out"
+    out.touch()
+    own = bundle("sleep", "1000000", env={"KEPT": "1", "CHANGED": "1"})
+    _run("create", "-s", socket, new_id(), own)
+    _run("start", "-s", socket)
+    to: list[str | Path] = ["-d", "--stdout", out] if detached else []
+    done = _run("exec", "-s", socket, *to, "-e", "A=b", "-e", "CHANGED=2", "env")
+    assert (done.stderr, done.returncode) == ("", 0)
+    if detached:
+        await leaks.eventually(lambda: "STOPPED" in _run("state", "-s", socket).stdout)
+    variables = (out.read_text() if detached else done.stdout).splitlines()
+    assert {"A=b", "CHANGED=2", "KEPT=1", bundles.PATH} <= {*variables}
+    assert "CHANGED=1" not in variables
+    _run("delete", "-s", socket)
+
+
 async def test_events(server: Server, bundle: Callable[..., str], new_id: Callable[[], str]) -> None:
     socket, container_id = str(server.socket), new_id()
     pid = _run("create", "-s", socket, container_id, bundle("sleep", "1000000")).stdout.strip()
@@ -269,6 +308,47 @@ async def test_events(server: Server, bundle: Callable[..., str], new_id: Callab
         assert json.loads(events.stdout.readline())["exit_status"] == 137
         events.send_signal(signal.SIGINT)
         assert events.wait(20) == 130
+
+
+async def test_events_whose_reader_leaves(
+    server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    socket = str(server.socket)
+    with subprocess.Popen(
+        [_SHIMPY, "events", "-s", socket], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as events:
+        assert events.stdout is not None
+        assert events.stderr is not None
+        _run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
+        assert b"CREATE" in events.stdout.readline()
+        events.stdout.close()
+        _run("delete", "-s", socket)
+        assert (events.stderr.read(), events.wait(20)) == (b"", 128 + signal.SIGPIPE)
+
+
+def test_output_that_nobody_reads(rootfs: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for args in [("--help",), ("bundle", str(tmp_path / "b"), "--rootfs", str(rootfs))]:
+        done = subprocess.run(
+            [_SHIMPY, *args], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=50
+        )
+        assert (done.stderr, done.returncode) == (b"", 128 + signal.SIGPIPE), args
+    os.close(writer)
+
+
+def test_output_that_cannot_be_written_is_one_line(rootfs: Path, tmp_path: Path) -> None:
+    for args, status in [
+        (("--help",), 1),
+        (("bundle", str(tmp_path / "b1"), "--rootfs", str(rootfs)), 1),
+        (("bundle", str(tmp_path / "b2"), "--rootfs", str(rootfs), "--json"), 1),
+        (("run", str(rootfs), "echo"), 125),
+    ]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [_SHIMPY, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=50
+            )
+        assert (done.stderr, done.returncode) == ("shimpy: No space left on device\n", status), args
 
 
 def test_serve_takes_what_the_module_takes(tmp_path: Path) -> None:
@@ -289,6 +369,13 @@ def test_bundle(tmp_path: Path, rootfs: Path) -> None:
     assert _run("bundle", tmp_path / "b", "--rootfs", rootfs).returncode == 4
 
 
+def test_bundle_where_a_file_is(tmp_path: Path, rootfs: Path) -> None:
+    (tmp_path / "file").touch()
+    done = _run("bundle", tmp_path / "file", "--rootfs", rootfs)
+    assert done.returncode != 0
+    assert re.fullmatch(rf"shimpy: (?!.*Errno).*{tmp_path}/file.*\n", done.stderr)
+
+
 def test_completion() -> None:
     environment = {
         **os.environ,
@@ -303,6 +390,16 @@ def test_without_arguments_it_helps() -> None:
     done = _run()
     assert done.returncode == 2
     assert "run" in done.stdout + done.stderr
+
+
+def test_interrupted_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    program = "import sys\nfrom shimpy.cli import main\nsys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", -signal.SIGINT)
 
 
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:

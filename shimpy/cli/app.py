@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +11,7 @@ import typer
 
 from shimpy import errors
 from shimpy.cli import own, remote
-from shimpy.cli.output import complain
+from shimpy.cli.output import complain, discard
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -48,6 +47,21 @@ def run(args: Sequence[str]) -> int:
         its exit status.
     """
     try:
+        status = _carry_out(args)
+        sys.stdout.flush()  # here, where it may still fail
+    except BrokenPipeError:  # nobody reads any more: as other programs end, by SIGPIPE
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        complain(_reason(error))
+        status = 1
+    else:
+        return status
+    discard(sys.stdout)
+    return status
+
+
+def _carry_out(args: Sequence[str]) -> int:
+    try:
         return app(args, prog_name="shimpy", standalone_mode=False) or 0
     except _UsageError as error:
         # Without arguments the "error" is the help itself, which is not one line.
@@ -58,16 +72,23 @@ def run(args: Sequence[str]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Nobody reads any more; without this, the flush at exit would say so once again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except SystemExit as error:  # how typer and rich take a closed pipe, with status 1
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
+
+
+def _reason(error: OSError) -> str:
+    """Returns what an error says without its number."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int:
     """Runs a command's work and returns the exit status.
 
-    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put things right first.
+    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put things right first; one that is ignored, as
+    by nohup(1), stays so.
 
     Args:
         work: returns the exit status, None for 0.
@@ -84,7 +105,8 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
             task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
         return await work
 
     try:
@@ -96,11 +118,11 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
         if attached:
             return _ATTACHED_STATUSES.get(type(error), 125)
         return _EXIT_STATUSES.get(type(error), 1)
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        complain(str(error))
-        return 125 if attached else 1
+        if not attached or isinstance(error, BrokenPipeError):
+            raise  # to where the command line ends
+        complain(_reason(error))
+        return 125
 
 
 app = typer.Typer(

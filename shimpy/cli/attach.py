@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.cli import local
+from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
@@ -81,7 +82,11 @@ class _Resizer:
 
 
 async def _type(command: CommandStream | Pty) -> None:
-    with suppress(BrokenPipeError):
+    try:
         while data := await local.read(_STDIN):
             await command.write(data)
+    except BrokenPipeError:  # it reads no more
+        pass
+    except OSError as error:
+        complain(f"stdin: {error.strerror}")
     command.close_stdin()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import signal
 import stat
@@ -53,7 +55,13 @@ async def read(fd: int) -> bytes:
     """Returns what comes next, ``b""`` at the end.
 
     The descriptor is not made non-blocking: others have it as well, and would find it so.
+
+    Raises:
+        OSError: it cannot be read.
     """
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        # read(2) would say so too, but the writing end of a pipe is never ready for it.
+        raise OSError(errno.EBADF, "it is not open for reading")
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +60,16 @@ def as_json(value: Any) -> None:
 
 
 def complain(message: str) -> None:
-    """Says on stderr what went wrong, in one line."""
+    """Says on stderr what went wrong, in one line; if that cannot be written, the exit status has to do."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("shimpy: ", "bold red"), Text(" ".join(message.split())), sep="")
+    try:
+        console.print(Text("shimpy: ", "bold red"), Text(" ".join(message.split())), sep="")
+    except (OSError, SystemExit):  # the second is how rich takes a closed pipe
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Sends what is still to be written there to nowhere: the flush at exit would fail once again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)

@@ -24,6 +24,7 @@ from shimpy.cli.options import (
     rlimit as read_rlimit,
     user as read_user,
 )
+from shimpy.client.bundle import read_config
 from shimpy.client.connect import connect
 
 if TYPE_CHECKING:
@@ -103,8 +104,15 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         json: Json = False,
     ) -> int:
         """Run a further process in the container; unless detached, its exit status is the command's."""
+        if detach and interactive:
+            raise typer.BadParameter("--interactive does not go with --detach; --stdin names what it reads")
+        if not detach:
+            given = {"--stdin": stdin, "--stdout": stdout, "--stderr": stderr, "--json": json or None}
+            for option, value in given.items():
+                if value is not None:
+                    raise typer.BadParameter(f"{option} needs --detach")
+        variables = environment(env)
         options: ExecOptions = {
-            "env": environment(env),
             "capabilities": cap or [],
             "rlimits": [read_rlimit(limit) for limit in rlimit or ()],
             "no_new_privileges": no_new_privileges,
@@ -118,6 +126,7 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
 
         async def detached() -> None:
             async with connect(socket) as client:
+                await _add_env(options, variables, client)
                 pid = await client.exec(
                     args,
                     terminal=tty,
@@ -131,6 +140,7 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         async def attached() -> int:
             async with connect(socket) as client:
                 container = await client.current()
+                await _add_env(options, variables, client)
                 if tty:
                     width, height = terminal_size()
                     async with container.pty(args, width=width, height=height, **options) as terminal:
@@ -139,6 +149,15 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
                     return await attach(command, interactive=interactive)
 
         return perform(detached()) if detach else perform(attached(), attached=True)
+
+
+async def _add_env(options: ExecOptions, variables: dict[str, str], client: ShimClient) -> None:
+    """Adds variables to the container's own; an Exec with any has these alone."""
+    bundle = (await client.state()).bundle if variables else ""
+    if bundle:
+        process = read_config(bundle).get("process") or {}
+        own = (entry.partition("=") for entry in process.get("env") or ())
+        options["env"] = {name: value for name, equals, value in own if name and equals} | variables
 
 
 def _add_observers(app: typer.Typer, perform: Perform) -> None:
