@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
@@ -24,6 +27,17 @@ mount -t tmpfs none /run
 mkdir /run/web /run/job
 exec "$@"
 """
+
+
+_LOCK = Path(tempfile.gettempdir(), "shimpy-test-readme")
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time() -> Iterator[None]:
+    """The README's ids are cgroups of the whole machine's: of two examples, or two runs, one waits."""
+    with _LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _examples(language: str, heading: str) -> list[str]:
