@@ -570,14 +570,16 @@ async def test_a_command_that_is_killed_at_some_point(
             assert error.status is Status.INTERNAL, error
             assert "killed by signal 9" in (error.message or ""), error
         state = await life.state()
-        assert state in (BEFORE[command], AFTER[command])
+        # Killed between opening the FIFO in which init waits and reading from it, runc takes init with it.
+        taken_along = command == "start" and state is State.STOPPED
+        assert taken_along or state in (BEFORE[command], AFTER[command])
         if command == "create" and state is None:
             assert residue.cgroups(life.id) == []
             assert containers.left(life.id) == []
         if state is BEFORE[command]:
             await call(life, fake, command)
         if command != "delete":
-            assert await life.delete() == KILLED
+            assert await life.delete() == KILLED or taken_along
         await eventually(lambda: list(children()) == known_children)
         # Finer at the beginning, and never many: a busy machine stretches what is between.
         after = after * (1 + rounds(30, 3) / 100) + 0.002
