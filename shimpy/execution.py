@@ -8,9 +8,8 @@ from typing import Any
 from .cgroup import Cgroup
 from .errors import FailedPreconditionError, InternalError
 from .process import Process
-from .reaper import Reaper
+from .reaper import Reaper, command_line
 from .runtime import Runtime
-from .starting import command_line
 
 
 class Execution:

@@ -6,7 +6,7 @@ import asyncio
 
 from .errors import ShimError
 from .process import Process
-from .reaper import process_name
+from .reaper import command_line, process_name
 from .runtime import Runtime
 
 GRACE = 0.5
@@ -84,12 +84,3 @@ class Starting:
         # A zombie has no command line any more, but its name.
         pid = self._init.pid
         return command_line(pid) not in (b"", line) or process_name(pid) not in (b"", name)
-
-
-def command_line(pid: int) -> bytes:
-    """Returns the command line of a process; empty once it is dying, has died or is gone."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

@@ -31,8 +31,17 @@ def born(pid: int) -> int:
 
 def process_name(pid: int) -> bytes:
     """Returns the name of a process, running or a zombie (proc_pid_comm(5)); empty if there is none."""
+    return _told(pid, "comm")
+
+
+def command_line(pid: int) -> bytes:
+    """Returns the command line of a process (proc_pid_cmdline(5)); empty once it is dying, dead or gone."""
+    return _told(pid, "cmdline")
+
+
+def _told(pid: int, what: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
+        with open(f"/proc/{pid}/{what}", "rb") as file:
             return file.read()
     except OSError:
         return b""
