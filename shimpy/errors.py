@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
 
 from grpclib.const import Status
 
@@ -58,6 +59,10 @@ class ResourceExhaustedError(ShimError):
     """A limit was passed: of the kernel, of the disk, or one of shimpy's own."""
 
     status = Status.RESOURCE_EXHAUSTED
+
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT})
+"""The system's own words for ResourceExhaustedError (errno(3))."""
 
 
 class UnimplementedError(ShimError):

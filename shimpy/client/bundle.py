@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shimpy.client.call import settled
 from shimpy.client.calls import environment
 from shimpy.errors import (
+    EXHAUSTED,
     AlreadyExistsError,
     InternalError,
     InvalidArgumentError,
@@ -248,7 +249,7 @@ def _writing(path: Path) -> Iterator[None]:
         what = f"path: {path} cannot be written: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise PermissionDeniedError(what) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if error.errno in EXHAUSTED:
             raise ResourceExhaustedError(what) from error
         raise InvalidArgumentError(what) from error
 

@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.errors import ResourceExhaustedError
+from shimpy.errors import EXHAUSTED, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _READ_AT_ONCE = 1 << 16
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 
 
 class Fifos:
@@ -194,6 +193,6 @@ def _exhaustion() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _EXHAUSTED:
+        if error.errno in EXHAUSTED:
             raise ResourceExhaustedError(f"the command's FIFOs: {error.strerror}") from error
         raise

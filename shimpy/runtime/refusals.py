@@ -6,6 +6,7 @@ import errno
 import json
 
 from ..errors import (
+    EXHAUSTED,
     AlreadyExistsError,
     FailedPreconditionError,
     InternalError,
@@ -129,6 +130,6 @@ def not_started(runtime: str, error: OSError) -> ShimError:
         return NotFoundError(what)
     if isinstance(error, PermissionError):
         return PermissionDeniedError(what)
-    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.ENOSPC):
+    if error.errno in EXHAUSTED or error.errno == errno.EAGAIN:  # the second: too many processes
         return ResourceExhaustedError(what)
     return InternalError(what)

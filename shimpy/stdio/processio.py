@@ -15,7 +15,7 @@ import select
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from ..errors import FailedPreconditionError, InternalError, ResourceExhaustedError
+from ..errors import EXHAUSTED, FailedPreconditionError, InternalError, ResourceExhaustedError
 from .fifo import StdioHub, poll
 from .streams import Stream, open_output
 from .terminal import TerminalIO
@@ -99,8 +99,7 @@ def open_stdio(hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr
             return TerminalIO(hub, stdin, stdout)
         return PlainIO(hub, stdin, stdout, stderr)
     except OSError as error:
-        exhausted = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-        failure = ResourceExhaustedError if exhausted else InternalError
+        failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
         raise failure(f"stdio could not be set up: {error.strerror}") from error
 
 
