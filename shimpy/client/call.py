@@ -16,7 +16,7 @@ from shimpy.errors import (
     InternalError,
     InvalidArgumentError,
     UnavailableError,
-    from_status,
+    from_code,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _translated() -> Iterator[None]:
         yield
     except GRPCError as error:
         message = error.message or f"the shim answered {error.status.name} and gave no reason"
-        raise from_status(error.status, message) from error
+        raise from_code(error.status.name, message) from error
     except TimeoutError as error:  # an OSError, so it has to come before that
         raise DeadlineExceededError("the shim did not answer in time") from error
     except (StreamTerminatedError, OSError) as error:

@@ -82,7 +82,7 @@ def _answer(
         try:
             await func(Request(stream, request_type))
         except ShimError as error:
-            raise GRPCError(error.status, sent(error)) from error
+            raise GRPCError(Status[error.code], sent(error)) from error
         except GRPCError as error:
             status = Status.INTERNAL if error.status is Status.UNKNOWN else error.status
             raise GRPCError(status, sent(error.message or status.name)) from error

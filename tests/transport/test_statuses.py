@@ -30,7 +30,7 @@ async def test_an_error_of_ours_carries_its_status_and_message(
 
     error = await failure(either.create(api.CreateRequest()))
 
-    assert (error.status, error.message) == (kind.status, "bundle: /ünwell is not there")
+    assert (error.status, error.message) == (Status[kind.code], "bundle: /ünwell is not there")
 
 
 async def test_any_other_error_is_INTERNAL_and_its_traceback_goes_to_the_log(  # noqa: N802
