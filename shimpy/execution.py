@@ -8,7 +8,7 @@ from typing import Any
 from .cgroup import Cgroup
 from .errors import FailedPreconditionError, InternalError
 from .process import Process
-from .reaper import Reaper, command_line
+from .reaper import Reaper, is_dying
 from .runtime import Runtime
 
 
@@ -61,6 +61,6 @@ class Execution:
             self._reaper.claim(self._cgroup.had, watch=False)()
             # The runtime, killed in there with everything else, only knows that it has failed. The
             # kernel takes init's memory before it kills the rest, and tells us of its death last.
-            if isinstance(error, InternalError) and command_line(self._init_pid) == b"":
+            if isinstance(error, InternalError) and is_dying(self._init_pid):
                 raise FailedPreconditionError(f"exec: container {self._id} has stopped: {error}") from error
             raise

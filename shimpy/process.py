@@ -73,9 +73,9 @@ class Process:
         return None if self.child is None else self.child.exit_status
 
     @property
-    def died_as(self) -> bytes:
-        """Empty while it lives, then the name that it had at the end; see `reaper.Child`."""
-        return b"" if self.child is None else self.child.died_as
+    def has_execed(self) -> bool:
+        """Whether it has begun another program than the one that forked it; see `reaper.Child`."""
+        return self.child is not None and self.child.has_execed
 
     @property
     def final_status(self) -> int:

@@ -6,7 +6,6 @@ import asyncio
 
 from .errors import ShimError
 from .process import Process
-from .reaper import command_line, process_name
 from .runtime import Runtime
 
 GRACE = 0.5
@@ -33,7 +32,9 @@ class Starting:
         self._id = container_id
         self._init = init
         self._runtime = runtime
-        self._created_as = command_line(init.pid), process_name(init.pid)
+        # Init is a fork of the runtime that calls execve(2) once, for the container's own program. Of
+        # a runtime that gives it a program of its own before, this tells nothing.
+        self._is_fork = not init.has_execed
         self._in_doubt = False
 
     async def run(self) -> None:
@@ -77,10 +78,5 @@ class Starting:
             return False
 
     def _runs(self) -> bool:
-        """Whether init has left the runtime's own program for the container's."""
-        line, name = self._created_as
-        if self._init.exit_status is not None:
-            return self._init.died_as not in (b"", name)
-        # A zombie has no command line any more, but its name.
-        pid = self._init.pid
-        return command_line(pid) not in (b"", line) or process_name(pid) not in (b"", name)
+        """Whether it is certain that init has left the runtime's own program for the container's."""
+        return self._is_fork and self._init.has_execed

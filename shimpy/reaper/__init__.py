@@ -1,6 +1,7 @@
 """Who waits for which child process, and for what they leave behind."""
 
-from .descent import command_line, process_name
-from .reaper import LOST_STATUS, Child, Reaper
+from .descent import is_dying
+from .reaper import Reaper
+from .tracking import LOST_STATUS, Child
 
-__all__ = ["LOST_STATUS", "Child", "Reaper", "command_line", "process_name"]
+__all__ = ["LOST_STATUS", "Child", "Reaper", "is_dying"]

@@ -12,6 +12,16 @@ from functools import partial
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
+# Where in what `_stat` returns: proc_pid_stat(5) counts from 1, and the first two are not in it.
+_STATE = 3 - 3
+_FLAGS = 9 - 3
+_START_TIME = 22 - 3
+_EXIT_CODE = 52 - 3
+
+# linux/sched.h
+_PF_EXITING = 0x4
+_PF_FORKNOEXEC = 0x40
+
 
 def now() -> int:
     """Returns the time since boot in clock ticks, in which the kernel tells when a process was born."""
@@ -24,36 +34,89 @@ def born(pid: int) -> int:
     Raises:
         OSError: there is none of that pid.
     """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # The second field is the program's name, which may hold anything (proc_pid_stat(5)).
-        return int(file.read().rpartition(b")")[2].split()[19])
+    return int(_stat(str(pid))[_START_TIME])
 
 
-def process_name(pid: int) -> bytes:
-    """Returns the name of a process, running or a zombie (proc_pid_comm(5)); empty if there is none."""
-    return _told(pid, "comm")
+def has_execed(pid: int) -> bool:
+    """Returns whether a process, running or a zombie, has called execve(2) since it was forked.
 
-
-def command_line(pid: int) -> bytes:
-    """Returns the command line of a process (proc_pid_cmdline(5)); empty once it is dying, dead or gone."""
-    return _told(pid, "cmdline")
-
-
-def _told(pid: int, what: str) -> bytes:
-    try:
-        with open(f"/proc/{pid}/{what}", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
-
-
-def is_runtime_helper(pid: int) -> bool:
-    """Returns whether a process, running or a zombie, goes by a name that runc gives its helpers.
-
-    While it sets a process up runc calls it `runc:[2:INIT]` and the like (nsexec.c); nobody but
-    another runc is ever told of one, so nobody else waits for it.
+    The kernel keeps note of that itself (PF_FORKNOEXEC in linux/sched.h, 0x40 ever since; it is
+    what acct(5) tells as AFORK), so no name nor command line that a program gives itself matters.
+    False if there is none of that pid.
     """
-    return process_name(pid).startswith(b"runc:[")
+    with contextlib.suppress(OSError):
+        return not int(_stat(str(pid))[_FLAGS]) & _PF_FORKNOEXEC
+    return False
+
+
+def is_dying(pid: int) -> bool:
+    """Returns whether a process is past its last instruction: dying, a zombie, or gone."""
+    try:
+        return all(int(fields[_FLAGS]) & _PF_EXITING for fields in _threads(pid).values())
+    except OSError:
+        return False
+
+
+def is_dead(pid: int) -> bool:
+    """Returns whether a process is a zombie with all its threads; False if it is gone, or cannot be read."""
+    try:
+        if _stat(str(pid))[_STATE] not in b"ZX":
+            return False
+        threads = _threads(pid)
+        if any(fields[_STATE] not in b"ZX" for fields in threads.values()):
+            return False
+        # One of them may have made another after the list was read and before it died.
+        return threads.keys() >= {*os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return False
+
+
+def wait_status(pid: int) -> int:
+    """Returns how a zombie has ended, as wait(2) would say.
+
+    Raises:
+        PermissionError: the kernel tells only who may trace it (proc_pid_stat(5), ptrace(2)).
+        OSError: there is none of that pid.
+    """
+    # In the field itself, 0 stands for that, too. A zombie has no program, which who may know is told.
+    with contextlib.suppress(FileNotFoundError):
+        os.readlink(f"/proc/{pid}/exe")
+    return int(_stat(str(pid))[_EXIT_CODE])
+
+
+def is_below(pid: int) -> bool:
+    """Returns whether a process, running or a zombie, is in a pid namespace below our own."""
+    return _pid_namespaces(pid) > _pid_namespaces(os.getpid())
+
+
+def _pid_namespaces(pid: int) -> int:
+    """Returns in how many pid namespaces a process has a pid, from that of /proc on (proc_pid_status(5))."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"NSpid:"):
+                return len(line.split()) - 1
+    return 0
+
+
+def _stat(path: str) -> list[bytes]:
+    """Returns the fields of a stat file below /proc, from the third on (proc_pid_stat(5))."""
+    with open(f"/proc/{path}/stat", "rb") as file:
+        # The second field is the program's name, which may hold anything.
+        return file.read().rpartition(b")")[2].split()
+
+
+def _threads(pid: int) -> dict[str, list[bytes]]:
+    """Returns the `_stat` of each thread of a process; none if it is gone.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    found: dict[str, list[bytes]] = {}
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found[thread] = _stat(f"{pid}/task/{thread}")
+    return found
 
 
 def children(pid: int) -> list[int]:
@@ -130,18 +193,11 @@ def _adopted(group: int) -> list[int]:
 
 
 def _running(held: dict[int, int]) -> bool:
-    return any(state not in "TtZX" for pid in held.values() for state in _states(pid))
-
-
-def _states(pid: int) -> list[str]:
-    """Returns what the threads of a process are doing, as letters (proc_pid_stat(5))."""
-    found: list[str] = []
-    folder = f"/proc/{pid}/task"
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(folder):
-            with contextlib.suppress(OSError), open(f"{folder}/{thread}/stat", "rb") as file:
-                found.append(file.read().rpartition(b")")[2].split()[0].decode())
-    return found
+    for pid in held.values():
+        with contextlib.suppress(OSError):
+            if any(fields[_STATE] not in b"TtZX" for fields in _threads(pid).values()):
+                return True
+    return False
 
 
 def is_there(pidfd: int) -> bool:

@@ -7,8 +7,10 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from . import descent
+from .registry import registry
 
 logger = logging.getLogger(__name__)
 
@@ -19,21 +21,18 @@ PERIOD = 1.0
 class Orphans:
     """Reaps orphans, as far as it is certain that they are some.
 
-    None is reaped that may have been born while a `window` is open: a process that dies before
-    its pid is known stays a zombie until it is, so its status cannot be lost nor its pid reused.
-    Such zombies wait for the oldest window at the longest, which a runtime that hangs keeps open
-    until its call ends; what is older than that is reaped.
+    None is reaped that may have been born while a `window` of any reaper of this process is open:
+    a process that dies before its pid is known stays a zombie until it is, so its status cannot be
+    lost nor its pid reused. Such zombies wait for the oldest window at the longest, which a runtime
+    that hangs keeps open until its call ends; what is older than that is reaped.
 
     Args:
-        every: reap every child that is not known; else those that somebody has a claim to.
-        known: whether somebody waits for a pid.
+        every: reap every child that no reaper waits for; else those that somebody has a claim to.
     """
 
-    def __init__(self, *, every: bool, known: Callable[[int], bool]) -> None:
+    def __init__(self, *, every: bool) -> None:
         self._every = every
-        self._known = known
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._windows: list[int] = []  # when each was opened, the oldest first
         self._claims: dict[object, Callable[[int], bool]] = {}
         self._watching: set[object] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -42,12 +41,15 @@ class Orphans:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins."""
         self._loop = loop
+        if self._every:
+            registry.add_sweeper(self, partial(loop.call_soon_threadsafe, self._sweep))
         self.sweep()
 
     def close(self) -> None:
         """Ends; what was claimed is not any more."""
         if self._loop is None:
             return
+        registry.discard_sweeper(self)
         for pidfd in self._dying:
             self._loop.remove_reader(pidfd)
         descent.close(self._dying)
@@ -62,12 +64,10 @@ class Orphans:
     @contextlib.contextmanager
     def window(self) -> Iterator[None]:
         """While it is open, nothing is reaped that was born in it."""
-        opened = descent.now()
-        self._windows.append(opened)
         try:
-            yield
+            with registry.window():
+                yield
         finally:
-            self._windows.remove(opened)
             self.sweep()
 
     def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
@@ -78,9 +78,6 @@ class Orphans:
             self._watching.add(key)
         self.sweep()
 
-        def drop() -> None:
-            self._claims.pop(key, None)
-
         def release() -> None:
             self._watching.discard(key)
             self.sweep()
@@ -89,9 +86,17 @@ class Orphans:
             if self._loop is not None:
                 for delay in (0.01, 0.1, PERIOD):
                     self._loop.call_later(delay, self.sweep)
-                self._loop.call_later(2 * PERIOD, drop)
+                self._loop.call_later(2 * PERIOD, self._drop, key, descent.now())
 
         return release
+
+    def _drop(self, key: object, released: int) -> None:
+        # What was born in a window that is still open could not be reaped yet.
+        if self._loop is not None and registry.is_open_since(released):
+            self._loop.call_later(PERIOD, self._drop, key, released)
+            return
+        self.sweep()
+        self._claims.pop(key, None)
 
     def bury(self, killed: dict[int, int]) -> None:
         """Reaps what was killed, as far as it became our child, when all of it is dead.
@@ -113,8 +118,8 @@ class Orphans:
             if alive:
                 return
             for one, pid in killed.items():
-                if not self._known(pid):
-                    with contextlib.suppress(ChildProcessError):
+                with registry.lock, contextlib.suppress(ChildProcessError):
+                    if not registry.knows(pid):
                         os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
             descent.close(killed)
             self._dying.difference_update(killed)
@@ -124,7 +129,11 @@ class Orphans:
             loop.add_reader(pidfd, died, pidfd)
 
     def sweep(self) -> None:
-        """Reaps those that there are now."""
+        """Reaps those that there are now, here and by whoever else in this process sweeps."""
+        self._sweep()
+        registry.wake(self)
+
+    def _sweep(self) -> None:
         if self._loop is None:
             return
         if self._every:
@@ -149,9 +158,8 @@ class Orphans:
         """
         # Somebody else may be quicker, such as the threads of asyncio in Python 3.11.
         with contextlib.suppress(OSError):
-            while (pid := _zombie()) is not None and self._is_orphan(pid):
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
-                logger.debug("reaped orphan %d", pid)
+            while (pid := _zombie()) is not None and _reap(pid):
+                pass
 
     def _sweep_claimed(self) -> None:
         first = _zombie()
@@ -159,23 +167,31 @@ class Orphans:
             return
         for pid in descent.children(os.getpid()) or [first]:
             with contextlib.suppress(OSError):
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and self._is_orphan(pid):
-                    self._reap_claimed(pid)
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    _reap(pid, self._is_claimed)
 
-    def _reap_claimed(self, pid: int) -> None:
-        # The program that we live in may wait for it at the same time, and the pid be given out
-        # again: the pidfd says that what is reaped is what was claimed.
-        pidfd = os.pidfd_open(pid)
-        try:
-            if any(owns(pid) for owns in list(self._claims.values())):
-                os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-        finally:
-            os.close(pidfd)
+    def _is_claimed(self, pid: int) -> bool:
+        return any(owns(pid) for owns in list(self._claims.values()))
 
-    def _is_orphan(self, pid: int) -> bool:
-        if self._known(pid):
-            return False
-        return not self._windows or descent.born(pid) < self._windows[0]
+
+def _reap(pid: int, owned: Callable[[int], bool] = lambda _pid: True) -> bool:
+    """Reaps a child that has died, if it is an orphan and owned; returns whether it was.
+
+    Raises:
+        OSError: there is none of that pid any more.
+    """
+    # The program that we live in, or a reaper in another thread, may wait for it at the same time,
+    # and the pid be given out again: the pidfd says that what is reaped is what was asked about.
+    pidfd = os.pidfd_open(pid)
+    try:
+        with registry.lock:
+            if not (registry.is_orphan(pid) and owned(pid)):
+                return False
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    finally:
+        os.close(pidfd)
+    logger.debug("reaped orphan %d", pid)
+    return True
 
 
 def _zombie() -> int | None:

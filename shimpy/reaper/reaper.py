@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -12,42 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..errors import FailedPreconditionError, InternalError
+from ..errors import FailedPreconditionError
 from . import descent
 from .orphans import Orphans
+from .registry import Waited, registry
 from .subreaper import Subreaper
-
-logger = logging.getLogger(__name__)
-
-LOST_STATUS = 255
-"""The exit status of a process that somebody else has waited for; containerd says the same."""
-
-
-class Child:
-    """A process that the reaper waits for by its pid.
-
-    It holds a pidfd, so that a signal can never reach another process that got the pid later.
-
-    Attributes:
-        pid: the process id; somebody else's, possibly, once `exit_status` is set.
-        exit_status: None while it lives; then the exit code, or 128 + the signal's number.
-        died_as: empty while it lives; then the name that it had at the end, see `descent.process_name`.
-    """
-
-    __slots__ = ("_on_exit", "_pidfd", "died_as", "exit_status", "pid")
-
-    def __init__(self, pid: int, pidfd: int, on_exit: Callable[[int], None]) -> None:
-        self.pid = pid
-        self.exit_status: int | None = None
-        self.died_as = b""
-        self._pidfd = pidfd
-        self._on_exit = on_exit
-
-    def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Sends a signal; nothing happens to a process that is reaped, or after the reaper's end."""
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signum)
+from .tracking import Child, Tracking
 
 
 class Reaper:
@@ -60,9 +29,10 @@ class Reaper:
     1. asyncio waits for what `spawn` started through it; the reaper never touches these.
     2. A tracked process is waited for by pid, when its pidfd becomes readable (pidfd_open(2)).
        SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
-       beside any other user of SIGCHLD.
+       beside any other user of SIGCHLD. See `Tracking` for those that somebody traces.
     3. Orphans, which somebody's process has left behind, are reaped too, though never one that
-       was born while a `window` is open. With `sweep_orphans` that is whatever else ends as our
+       was born while a `window` is open, nor one that another reaper of this process waits for or
+       may be about to. With `sweep_orphans` that is whatever else ends as our
        child, on SIGCHLD. Without, it is what `kill` has killed, and what somebody with a `claim`
        is certain of; whatever else ends is left to the program that we live in.
 
@@ -78,9 +48,9 @@ class Reaper:
     def __init__(self, *, sweep_orphans: bool = False) -> None:
         self._sweeps = sweep_orphans
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._spawned: dict[asyncio.subprocess.Process, int] = {}  # the pidfd of each; -1: none, or no more
-        self._tracked: dict[int, Child] = {}
-        self._orphans = Orphans(every=sweep_orphans, known=self._knows)
+        self._spawned: dict[asyncio.subprocess.Process, _Command] = {}
+        self._orphans = Orphans(every=sweep_orphans)
+        self._tracking = Tracking(self._orphans.sweep)
         self._restore: list[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -108,21 +78,21 @@ class Reaper:
             self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
             loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
             self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+        self._tracking.open(loop)
         self._orphans.open(loop)
 
     def close(self) -> None:
         """Stops waiting for anything and puts back what `open` changed; the processes go on."""
         if self._loop is None:
             return
-        for child in list(self._tracked.values()):
-            self._forget(child)
+        self._tracking.close()
         self._orphans.close()
         while self._restore:
             self._restore.pop()()
         self._loop = None
 
     def window(self) -> contextlib.AbstractContextManager[None]:
-        """While it is open, no unknown child is reaped that was born in it.
+        """While it is open, no reaper of this process reaps an unknown child that was born in it.
 
         Open it before a command that makes one.
         """
@@ -150,10 +120,11 @@ class Reaper:
             **options: as asyncio.create_subprocess_exec takes them.
         """
         with self.window():
+            begun = descent.now()
             process = await asyncio.create_subprocess_exec(*argv, **options)
-            self._spawned[process] = -1
+            command = self._spawned[process] = _Command(process.pid, begun)
             try:
-                self._spawned[process] = os.pidfd_open(process.pid)
+                command.pidfd = os.pidfd_open(process.pid)
             except ProcessLookupError:
                 pass  # a thread of asyncio's has waited for it already
             except OSError:
@@ -161,14 +132,19 @@ class Reaper:
                 process.kill()
                 await self.wait(process)
                 raise
+            else:
+                registry.add(command)
         return process
 
     async def wait(self, process: asyncio.subprocess.Process) -> int:
         """Waits for a child that `spawn` started; returns its code, negative for a signal."""
         code = await process.wait()
-        pidfd = self._spawned.pop(process, -1)
-        if pidfd >= 0:
-            os.close(pidfd)
+        command = self._spawned.pop(process, None)
+        if command is None:
+            return code
+        registry.discard(command)
+        if command.pidfd >= 0:
+            os.close(command.pidfd)
         self._orphans.sweep()
         if code != 0:
             # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
@@ -177,9 +153,11 @@ class Reaper:
 
             def is_left(pid: int) -> bool:
                 # What was born before it was gone can have its group from nobody else, except who has
-                # taken over its pid.
-                in_group = os.getpgid(pid) == process.pid != pid and descent.born(pid) <= ended
-                return in_group or descent.is_runtime_helper(pid)
+                # taken over its pid. A helper that has left the group has entered the container's
+                # pid namespace: no child of this program's own is in one, unless by its own doing.
+                if not command.begun <= descent.born(pid) <= ended:
+                    return False
+                return os.getpgid(pid) == command.pid != pid or descent.is_below(pid)
 
             self.claim(is_left, watch=False)()
         return code
@@ -192,9 +170,11 @@ class Reaper:
         before, in a group of its own, is not to be found.
         """
         held: dict[int, int] = {}
-        pidfd = self._spawned.get(process, -1)
-        if pidfd >= 0:
-            self._spawned[process] = -1
+        command = self._spawned.get(process)
+        pidfd = -1 if command is None else command.pidfd
+        if command is not None and pidfd >= 0:
+            with registry.lock:
+                command.pidfd = -1  # closed with the others', in the end
             held[pidfd] = process.pid
         try:
             # Once asyncio has waited for it, its pid may be another's, also before it tells us.
@@ -213,36 +193,8 @@ class Reaper:
         await self.wait(process)
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
-        """Waits for a child by its pid from now on.
-
-        Args:
-            pid: a child of this process, running or already a zombie.
-            on_exit: called in the event loop, never from within this call, with the exit status.
-
-        Raises:
-            InternalError: it is not a child of this process, or is waited for already.
-        """
-        if self._loop is None:
-            raise InternalError("the reaper is not open")
-        if self._knows(pid):
-            raise InternalError(f"process {pid} is known already: the runtime told a wrong pid")
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            raise InternalError(
-                f"process {pid}, which the runtime told of, is not there: {error.strerror}"
-            ) from error
-        try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            os.close(pidfd)
-            raise InternalError(
-                f"process {pid} is not a child of the shim: the runtime told a wrong pid"
-            ) from None
-        child = Child(pid, pidfd, on_exit)
-        self._tracked[pid] = child
-        self._loop.add_reader(pidfd, self._reap, child)
-        return child
+        """Waits for a child by its pid from now on; see `Tracking.track`."""
+        return self._tracking.track(pid, on_exit)
 
     def is_child(self, pid: int) -> bool:
         """Whether a process is a child of this one, running or a zombie."""
@@ -252,31 +204,12 @@ class Reaper:
             return False
         return True
 
-    def _knows(self, pid: int) -> bool:
-        return pid in self._tracked or any(process.pid == pid for process in self._spawned)
 
-    def _reap(self, child: Child) -> None:
-        name = descent.process_name(child.pid)  # it has it until it is waited for
-        try:
-            result = os.waitid(os.P_PIDFD, child._pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            logger.warning("process %d was waited for by somebody else; its exit status is lost", child.pid)
-            status = LOST_STATUS
-        else:
-            if result is None:
-                return
-            status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
-            child.died_as = name
-        self._forget(child)
-        child.exit_status = status
-        try:
-            child._on_exit(status)
-        finally:
-            self._orphans.sweep()
+class _Command(Waited):
+    """A child that asyncio waits for; begun: when, or a moment before it, as `descent.now` tells it."""
 
-    def _forget(self, child: Child) -> None:
-        del self._tracked[child.pid]
-        if self._loop is not None:
-            self._loop.remove_reader(child._pidfd)
-        os.close(child._pidfd)
-        child._pidfd = -1
+    __slots__ = ("begun",)
+
+    def __init__(self, pid: int, begun: int) -> None:
+        super().__init__(pid, -1)
+        self.begun = begun
