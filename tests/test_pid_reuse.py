@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from .support import containers, pidreuse, pids
+from .support import containers, pidreuse, pidreuse_commands, pids
 from .support.lives import KILLED
 
 
 def run(scenario: Callable[..., object], *arguments: str) -> dict[str, Any]:
-    """Runs a scenario of `support.pidreuse` where it can choose pids, and returns what it has found."""
+    """Runs a scenario of `support` where it can choose pids, and returns what it has found."""
     if lacks := pids.lacking():
         pytest.skip(f"pids cannot be chosen without {lacks}")
     done = subprocess.run(
         [
             *(*pids.INSIDE, sys.executable, "-W", "ignore::DeprecationWarning"),
-            *("-m", pidreuse.__name__, scenario.__name__, *arguments),
+            *("-m", scenario.__module__, scenario.__name__, *arguments),
         ],
         check=False,
         capture_output=True,
@@ -104,8 +104,18 @@ def test_a_dead_exec_gives_way_to_one_that_has_its_pid(contained: Callable[..., 
 
 def test_a_command_that_is_dead_is_not_killed_in_who_has_its_pid() -> None:
     """A command that is called off when it has just ended of its own accord."""
-    assert run(pidreuse.kill_command) == {"code": -9, "untouched": True}
+    assert run(pidreuse_commands.kill_command) == {"code": -9, "untouched": True}
 
 
 def test_a_child_of_the_program_with_a_commands_pid_keeps_its_status() -> None:
-    assert run(pidreuse.wait_for_command) == {"code": -9, "waited": 9}
+    assert run(pidreuse_commands.wait_for_command) == {"code": -9, "waited": 9}
+
+
+def test_a_child_of_the_program_in_a_group_with_a_commands_pid_keeps_its_status() -> None:
+    """The group of a command that has failed is looked through for what the command has left."""
+    assert run(pidreuse_commands.wait_for_a_group) == {"code": 1, "waited": 9}
+
+
+def test_a_stranger_with_the_pid_of_a_commands_child_is_not_killed_with_the_command() -> None:
+    found = run(pidreuse_commands.kill_command_whose_child_is_gone)
+    assert found == {"taken": True, "code": -9, "untouched": True}

@@ -91,3 +91,21 @@ async def test_a_command_that_could_not_be_killed_later_is_not_started(
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
             await reaper.spawn("sleep", "1000", process_group=0)
     assert children() == {}
+
+
+async def test_who_was_not_found_in_time_is_killed_with_the_group(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine so busy that nobody can be stopped while there is time for it."""
+
+    async def finds_nobody(_held: dict[int, int]) -> None:
+        pass
+
+    monkeypatch.setattr(descent, "stop_descent", finds_nobody)
+    process = await reaper.spawn(
+        "sh", "-c", "sleep 1000 >/dev/null & echo $!; wait", stdout=asyncio.subprocess.PIPE, process_group=0
+    )
+    assert process.stdout is not None
+    pid = int(await process.stdout.readline())
+    await reaper.kill(process)
+    await eventually(lambda: not alive(pid) and not children())

@@ -10,9 +10,10 @@ import subprocess
 
 import pytest
 
-from shimpy.reaper import Reaper
+from shimpy.reaper import Reaper, descent
 from tests.support.forks import Exit, exits, fork, is_zombie, orphan, sleeps
 from tests.support.leaks import children, eventually
+from tests.support.machine import lacking
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +78,23 @@ async def test_a_claimed_orphan_that_was_born_in_a_window_waits_for_it(embedded:
         embedded.track(pid, exit_)
     assert await exit_.status() == 4
     release()
+
+
+@pytest.mark.parametrize("status", [1, 255])
+async def test_what_a_command_that_failed_left_in_its_group_is_reaped(embedded: Reaper, status: int) -> None:
+    process = await embedded.spawn("sh", "-c", f"sleep 0.05 & exit {status}", process_group=0)
+    assert await embedded.wait(process) == status
+    await eventually(lambda: not children())
+
+
+async def test_what_it_left_in_a_pid_namespace_is_reaped(embedded: Reaper) -> None:
+    """There a runtime's helper is that has left the group, and a container's init cannot end before it."""
+    if lacks := lacking():
+        pytest.skip(f"a pid namespace needs {lacks}")
+    process = await embedded.spawn("unshare", "--pid", "--fork", "setsid", "sleep", "1000", process_group=0)
+    await eventually(lambda: any(os.getpgid(pid) == pid for pid in descent.children(process.pid)))
+    (pid,) = descent.children(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    await embedded.wait(process)
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not children())

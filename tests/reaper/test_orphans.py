@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from shimpy.reaper import Reaper, descent
-from shimpy.reaper.registry import registry
+from shimpy.reaper.registry import Waited, registry
 from tests.support.forks import exits, fork, is_zombie, orphan, sleeps
 from tests.support.leaks import children, eventually, zombies
 from tests.support.rounds import rounds
@@ -91,3 +91,16 @@ async def test_a_program_that_is_not_there(reaper: Reaper) -> None:
     with pytest.raises(FileNotFoundError):
         await reaper.spawn("/not/there")
     await eventually(lambda: not children())
+
+
+async def test_what_was_killed_is_left_to_who_waits_for_it(embedded: Reaper) -> None:
+    """A process that became one of ours while the command that made it was being killed."""
+    pid = fork(sleeps)
+    waited = Waited(pid, -1)
+    registry.add(waited)
+    embedded._orphans.bury({os.pidfd_open(pid): pid})
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not embedded._orphans._dying)
+    assert is_zombie(pid)
+    registry.discard(waited)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

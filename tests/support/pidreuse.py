@@ -11,13 +11,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import shimpy
-from shimpy.reaper import Reaper
 
 from .pids import Stranger, next_pid, take, untouched
 
@@ -105,7 +103,7 @@ async def delete_exec_beside_a_child(world: World) -> dict[str, Any]:
     status = await world.client.delete(pid)
     # When another is reaped is when others are looked at.
     await world.exited(3)
-    return {"status": status, "waited": _wait(pid)}
+    return {"status": status, "waited": waited_for(pid)}
 
 
 async def delete_init(world: World) -> dict[str, Any]:
@@ -179,32 +177,7 @@ async def exec_again(world: World) -> dict[str, Any]:
     return found | {"told": [kind for kind, of, _ in world.seen if of == pid]}
 
 
-async def kill_command(reaper: Reaper) -> dict[str, Any]:
-    """A command is killed that has just died; asyncio has waited for it and not yet told anybody."""
-    process = await _gone(reaper)
-    take(process.pid)
-    await reaper.kill(process)
-    return {"code": process.returncode, "untouched": untouched(process.pid)}
-
-
-async def wait_for_command(reaper: Reaper) -> dict[str, Any]:
-    """Its pid is that of a child of this program that has died too, and is waited for later."""
-    process = await _gone(reaper)
-    take(process.pid, status=9)
-    code = await reaper.wait(process)
-    return {"code": code, "waited": _wait(process.pid)}
-
-
-async def _gone(reaper: Reaper) -> asyncio.subprocess.Process:
-    process = await reaper.spawn("sleep", "1000000", process_group=0)
-    os.kill(process.pid, signal.SIGKILL)
-    # Not awaited: a thread of asyncio's waits for it, which this loop is to learn of later.
-    while os.path.exists(f"/proc/{process.pid}"):
-        time.sleep(0.001)
-    return process
-
-
-def _wait(pid: int) -> int | None:
+def waited_for(pid: int) -> int | None:
     """Waits for a child that has died, and returns its status; None if somebody else has."""
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -232,30 +205,15 @@ async def in_a_container(
     return found
 
 
-async def with_a_reaper(scenario: Callable[[Reaper], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Runs a scenario with a reaper, where asyncio has threads that wait, as without pidfds."""
-    setattr(asyncio.unix_events, "can_use_pidfd", lambda: False)  # noqa: B010
-    reaper = Reaper()
-    reaper.open()
-    try:
-        return await scenario(reaper)
-    finally:
-        reaper.close()
-
-
 def main() -> None:
     """Runs it as the arguments say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario")
-    parser.add_argument("--id")
-    parser.add_argument("--bundle")
+    parser.add_argument("--id", required=True)
+    parser.add_argument("--bundle", required=True)
     arguments = parser.parse_args()
     scenario = globals()[arguments.scenario]
-    if arguments.bundle:
-        found = asyncio.run(in_a_container(scenario, arguments.id, arguments.bundle))
-    else:
-        found = asyncio.run(with_a_reaper(scenario))
-    print(json.dumps(found))
+    print(json.dumps(asyncio.run(in_a_container(scenario, arguments.id, arguments.bundle))))
 
 
 if __name__ == "__main__":
