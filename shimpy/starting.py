@@ -73,9 +73,12 @@ class Starting:
         # Init may be on its way from the runtime's program to its own; the runtime knows which.
         try:
             async with asyncio.timeout(GRACE):
-                return (await self._runtime.state(self._id)).get("status") == "running"
+                if (await self._runtime.state(self._id)).get("status") == "running":
+                    return True
         except (ShimError, TimeoutError):
-            return False
+            pass
+        # Meanwhile it may have got there, and to its end as well.
+        return self._runs()
 
     def _runs(self) -> bool:
         """Whether it is certain that init has left the runtime's own program for the container's."""
