@@ -18,7 +18,7 @@ from .surroundings import clean_prefix, environment
 UMASK = 0o022
 
 # Where the runtimes keep their state when --root is not given and they run as root.
-_STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
+STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
 class Runtime(Protocol):
@@ -172,7 +172,7 @@ class Runc:
     def state_directory(self, container_id: str) -> str | None:
         root = self._root
         if root is None:
-            root = _STATE_ROOTS.get(os.path.basename(self._path))
+            root = STATE_ROOTS.get(os.path.basename(self._path))
         return None if root is None else os.path.join(root, container_id)
 
     async def _run(self, command: str, *arguments: str) -> None:
