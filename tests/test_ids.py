@@ -70,7 +70,7 @@ def taken(root: object, container_id: str = "a") -> ContainerId:
 async def test_an_id_is_taken_until_it_is_released(tmp_path: Path) -> None:
     for _ in range(2):
         first = taken(tmp_path)
-        with pytest.raises(AlreadyExistsError, match="^id: .* a already$"):
+        with pytest.raises(AlreadyExistsError, match=r"^id: .* a already$"):
             taken(tmp_path)
         first.release()
         first.release()
