@@ -63,6 +63,8 @@ _BAD_CONFIGURATION = (
     "wrong rlimit value",
     "invalid config file",
     "error loading config.json",
+    "invalid rootfs: not an absolute path, or a symlink",
+    "invalid environment variable",
 )
 
 

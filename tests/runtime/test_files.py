@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shimpy.errors import InternalError, ResourceExhaustedError
 from shimpy.runtime.files import MAX_LOG, CommandFiles
-from tests.support.leaks import descriptors, opened_since
+from tests.support.leaks import descriptors, no_descriptor_left, opened_since
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -142,20 +139,6 @@ def test_a_log_is_read_from_its_end() -> None:
 
 
 # -- when there is no room -----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def no_descriptor_left(*, but: int = 0) -> Iterator[None]:
-    """Leaves so many descriptors that can still be opened."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(but + 1)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free), hard))
-    for fd in free:
-        os.close(fd)
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("left", [0, 1])
