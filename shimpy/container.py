@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 from .cgroup import Cgroup
@@ -77,7 +78,7 @@ class Container:
         self._hub = hub
         self._processes = Processes(container_id, publish, self._settle)
         self._cgroup = Cgroup()
-        self._release: Callable[[], None] = _nothing
+        self._held = ExitStack()
         self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
         self._operations = Operations(self._settle)
         self._creation: Operation[int] | None = None
@@ -128,7 +129,11 @@ class Container:
         """
         check_terminal(self._spec, terminal=terminal)
         creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
-        io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        try:
+            io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        except BaseException:
+            creation.release()
+            raise
         init = Process(io, None, self._init_exited, self._init_died)
         self._creation = self._operations.begin(self._create(creation, init, no_pivot=no_pivot))
         return await self._creation.result()
@@ -206,12 +211,14 @@ class Container:
                 await process.deletion.settled()
             process.io.close()
         self._processes.close()
+        self._held.close()
 
     # What the calls do, each as an operation of its own.
 
     async def _create(self, creation: Creation, init: Process, *, no_pivot: bool) -> int:
         self._cgroup = await creation.run(init, no_pivot=no_pivot)
-        self._release = self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec))
+        self._held.callback(creation.release)
+        self._held.callback(self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec)))
         self._starting = Starting(self.id, init, self._runtime)
         self._freezing = Freezing(self.id, self._cgroup, self._runtime)
         logger.info("container %s created with init %d", self.id, init.pid)
@@ -288,7 +295,7 @@ class Container:
             self._deleting = False
         self.deleted = True
         self._processes.clear()
-        self._release()
+        self._held.close()
         logger.info("container %s deleted", self.id)
         return init.final_status
 
@@ -331,10 +338,6 @@ class Container:
         await self._operations.rolled_back()
         change = "deleted" if self._deleting else self._operations.change
         require(call, self.id, self.state, change)
-
-
-def _nothing() -> None:
-    """Does nothing."""
 
 
 def _deletion_over(process: Process, _operation: Operation[int]) -> None:

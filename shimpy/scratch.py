@@ -1,39 +1,204 @@
-"""Private folders for what lives as long as one call: sockets, pid files, logs."""
+"""Private folders and files for what lives as long as one call: sockets, pid files, logs.
+
+No container can reach them, whatever of the machine's folders it shares. What has no name is gone with its
+last descriptor, also when the process is killed; what has one is removed by the next shim that starts.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
+import errno
+import fcntl
 import os
+import stat
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Final, Self
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - what is made there is a folder that nobody else may enter
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+# The same on every architecture but Alpha; only newer C libraries have functions for them.
+_FSOPEN: Final = 430
+_FSCONFIG: Final = 431
+_FSMOUNT: Final = 432
+
+_FSOPEN_CLOEXEC: Final = 1
+_FSCONFIG_SET_STRING: Final = 1
+_FSCONFIG_CMD_CREATE: Final = 6
+_FSMOUNT_CLOEXEC: Final = 1
+_MOUNT_ATTRIBUTES: Final = 2 | 4 | 8  # nosuid, nodev, noexec
+
+_MFD_NOEXEC_SEAL: Final = 8  # since Linux 6.3; in the os module since Python 3.14 only
 
 
-def make_folder() -> str:
-    """Makes a folder that nobody else may enter, for the caller to remove.
+class Folder:
+    """A folder that only we can reach, and whoever we tell `path`, until it is closed.
 
-    It is made in TMPDIR where that is set, else in memory: on a disk that is written to, making and
-    removing a few small files takes longer than the call that needs them.
+    Where that is allowed (CAP_SYS_ADMIN, Linux 5.2) it is a tmpfs of its own that is mounted nowhere, so
+    that nobody else can fill it either. Elsewhere it is in a folder that belongs to us alone, see `base`.
+
+    Attributes:
+        fd: a descriptor of it.
+        path: its path, short enough for the address of a socket (unix(7)), as long as this process lives.
 
     Raises:
-        OSError: there is no room, or no place that may be written to.
+        OSError: there is no room, no descriptor left, or no place that is ours alone.
     """
-    path = os.path.join(place(), f"shimpy-{os.urandom(8).hex()}")
-    os.mkdir(path, 0o700)
-    return path
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        try:
+            self.fd = _detached_tmpfs()
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENODEV):
+                raise
+            self.fd = self._in_base()
+        else:
+            self._stack.callback(os.close, self.fd)
+        self.path = path_of(self.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes it with the files in it. Idempotent."""
+        self._stack.close()
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Returns the beginning of a regular file in it, and waits for nothing.
+
+        Args:
+            name: the file's name.
+            limit: the most that is read, in bytes.
+
+        Raises:
+            OSError: it is not there, or not a regular file.
+        """
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=self.fd)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            return os.read(fd, limit)
+        finally:
+            os.close(fd)
+
+    def _in_base(self) -> int:
+        with ExitStack() as stack:
+            parent = _open_private(base(), make=True)
+            stack.callback(os.close, parent)
+            while True:
+                name = os.urandom(8).hex()
+                os.mkdir(name, 0o700, dir_fd=parent)
+                with suppress(FileNotFoundError):
+                    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                    stack.callback(os.close, fd)
+                    # A start of another shim may have taken it for a dead one's before it was locked.
+                    if _lock(fd) and os.fstat(fd).st_nlink:
+                        stack.callback(_remove, parent, name, fd)
+                        self._stack = stack.pop_all()
+                        return fd
 
 
-def remove_folder(path: str) -> None:
-    """Removes such a folder and the files in it, as far as they are there and may be removed."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
-        os.rmdir(path)
+def make_file(name: str) -> int:
+    """Makes a file in memory that has no name, and returns its descriptor (memfd_create(2)).
+
+    Args:
+        name: what /proc shows of it.
+
+    Raises:
+        OSError: no descriptor or memory is left.
+    """
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
-def place() -> str:
-    """Returns the folder in which `make_folder` makes its folders."""
-    if "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
-        return _SHARED_MEMORY
+def path_of(fd: int) -> str:
+    """Returns a path by which a child of this process, of the same user, opens what a descriptor of ours is.
+
+    It need not inherit the descriptor, so neither a wrapper that closes what it does not know can lose it,
+    nor a container get it.
+    """
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def base() -> str:
+    """Returns the folder for our folders where they cannot be mounts of their own."""
+    if os.geteuid() == 0:
+        return "/run/shimpy"
+    if runtime_dir := os.environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(runtime_dir, "shimpy")
     import tempfile
 
-    return tempfile.gettempdir()
+    return os.path.join(tempfile.gettempdir(), f"shimpy-{os.geteuid()}")
+
+
+def remove_abandoned() -> None:
+    """Removes the folders of processes that were killed; those of others are locked."""
+    with suppress(OSError), ExitStack() as stack:
+        parent = _open_private(base(), make=False)
+        stack.callback(os.close, parent)
+        for name in os.listdir(parent):
+            with suppress(OSError), ExitStack() as each:
+                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                each.callback(os.close, fd)
+                if _lock(fd):
+                    _remove(parent, name, fd)
+
+
+def _detached_tmpfs() -> int:
+    context = _syscall(_FSOPEN, b"tmpfs", _FSOPEN_CLOEXEC)
+    try:
+        _syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, b"mode", b"0700", 0)
+        _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, _MOUNT_ATTRIBUTES)
+    finally:
+        os.close(context)
+
+
+def _syscall(number: int, *arguments: int | bytes | None) -> int:
+    result: int = _libc.syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _open_private(path: str, *, make: bool) -> int:
+    """Opens a folder that has to be ours alone; where all may write another user may have made it first."""
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(fd)
+        raise PermissionError(errno.EACCES, f"{path} has to be yours, with mode 0700")
+    return fd
+
+
+def _lock(fd: int) -> bool:
+    """Locks a folder for as long as the descriptor is open, in whatever way that ends (flock(2))."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove(parent: int, name: str, fd: int) -> None:
+    with suppress(OSError):
+        for each in os.listdir(fd):
+            os.unlink(each, dir_fd=fd)
+        os.rmdir(name, dir_fd=parent)

@@ -10,7 +10,7 @@ import betterproto
 from betterproto.lib.google.protobuf import Empty
 from grpclib.const import Handler
 
-from . import api
+from . import api, scratch
 from .container import Container
 from .errors import (
     AlreadyExistsError,
@@ -80,11 +80,14 @@ class Shim(api.ShimBase):
     def open(self) -> None:
         """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless.
 
+        What shims that were killed have left of temporary files is removed.
+
         Raises:
             FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
                 this is not the main thread.
         """
         self._reaper.open()
+        scratch.remove_abandoned()
 
     async def check_runtime(self) -> None:
         """Warns in the log when the default runtime is older than the fixes of its known escapes."""

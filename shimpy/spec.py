@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from typing import Any
 from .errors import (
     InvalidArgumentError,
     NotFoundError,
-    PermissionDeniedError,
+    from_oserror,
 )
 
 MAX_CONFIG = 4 * 1024 * 1024
@@ -21,6 +22,9 @@ MAX_CONFIG = 4 * 1024 * 1024
 
 MAX_CGROUPS_PATH = 2048
 """Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096."""
+
+MAX_OOM_SCORE_ADJ = 1000
+"""Of either sign (proc_pid_oom_score_adj(5))."""
 
 MAX_ID = 1024
 MAX_UID = 2**31 - 1
@@ -129,6 +133,7 @@ def read_bundle(bundle: str) -> dict[str, Any]:
             configuration.
         NotFoundError: the folder or its config.json is not there.
         PermissionDeniedError: it may not be read.
+        ResourceExhaustedError: no descriptor is left to read it with.
     """
     if not bundle.startswith("/") or "\0" in bundle:
         raise InvalidArgumentError(f"bundle: {_quoted(bundle)} is not an absolute path")
@@ -136,14 +141,14 @@ def read_bundle(bundle: str) -> dict[str, Any]:
         raise InvalidArgumentError(f"bundle: {_quoted(bundle)} is not a directory")
     path = os.path.join(bundle, "config.json")
     try:
-        text = _read_regular(path)
-        spec = json.loads(text)
+        # As runtimes have it: Python alone takes UTF-16, a byte order mark, NaN and Infinity.
+        text = _read_regular(path).decode("utf-8", "surrogatepass")
+        spec = json.loads(text, parse_constant=_not_a_number, parse_float=_finite)
     except FileNotFoundError:
         raise NotFoundError(f"bundle: there is no {_quoted(path)}") from None
-    except PermissionError as error:
-        raise PermissionDeniedError(f"bundle: {_quoted(path)} cannot be read: {error.strerror}") from None
     except OSError as error:
-        raise InvalidArgumentError(f"bundle: {_quoted(path)} cannot be read: {error.strerror}") from None
+        message = f"bundle: {_quoted(path)} cannot be read"
+        raise from_oserror(error, message, default=InvalidArgumentError) from None
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"bundle: {_quoted(path)} is not JSON: {error}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("process"), dict):
@@ -156,7 +161,36 @@ def read_bundle(bundle: str) -> dict[str, Any]:
             "`process.user` and `linux` are objects, `linux.namespaces` is a list of objects and "
             "`linux.cgroupsPath` a path"
         )
+    _check_process(spec["process"], path)
     return spec
+
+
+def _check_process(process: Mapping[str, Any], path: str) -> None:
+    """Refuses what runtimes find too late for an error that names the field."""
+    for field in ("args", "env", "cwd"):
+        values = process.get(field)
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str) and "\0" in value:
+                raise InvalidArgumentError(
+                    f"bundle: {_quoted(path)}: process.{field} has a NUL byte, which no program can be given"
+                )
+    score = process.get("oomScoreAdj")
+    if isinstance(score, int) and not -MAX_OOM_SCORE_ADJ <= score <= MAX_OOM_SCORE_ADJ:
+        raise InvalidArgumentError(
+            f"bundle: {_quoted(path)}: process.oomScoreAdj is {score}, "
+            f"not within -{MAX_OOM_SCORE_ADJ} to {MAX_OOM_SCORE_ADJ}"
+        )
+
+
+def _not_a_number(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def _is_as_specified(spec: Mapping[str, Any]) -> bool:

@@ -14,10 +14,16 @@ from typing import Any
 
 import pytest
 
-from shimpy.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError
+from shimpy.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ShimError,
+)
 from shimpy.spec import MAX_CGROUPS_PATH, MAX_CONFIG, read_bundle
 
-from .support.leaks import descriptors, opened_since
+from .support.leaks import descriptors, no_descriptor_left, opened_since
 
 LEAST = '{"process": {}}'
 """What is still a configuration, to us."""
@@ -47,7 +53,7 @@ def refusal(error: type[ShimError], bundle: str) -> str:
 
 def test_a_bundle_is_read_whole(tmp_path: Path) -> None:
     """What nobody here knows of is kept: it is handed to the runtime again with each exec."""
-    spec = {"process": {"args": ["ä", "\0"], "x-new": {"a": [1.5, None]}}, "linux": {"y": 2**70}, "z": 1}
+    spec = {"process": {"args": ["ä"], "x-new": {"a": [1.5, None]}}, "linux": {"y": 2**70}, "z": 1}
 
     assert read_bundle(configure(tmp_path, json.dumps(spec))) == spec
 
@@ -226,6 +232,8 @@ def test_a_configuration_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     [
         *(b"", b" ", b"\n", b"{", b'{"process": {}', b'{"process": {}} x', b"{'process': {}}"),
         *(b'{"process": "\xff"}', b"\xff\xfe", b"\x80", b'{"process": {}}\0', b"\0" * 100),
+        *(b'\xef\xbb\xbf{"process": {}}', '{"process": {}}'.encode("utf-16"), b'{"process": {}, "x": NaN}'),
+        *(b'{"process": {"x": -Infinity}}', b'{"process": {"x": 1e999}}'),
         *(b"[" * 100_000, b'{"process":' * 100_000, b"9" * 5_000, b'"' + b"\\u" * 1000),
     ],
     ids=lambda text: repr(text)[:30],
@@ -282,3 +290,33 @@ def test_what_may_not_be_read_is_said_to_be_so(closed: str) -> None:
             os.seteuid(0)
 
     assert f"{bundle}/config.json" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("args", ["sh", "a\0b"]), ("env", ["A=1", "B=\0"]), ("cwd", "/\0")),
+        *(("oomScoreAdj", 5000), ("oomScoreAdj", 1001), ("oomScoreAdj", -1001)),
+    ],
+)
+def test_a_process_that_no_kernel_takes_is_refused_by_the_name_of_its_field(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    bundle = configure(tmp_path, json.dumps({"process": {field: value}}))
+
+    assert f"process.{field} " in refusal(InvalidArgumentError, bundle)
+
+
+@pytest.mark.parametrize("score", [-1000, 0, 1000, None])
+def test_every_oom_score_that_there_is_is_taken(tmp_path: Path, score: int | None) -> None:
+    spec = {"process": {"oomScoreAdj": score}}
+
+    assert read_bundle(configure(tmp_path, json.dumps(spec))) == spec
+
+
+def test_without_a_descriptor_to_read_it_with_the_bundle_is_not_to_blame(tmp_path: Path) -> None:
+    bundle = configure(tmp_path, LEAST)
+    with no_descriptor_left():
+        message = refusal(ResourceExhaustedError, bundle)
+
+    assert os.strerror(errno.EMFILE) in message

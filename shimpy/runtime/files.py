@@ -5,71 +5,103 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from .. import scratch
-from ..errors import InternalError, ResourceExhaustedError
+from ..errors import EXHAUSTED, InternalError, ResourceExhaustedError, from_oserror
 
 MAX_LOG = 256 * 1024
 """Bytes of a runtime's log that are read, from its end: the last error is what counts."""
 
+_MAX_PID = 32
+"""Bytes of a pid file that are read."""
+
 
 class CommandFiles:
-    """The files of one command, in a private folder that goes with it."""
+    """The files of one command. No one else can reach them, and they go with it.
+
+    They are in memory and have no name; only a pid file, which runc writes beside its place and then
+    renames, needs a folder. So nothing that others may fill can keep a command from being given.
+
+    Attributes:
+        log: the path of what the command logs.
+
+    Raises:
+        ShimError: no descriptor or memory is left.
+    """
 
     def __init__(self) -> None:
-        try:
-            self._folder = scratch.make_folder()
-        except OSError as error:
-            raise ResourceExhaustedError(
-                f"cannot make a temporary folder in {scratch.place()}: {error.strerror}"
-            ) from error
-        self.log = os.path.join(self._folder, "log")
-        self.pid = os.path.join(self._folder, "pid")
-        self.process = os.path.join(self._folder, "process")
+        self._stack = ExitStack()
+        self._folder: scratch.Folder | None = None
+        self._log = self._make_file("log")
+        self.log = scratch.path_of(self._log)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        scratch.remove_folder(self._folder)
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
 
     def capture(self) -> BinaryIO:
-        """Returns a new file for what a command prints."""
-        path = os.path.join(self._folder, "output")
-        try:
-            return open(path, "x+b")
-        except OSError as error:
-            raise ResourceExhaustedError(f"cannot write {path}: {error.strerror}") from error
-
-    def check_room(self, command: str) -> None:
-        """Finds out whether a command that failed without a word had no room for one.
-
-        Args:
-            command: which, for the message.
+        """Returns a new file for what a command prints.
 
         Raises:
-            ResourceExhaustedError: it had none.
+            ShimError: no descriptor or memory is left.
+        """
+        file = open(self._make_file("output"), "w+b", closefd=False)  # noqa: SIM115 - it goes with us
+        return self._stack.enter_context(file)
+
+    def make_process(self, process: Mapping[str, Any]) -> str:
+        """Writes a process for the command to read, and returns the path.
+
+        Args:
+            process: the `process` object of the OCI runtime-spec.
+
+        Raises:
+            ShimError: no descriptor or memory is left.
+        """
+        fd = self._make_file("process")
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(json.dumps(process).encode())  # a third of the time of json.dump
+        except OSError as error:
+            raise from_oserror(error, "cannot write the process for the runtime") from error
+        return scratch.path_of(fd)
+
+    def make_pid(self) -> str:
+        """Makes a place for the command's pid file, and returns the path.
+
+        Raises:
+            ShimError: there is no room, or no descriptor left.
         """
         try:
-            with open(os.path.join(self._folder, "room"), "xb") as file:
-                file.write(bytes(4096))
+            self._folder = self._stack.enter_context(scratch.Folder())
         except OSError as error:
-            raise ResourceExhaustedError(
-                f"{command} failed and cannot write to {self._folder}: {error.strerror}"
-            ) from error
-
-    def write_process(self, process: Mapping[str, Any]) -> None:
-        try:
-            with open(self.process, "x", encoding="utf-8") as file:
-                file.write(json.dumps(process))  # a third of the time of json.dump
-        except OSError as error:
-            raise ResourceExhaustedError(f"cannot write {self.process}: {error.strerror}") from error
+            # Nothing of what the client named is missing or forbidden, whatever errno(3) says.
+            failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
+            raise failure(f"cannot make a temporary folder: {error.strerror}") from error
+        return os.path.join(self._folder.path, "pid")
 
     def read_pid(self, runtime: str) -> int:
+        """Returns the pid that the command wrote.
+
+        Args:
+            runtime: the runtime's name, for the message.
+
+        Raises:
+            InternalError: it wrote none.
+        """
+        if self._folder is None:
+            raise RuntimeError("there is no place for a pid file")
         try:
-            with open(self.pid, "rb") as file:
-                text = file.read(32).strip()
+            text = self._folder.read("pid", _MAX_PID).strip()
         except OSError as error:
             raise InternalError(f"{runtime} succeeded but wrote no pid file: {error.strerror}") from error
         # Two is the least that can be our child: 1 is the system's init or that of our namespace.
@@ -78,10 +110,14 @@ class CommandFiles:
         return int(text)
 
     def read_log(self) -> bytes:
+        """Returns the end of what the command has logged, at most MAX_LOG bytes."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, MAX_LOG, max(0, size - MAX_LOG))
+
+    def _make_file(self, name: str) -> int:
         try:
-            with open(self.log, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - MAX_LOG))
-                return file.read(MAX_LOG)
-        except OSError:
-            return b""
+            fd = scratch.make_file(f"shimpy {name}")
+        except OSError as error:
+            raise from_oserror(error, "cannot make a temporary file") from error
+        self._stack.callback(os.close, fd)
+        return fd

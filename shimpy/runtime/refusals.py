@@ -6,7 +6,6 @@ import errno
 import json
 
 from ..errors import (
-    EXHAUSTED,
     AlreadyExistsError,
     FailedPreconditionError,
     InternalError,
@@ -15,6 +14,7 @@ from ..errors import (
     PermissionDeniedError,
     ResourceExhaustedError,
     ShimError,
+    from_oserror,
 )
 
 MAX_MESSAGE = 1024
@@ -63,6 +63,8 @@ _BAD_CONFIGURATION = (
     "wrong rlimit value",
     "invalid config file",
     "error loading config.json",
+    "invalid rootfs: not an absolute path, or a symlink",
+    "invalid environment variable",
 )
 
 
@@ -123,13 +125,17 @@ def refused(runtime: str, command: str, code: int, log: bytes) -> ShimError:
     return InternalError(f"{what}: {message}")
 
 
-def not_started(runtime: str, error: OSError) -> ShimError:
-    """Returns the error for a runtime that could not even be started."""
-    what = f"{runtime} cannot be started: {error.strerror}"
-    if isinstance(error, FileNotFoundError):
-        return NotFoundError(what)
-    if isinstance(error, PermissionError):
-        return PermissionDeniedError(what)
-    if error.errno in EXHAUSTED or error.errno == errno.EAGAIN:  # the second: too many processes
-        return ResourceExhaustedError(what)
-    return InternalError(what)
+def not_started(runtime: str, error: OSError, *, missing: type[ShimError] = NotFoundError) -> ShimError:
+    """Returns the error for a runtime that could not even be started.
+
+    Args:
+        runtime: the runtime's name, for the message.
+        error: what the start raised.
+        missing: of which class the error is when the program is not there. For most calls it cannot be
+            NOT_FOUND, which says that the process or the container is gone.
+    """
+    what = f"{runtime} cannot be started"
+    if error.errno == errno.EAGAIN:  # too many processes (fork(2))
+        return ResourceExhaustedError(f"{what}: {error.strerror}")
+    failure = from_oserror(error, what)
+    return missing(str(failure)) if isinstance(failure, NotFoundError) else failure

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import InternalError, InvalidArgumentError, NotFoundError
+from ..errors import FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError
 from ..reaper import Reaper
 from .files import MAX_LOG, CommandFiles
 from .refusals import not_started, refused
@@ -18,7 +18,7 @@ from .surroundings import clean_prefix, environment
 UMASK = 0o022
 
 # Where the runtimes keep their state when --root is not given and they run as root.
-_STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
+STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
 class Runtime(Protocol):
@@ -122,7 +122,7 @@ class Runc:
         if no_pivot:
             options.append("--no-pivot")
         with CommandFiles() as files:
-            options.append(f"--pid-file={files.pid}")
+            options.append(f"--pid-file={files.make_pid()}")
             await self._detach(files, "create", options, container_id, stdio, console_socket)
             return files.read_pid(self.name)
 
@@ -139,8 +139,8 @@ class Runc:
         extra: Sequence[str] = (),
     ) -> int:
         with CommandFiles() as files:
-            files.write_process(process)
-            options = ["--detach", f"--process={files.process}", f"--pid-file={files.pid}", *extra]
+            told = [f"--process={files.make_process(process)}", f"--pid-file={files.make_pid()}"]
+            options = ["--detach", *told, *extra]
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
             umask = (process.get("user") or {}).get("umask")
             umask = UMASK if umask is None else umask & 0o777
@@ -172,7 +172,7 @@ class Runc:
     def state_directory(self, container_id: str) -> str | None:
         root = self._root
         if root is None:
-            root = _STATE_ROOTS.get(os.path.basename(self._path))
+            root = STATE_ROOTS.get(os.path.basename(self._path))
         return None if root is None else os.path.join(root, container_id)
 
     async def _run(self, command: str, *arguments: str) -> None:
@@ -182,7 +182,8 @@ class Runc:
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
         nothing = asyncio.subprocess.DEVNULL
-        with CommandFiles() as files, files.capture() as output:
+        with CommandFiles() as files:
+            output = files.capture()
             await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
             output.seek(0)
             return output.read(MAX_LOG)
@@ -217,12 +218,10 @@ class Runc:
         try:
             code = await self._complete(argv, stdio, umask)
         except OSError as error:
-            raise not_started(self.name, error) from error
+            missing = NotFoundError if command == "create" else FailedPreconditionError
+            raise not_started(self.name, error, missing=missing) from error
         if code != 0:
-            log = files.read_log()
-            if not log:
-                files.check_room(f"{self.name} {command}")
-            raise refused(self.name, command, code, log)
+            raise refused(self.name, command, code, files.read_log())
 
     async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
         spawning = asyncio.ensure_future(

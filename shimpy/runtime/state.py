@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from ..errors import NotFoundError
-from .runc import Runtime
+from ..errors import InternalError, NotFoundError
+from .runc import STATE_ROOTS, Runtime
 
 _DETACH_NOFOLLOW = 2 | 8  # umount2(2)
 
@@ -17,19 +17,24 @@ def has_state(runtime: Runtime, container_id: str) -> bool:
     return directory is not None and os.path.lexists(directory)
 
 
+def may_have_state(runtime: Runtime, container_id: str) -> bool:
+    """Returns whether the runtime may hold something of a container; only it knows where it would be."""
+    return runtime.state_directory(container_id) is None or has_state(runtime, container_id)
+
+
 async def delete_state(runtime: Runtime, container_id: str) -> None:
     """Removes what the runtime keeps of a container whose processes are dead.
 
     Raises:
-        ShimError: the runtime refused, and has it still.
+        ShimError: the runtime refused, and has it still; never NOT_FOUND, which says that it is deleted.
     """
     try:
         await runtime.delete(container_id)
-    except NotFoundError:
+    except NotFoundError as error:
         # Somebody has deleted it by the runtime's own command, or the one before this failed after
         # its work; then there is nothing to do.
         if not await _is_removed(runtime, container_id):
-            raise
+            raise InternalError(str(error)) from error
     remove_copies(runtime, container_id)
 
 
@@ -41,7 +46,16 @@ def remove_copies(runtime: Runtime, container_id: str) -> None:
     folder, without a word. To be called when no command of the container is under way any more.
     """
     directory = runtime.state_directory(container_id)
-    if directory is None or not os.path.isdir(directory):
+    if directory is not None:
+        _remove_copies(directory)
+        return
+    # A runtime of another name is most likely a wrapper of one of these.
+    for root in STATE_ROOTS.values():
+        _remove_copies(os.path.join(root, container_id))
+
+
+def _remove_copies(directory: str) -> None:
+    if not os.path.isdir(directory):
         return
     import ctypes
 

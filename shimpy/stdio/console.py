@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import socket
@@ -25,9 +24,7 @@ _TIOCGPTN: Final = 0x80045430
 class ConsoleSocket:
     """The socket over which an OCI runtime hands over the master of a terminal, for one call.
 
-    It lies in a directory of its own that nobody else may enter. The runtime gets a path through
-    our own descriptor of that directory, because the path of a socket may not be longer than 107
-    bytes (unix(7)), and TMPDIR may be.
+    It lies in a directory of its own that nobody else can enter, see `scratch.Folder`.
 
     Attributes:
         path: for the runtime's `--console-socket`.
@@ -38,16 +35,12 @@ class ConsoleSocket:
 
     def __init__(self) -> None:
         with ExitStack() as stack:
-            directory = scratch.make_folder()
-            stack.callback(_remove_directory, directory)
-            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
+            directory = stack.enter_context(scratch.Folder())
+            self.path = f"{directory.path}/{_NAME}"
             self._socket = stack.enter_context(socket.socket(socket.AF_UNIX))
             self._socket.setblocking(False)
-            self._socket.bind(f"/proc/self/fd/{fd}/{_NAME}")
-            stack.callback(_remove_socket, fd)
+            self._socket.bind(self.path)
             self._socket.listen()
-            self.path = f"/proc/{os.getpid()}/fd/{fd}/{_NAME}"
             self._stack = stack.pop_all()
 
     async def receive(self) -> int:
@@ -81,17 +74,6 @@ class ConsoleSocket:
     def close(self) -> None:
         """Removes the socket and its directory; idempotent."""
         self._stack.close()
-
-
-def _remove_directory(path: str) -> None:
-    # Someone who tidies up TMPDIR may have been faster.
-    with contextlib.suppress(OSError):
-        os.rmdir(path)
-
-
-def _remove_socket(directory: int) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(_NAME, dir_fd=directory)
 
 
 async def _readable(sock: socket.socket) -> None:

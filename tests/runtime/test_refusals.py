@@ -61,6 +61,8 @@ def error_of(message: str) -> ShimError:
         ("Cwd must be an absolute path", InvalidArgumentError),
         ('malformed spec file: duplicated ns {"pid" ""}', InvalidArgumentError),
         ("wrong rlimit value: X", InvalidArgumentError),
+        ("invalid rootfs: not an absolute path, or a symlink", InvalidArgumentError),
+        ('invalid environment variable: "A"', InvalidArgumentError),
         ("the pool is on fire", InternalError),
         # Of crun 1.x, which takes strerror(3) as it is.
         ("container `x` already exists", AlreadyExistsError),

@@ -268,7 +268,7 @@ async def test_a_runtime_that_is_gone_since_it_was_found(
     os.chmod(path, 0o644)
     await refused(runtime.start("a"), PermissionDeniedError, f"{path} cannot be started")
     os.unlink(path)
-    await refused(runtime.start("a"), NotFoundError, f"{path} cannot be started")
+    await refused(runtime.start("a"), FailedPreconditionError, f"{path} cannot be started")
 
 
 async def test_create_where_the_current_folder_is_gone(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.errors import InternalError, NotFoundError
+from shimpy.errors import InternalError
 from shimpy.reaper import Reaper
 from shimpy.runtime import Runc
 from shimpy.runtime.state import delete_state, has_state, remove_copies
@@ -136,7 +136,7 @@ async def test_a_runtime_that_does_not_find_what_is_there_has_failed(
     await container.kill()
     fake.fault("delete", Fails(log=GONE), times=1)
 
-    with pytest.raises(NotFoundError, match="does not exist"):
+    with pytest.raises(InternalError, match="does not exist"):
         await delete_state(runtime, container.id)
 
     await delete_state(runtime, container.id)

@@ -154,9 +154,11 @@ async def test_cancelling_attach_leaves_nothing(hub: StdioHub) -> None:
 
 async def test_nobody_else_may_reach_the_console_socket(hub: StdioHub) -> None:
     io = opened(hub)
-    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    assert io.console_socket is not None
+    folder = Path(io.console_socket).parent
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [entry.name for entry in folder.iterdir()] == ["console.sock"]
+    assert [*Path(tempfile.gettempdir()).iterdir()] == []
     io.close()
     assert not folder.exists()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -89,3 +90,17 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
     while not condition():
         assert time.monotonic() < end, f"not within {within} s: {condition}"
         await asyncio.sleep(0.005)
+
+
+@contextlib.contextmanager
+def no_descriptor_left(*, but: int = 0) -> Iterator[None]:
+    """Leaves so many descriptors that can still be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(but + 1)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free), hard))
+    for fd in free:
+        os.close(fd)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from shimpy import scratch
 
 from .containers import RUN
 from .leaks import children, descriptors, threads
@@ -50,7 +49,7 @@ def snapshot() -> dict[str, Counter[Any]]:
         "descriptors": Counter(descriptors().values()),
         "children": Counter(list(children())),
         "threads": Counter(thread=threads()),
-        "temporary files": Counter(os.listdir(scratch.place())),
+        "temporary files": Counter(os.listdir(tempfile.gettempdir())),
         "cgroups": Counter(cgroups()),
     }
 
