@@ -109,7 +109,7 @@ class Operations:
 
     @property
     def change(self) -> str | None:
-        """What is just being changed, if anything is."""
+        """What is being changed, if anything is."""
         return None if self._change is None else self._change[0]
 
     def changes(self, operation: Operation[Any]) -> str | None:
