@@ -15,6 +15,7 @@ from shimpy.cgroup.walk import walk
 
 from .support import residue
 from .support.bundles import Spec
+from .support.cgroups import root
 from .support.fifos import Fifo
 from .support.kinds import EXIT, OOM
 from .support.leaks import eventually
@@ -138,6 +139,24 @@ async def test_delete_of_an_exec_takes_what_it_has_nested(live: Prepare, fifo: C
         assert await life.delete(pid) == KILLED
     assert depth(life.id) == 1
     assert residue.processes(life.id) == [life.pid]
+
+
+async def test_delete_removes_what_create_has_made_above(live: Prepare) -> None:
+    """The runtime leaves it; not so what was there before, or what another container is in."""
+
+    def below(path: str) -> Callable[[Spec], None]:
+        return lambda spec: spec["linux"].update(cgroupsPath=path)
+
+    life = live("sleep", "1000")
+    above = f"/{life.id}-above"
+    life.bundle = live("sleep", "1000", change=below(f"{above}/made/{life.id}")).bundle
+    (root("freezer") / above[1:]).mkdir()
+    await life.create()
+    assert (root("freezer") / above[1:] / "made" / life.id).exists()
+    assert (root("memory") / above[1:] / "made" / life.id).exists()
+    assert await life.delete() == KILLED
+    assert residue.cgroups(f"{life.id}-above") == [str(root("freezer") / above[1:])]
+    (root("freezer") / above[1:]).rmdir()
 
 
 async def test_an_oom_at_the_bottom_is_told_before_the_exit(

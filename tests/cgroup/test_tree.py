@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -107,6 +108,44 @@ async def test_a_fork_bomb_is_killed_while_it_grows(tree: Tree) -> None:
         await eventually(lambda: len(tree.pids()) > 10)
         await tree.kill()
     assert tree.pids() == []
+
+
+async def test_nobody_runs_while_version_1_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no fork bomb outruns the signals, whatever the number of sweeps."""
+    with scratch("freezer") as directory:
+        states = []
+
+        def send(pidfd: int, number: int) -> None:
+            states.append(Path(directory, "freezer.self_freezing").read_text().strip())
+            honest(pidfd, number)
+
+        honest = signal.pidfd_send_signal
+        with Started(IDLE, directory):
+            monkeypatch.setattr(signal, "pidfd_send_signal", send)
+            await FreezerTree(directory).kill()
+        assert states == ["1"]
+        assert Path(directory, "freezer.self_freezing").read_text().strip() == "0"
+
+
+async def test_what_froze_itself_below_is_killed() -> None:
+    """Version 1 keeps it from dying, whatever the cgroups above it do."""
+    with scratch("freezer") as directory:
+        below = Path(directory, "a/b")
+        below.mkdir(parents=True)
+        with Started(IDLE, below) as started:
+            for frozen in (below, below.parent):
+                Path(frozen, "freezer.state").write_text("FROZEN")
+            await FreezerTree(directory).kill()
+            assert started.process.wait() == -9
+
+
+def test_a_thaw_that_the_kernel_refuses_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("freezer.state", "cgroup.freeze"):
+        Path(tmp_path, name).mkdir()  # EISDIR
+    for tree in (FreezerTree(tmp_path), UnifiedTree(tmp_path)):
+        caplog.clear()
+        assert not tree.thaw()
+        assert f"cannot thaw {tmp_path}" in caplog.text
 
 
 async def test_only_the_child_is_killed(tree: Tree, below: Tree) -> None:
