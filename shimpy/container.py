@@ -26,7 +26,7 @@ from .reaper import Reaper
 from .runtime import Runtime
 from .runtime.state import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
-from .starting import GRACE, Starting
+from .starting import Starting
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, check_window, open_stdio
 
@@ -309,11 +309,8 @@ class Container:
             return
         reason = FailedPreconditionError(f"container {self.id} has stopped")
         for operation in self._operations:
-            if self._operations.changes(operation) == "started":
-                # A short-lived init is dead before the command that started it has returned.
-                asyncio.get_running_loop().call_later(GRACE, operation.abort, reason)
-            else:
-                operation.abort(reason)
+            # A start completes: a short-lived init is dead before the command that started it returns.
+            operation.abort(reason)
         task = asyncio.get_running_loop().create_task(self._kill_rest())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
