@@ -27,7 +27,7 @@ from .reaper import Reaper
 from .runtime import Runtime
 from .runtime.state import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
-from .starting import GRACE, Starting
+from .starting import Starting
 from .states import State, require
 from .stdio import ProcessIO, StdioHub, check_window, open_stdio
 
@@ -211,6 +211,11 @@ class Container:
                 await process.deletion.settled()
             process.io.close()
         self._processes.close()
+        if self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        self._cgroup.forget()
         self._held.close()
 
     # What the calls do, each as an operation of its own.
@@ -228,7 +233,6 @@ class Container:
     async def _start(self) -> None:
         init = self._init()
         starting = self._starting
-        init.hold()
         try:
             await starting.run()
         except ShimError as error:
@@ -239,11 +243,10 @@ class Container:
             raise
         finally:
             if starting.begun:
-                self.state = State.RUNNING
+                if init.exit_status is None:
+                    self.state = State.RUNNING
                 logger.info("container %s started", self.id)
                 self._processes.started(init)
-            else:
-                init.announce()
 
     async def _pause(self) -> None:
         await self._freezing.pause()
@@ -285,12 +288,17 @@ class Container:
         try:
             await self._operations.call_off(FailedPreconditionError(f"container {self.id} is being deleted"))
             await self._processes.kill()
+            if self._tasks:
+                # One may be about to thaw again what it has frozen, of which the runtime must see nothing.
+                await asyncio.wait(self._tasks)
             await init.told()
             await asyncio.gather(*(process.io.drain() for process in self._processes))
             # A cgroup that was frozen when init was dead already stays so, and the runtime would not
             # delete what it takes to be paused.
             self._cgroup.thaw()
+            await self._cgroup.prune()
             await delete_state(self._runtime, self.id)
+            self._cgroup.forget()
         finally:
             self._deleting = False
         self.deleted = True
@@ -308,16 +316,18 @@ class Container:
             return
         reason = FailedPreconditionError(f"container {self.id} has stopped")
         for operation in self._operations:
-            if self._operations.changes(operation) == "started":
-                # A short-lived init is dead before the command that started it has returned.
-                asyncio.get_running_loop().call_later(GRACE, operation.abort, reason)
-            else:
-                operation.abort(reason)
-        # In a pid namespace of its own the kernel has killed the rest already.
-        if self._processes.execs_running or self._cgroup.populated():
-            task = asyncio.get_running_loop().create_task(self._processes.kill())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            # A start completes: a short-lived init is dead before the command that started it returns.
+            operation.abort(reason)
+        task = asyncio.get_running_loop().create_task(self._kill_rest())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _kill_rest(self) -> None:
+        # In a pid namespace of its own the kernel has killed it already.
+        try:
+            await self._processes.kill()
+        except ShimError as error:
+            logger.warning("cannot kill what is left in container %s after its init: %s", self.id, error)
 
     def _init_exited(self, init: Process) -> None:
         self.state = State.STOPPED

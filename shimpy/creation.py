@@ -88,7 +88,7 @@ class Creation:
                     no_pivot=no_pivot,
                 )
                 init.track(self._reaper, pid)
-            cgroup = Cgroup.of(pid)
+            cgroup = Cgroup.of(pid, made=leftovers)
             await init.io.attach()
         except BaseException as error:
             release = self._reaper.claim(leftovers.had, watch=False)
@@ -101,6 +101,7 @@ class Creation:
                     remove_copies(self._runtime, self._id)
                 await leftovers.remove()
             finally:
+                leftovers.remove_above()
                 release()
                 init.release()
             raise

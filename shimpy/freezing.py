@@ -25,7 +25,10 @@ class Freezing:
     @property
     def thawed(self) -> bool:
         """Whether it is certain that the container is not frozen."""
-        return self._cgroup.killable and not self._cgroup.frozen()
+        try:
+            return self._cgroup.killable and not self._cgroup.frozen()
+        except OSError:
+            return False
 
     async def pause(self) -> None:
         """Freezes every process; when this raises, none is frozen.

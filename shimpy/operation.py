@@ -109,12 +109,8 @@ class Operations:
 
     @property
     def change(self) -> str | None:
-        """What is just being changed, if anything is."""
+        """What is being changed, if anything is."""
         return None if self._change is None else self._change[0]
-
-    def changes(self, operation: Operation[Any]) -> str | None:
-        """Returns what an operation changes, if it does."""
-        return self._change[0] if self._change is not None and self._change[1] is operation else None
 
     def begin(self, work: Coroutine[Any, Any, T], change: str | None = None) -> Operation[T]:
         """Starts an operation.
@@ -144,6 +140,6 @@ class Operations:
 
     def _over(self, operation: Operation[Any]) -> None:
         self._under_way.discard(operation)
-        if self.changes(operation) is not None:
+        if self._change is not None and self._change[1] is operation:
             self._change = None
         self._ended()

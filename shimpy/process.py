@@ -98,10 +98,6 @@ class Process:
         self._announced = True
         self._tell()
 
-    def hold(self) -> None:
-        """Keeps an exit back until the next `announce`."""
-        self._announced = False
-
     async def exited(self) -> None:
         """Waits until it has been reaped, told or not."""
         while self.child is not None and self.child.exit_status is None:
@@ -125,8 +121,9 @@ class Process:
         """
         if self.child is not None:
             self.child.kill()
-        if self.group is not None:
-            await self.group.kill()
+        if (group := self.group) is not None:  # it is let go of when the process exits
+            await group.kill()
+            await group.prune()
         await self.exited()
 
     def let_go(self) -> None:

@@ -58,11 +58,6 @@ class Processes:
             for process in self
         ]
 
-    @property
-    def execs_running(self) -> int:
-        """How many execs have not exited yet."""
-        return self._running
-
     def find(self, pid: int) -> Process:
         """Returns a process that is not deleted.
 
@@ -87,9 +82,8 @@ class Processes:
         init.announce()
 
     def started(self, init: Process) -> None:
-        """Publishes START, before an exit that was held back meanwhile."""
+        """Publishes START; `finish` has not been asked for yet, so that the exit comes after."""
         self._tell(EventType.START, init.pid)
-        init.announce()
 
     def added(self, process: Process) -> None:
         """Takes up an exec that runs; publishes EXEC_ADDED.

@@ -35,13 +35,13 @@ def require(call: str, container_id: str, state: State, change: str | None) -> N
         call: start, exec, pause or resume.
         container_id: the container, for the message.
         state: its state.
-        change: what is just being done to it: started, paused, resumed or deleted.
+        change: what is being done to it: started, paused, resumed or deleted.
 
     Raises:
         FailedPreconditionError: naming the state, or the change.
     """
     if change is not None and (call, change) not in _ALLOWED_DURING:
-        raise FailedPreconditionError(f"{call}: container {container_id} is just being {change}")
+        raise FailedPreconditionError(f"{call}: container {container_id} is being {change}")
     if state not in _ALLOWED[call]:
         needed = " or ".join(allowed.value for allowed in _ALLOWED[call])
         raise FailedPreconditionError(

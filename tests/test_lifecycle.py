@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import os
 import signal
 import time
@@ -28,6 +30,8 @@ from shimpy.api import (
     StateRequest,
 )
 from shimpy.cgroup import Cgroup
+from shimpy.cgroup.freezer import FreezerTree
+from shimpy.cgroup.unified import UnifiedTree
 from shimpy.errors import FailedPreconditionError
 from shimpy.service import Shim
 from shimpy.testing import Command, Fails, FakeRuntime, Hang, error_line
@@ -639,3 +643,81 @@ async def test_googles_client_drives_a_whole_life(
 
     await asyncio.to_thread(drive)
     assert output.read_text() == "from init\n"
+
+
+# -- two calls at a time -------------------------------------------------------------------------
+
+
+async def test_a_container_that_is_being_started_can_be_entered(fake: FakeRuntime, live: Prepare) -> None:
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    fake.fault("start", Hang(after=True))
+    starting = asyncio.ensure_future(life.start())
+    await eventually(lambda: fake.calls[-1].command == "start")
+    assert (await life.run("echo", "in")).stdout == "in\n"
+    await refused(life.start(), Status.FAILED_PRECONDITION, "is being started")
+    await refused(life.shim.pause(PauseRequest()), Status.FAILED_PRECONDITION, "is being started")
+    assert not starting.done()
+    fake.release()
+    await starting
+
+
+async def test_nothing_else_is_done_to_a_container_that_is_being_deleted(
+    fake: FakeRuntime, live: Prepare
+) -> None:
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    await life.start()
+    fake.fault("delete", Hang())
+    deleting = asyncio.ensure_future(life.delete())
+    await eventually(lambda: fake.calls[-1].command == "delete")
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "start": life.start,
+        "exec": lambda: life.exec("true"),
+        "pause": lambda: life.shim.pause(PauseRequest()),
+        "resume": lambda: life.shim.resume(ResumeRequest()),
+    }
+    for name, call in calls.items():
+        await refused(call(), Status.FAILED_PRECONDITION, name, "is being deleted")
+    fake.release()
+    assert await deleting == KILLED
+
+
+# -- a kernel that refuses -----------------------------------------------------------------------
+
+
+async def test_a_pause_that_cannot_be_undone_tells_why_it_failed(
+    fake: FakeRuntime, live: Prepare, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the runtime said, and not what came of thawing."""
+    life = live(*SLEEP)
+    await life.create(runtime=fake.path)
+    await life.start()
+    fake.fault("pause", Fails(log=error_line("freezer not supported")))
+    with monkeypatch.context() as patch:
+        patch.setattr(FreezerTree, "_thaw", _refuse)
+        patch.setattr(UnifiedTree, "_thaw", _refuse)
+        await refused(life.shim.pause(PauseRequest()), Status.INTERNAL, "freezer not supported")
+    assert "cannot thaw" in caplog.text
+
+
+async def test_what_outlives_init_and_cannot_be_killed_is_logged(
+    live: Prepare, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = live("sh", "-c", "sleep 1000 & exec sleep 1000", own_pid_namespace=False)
+    await life.create()
+    await life.start()
+    await eventually(lambda: len(residue.processes(life.id)) == 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(FreezerTree, "_freeze", _refuse)
+        patch.setattr(UnifiedTree, "populated", _refuse)
+        os.kill(life.pid, signal.SIGKILL)
+        assert await life.exit_of(life.pid) == KILLED
+        await eventually(lambda: f"cannot kill what is left in container {life.id}" in caplog.text)
+    assert await life.delete() == KILLED
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def _refuse(*_: object) -> bool:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

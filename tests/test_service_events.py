@@ -86,18 +86,22 @@ async def test_a_late_first_subscriber_gets_what_it_missed(
             assert second.seen == expected[-1:]
 
 
-async def test_what_is_missed_between_two_subscribers_waits(shim: ShimStub, live: Prepare) -> None:
+async def test_what_is_missed_between_two_subscribers_waits(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
     """A client that lost its connection, and with it its stream, finds what happened meanwhile."""
-    life = live(*SLEEP)
-    await life.create()
-    await life.recorder.wait_for(CREATE)
-    await life.recorder.close()
-    await eventually(lambda: life.recorder.seen == [Event(life.id, CREATE, life.pid)])
-    await life.start()
-    await life.delete()
-    async with record(shim) as recorder:
-        await recorder.wait_for(EXIT)
-        assert recorder.types in ([START, EXIT], [EXIT])
+    async with Shim() as service, ChannelFor([service]) as channel:
+        shim = ShimStub(channel)
+        async with record(shim) as recorder:
+            pid = (await shim.create(CreateRequest(id=new_id(), bundle=bundle(*SLEEP)))).pid
+            await recorder.wait_for(CREATE)
+        # The service takes note of its leave a moment later.
+        await eventually(lambda: service._events._subscriptions == [])
+        await shim.start(StartRequest())
+        await shim.delete(DeleteRequest(pid=pid))
+        async with record(shim) as recorder:
+            await recorder.wait_for(EXIT)
+            assert recorder.types == [START, EXIT]
 
 
 async def test_what_nobody_listens_to_is_bounded() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shimpy.api import PtyRequest, User
+from shimpy.stdio import terminal
 
 from .support.fifos import Fifo
 from .support.kinds import RUNNING, STOPPED
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 Prepare = Callable[..., Life]
 MakeFifo = Callable[[str], Fifo]
 SLEEP = ("sleep", "1000")
+FIFO_SIZE = 65536
 
 
 async def running(live: Prepare, **options: Any) -> Life:
@@ -131,6 +133,30 @@ async def test_output_that_nobody_reads_holds_up_nobody(live: Prepare, fifo: Mak
     assert (await life.states())[pid] is RUNNING
     async with asyncio.timeout(15):
         assert await life.delete(pid) == KILLED
+
+
+@pytest.mark.parametrize("whose", ["init", "exec"])
+async def test_delete_waits_for_a_slow_reader(
+    live: Prepare, fifo: MakeFifo, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit the FIFO is in the shim's hands when the process has ended."""
+    monkeypatch.setattr(terminal, "_DRAIN_TIMEOUT", 60)  # not the 2 s of a busy machine
+    output = fifo("output")
+    program = ("sh", "-c", f"head -c {FIFO_SIZE + 1000} /dev/zero | tr '\\0' x")
+    if whose == "init":
+        life = live(*program, terminal=True)
+        await life.create(terminal=True, stdout=str(output))
+        await life.start()
+        pid = life.pid
+    else:
+        life = await running(live)
+        pid = await life.exec(*program, terminal=True, stdout=str(output))
+    assert await life.exit_of(pid) == 0
+    deleting = asyncio.ensure_future(life.delete(pid))
+    await asyncio.wait([deleting], timeout=0.1)
+    assert not deleting.done()
+    assert await output.read() == b"x" * (FIFO_SIZE + 1000)
+    assert await deleting == 0
 
 
 async def test_a_terminal_that_is_closed_and_opened_again(live: Prepare, fifo: MakeFifo) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, below, listed, unified_path
+from shimpy.cgroup.freezer import FreezerTree
+from shimpy.cgroup.leftovers import Leftovers
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, listed, unified_path
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
-from shimpy.cgroup.tree import FreezerTree, Tree, UnifiedTree
+from shimpy.cgroup.tree import Tree
+from shimpy.cgroup.unified import UnifiedTree
+from shimpy.cgroup.walk import walk
+from shimpy.reaper.descent import born
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +32,7 @@ class Cgroup:
         memory: the directory in whose counter its OOM kills show, or None.
         unified: whether that directory is of version 2.
         home: the path in the version 2 hierarchy that is the container's own, or None.
+        made: what the container's create has made, in every hierarchy, or None.
     """
 
     def __init__(
@@ -35,14 +42,16 @@ class Cgroup:
         memory: StrPath | None = None,
         unified: bool = False,
         home: str | None = None,
+        made: Leftovers | None = None,
     ) -> None:
         self._tree = tree
         self._memory = memory
         self._unified = unified
         self._home = home
+        self._made = made
 
     @classmethod
-    def of(cls, pid: int, *, proc: StrPath = PROC) -> Cgroup:
+    def of(cls, pid: int, *, made: Leftovers | None = None, proc: StrPath = PROC) -> Cgroup:
         """Returns the cgroups of a container, as far as they are fit to be used.
 
         The freezer of version 1 goes before version 2 where a machine has both (the hybrid set-up
@@ -51,21 +60,24 @@ class Cgroup:
         Args:
             pid: the container's init, right after the runtime has created it: what is older than
                 it in its cgroups belongs to someone else.
+            made: what was not there before that, to be removed with the container.
             proc: where procfs is.
         """
         tree: Tree | None = None
         view = View(proc)
-        version_2 = _own(view, pid, UNIFIED, proc)
+        version_2 = _own(view, pid, UNIFIED)
         home = unified_path(pid, proc) if version_2 else None
-        if path := _own(view, pid, "freezer", proc):
+        if path := _own(view, pid, "freezer"):
             tree = FreezerTree(path, refuge=view.own_directory("freezer"))
         elif version_2:
             tree = UnifiedTree(version_2)
-        if memory := _own(view, pid, "memory", proc):
-            return cls(tree, memory=memory, home=home)
+        if made:
+            made.keep(pid)
+        if memory := _own(view, pid, "memory"):
+            return cls(tree, memory=memory, home=home, made=made)
         if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
-            return cls(tree, memory=version_2, unified=True, home=home)
-        return cls(tree, home=home)
+            return cls(tree, memory=version_2, unified=True, home=home, made=made)
+        return cls(tree, home=home, made=made)
 
     @property
     def killable(self) -> bool:
@@ -85,7 +97,13 @@ class Cgroup:
 
         Never, on a machine that has version 1 alone: a zombie has left its cgroups there.
         """
-        path = unified_path(pid) if self._home else None
+        if self._home is None:
+            return False
+        try:
+            path = unified_path(pid)
+        except OSError as error:
+            # Longer than any path that the kernel tells: only a container nests cgroups so deep.
+            return error.errno == errno.ENAMETOOLONG
         return path is not None and (path == self._home or path.startswith(f"{self._home}/"))
 
     async def kill(self) -> None:
@@ -101,10 +119,31 @@ class Cgroup:
         """Returns whether the container is frozen, as a whole; False if not `killable`."""
         return self._tree is not None and self._tree.frozen()
 
-    def thaw(self) -> None:
-        """Lets everything in the container go on, as after a Pause that was called off."""
+    def thaw(self) -> bool:
+        """Lets everything in the container go on, as after a Pause that was called off.
+
+        Returns:
+            False where the kernel refused; that is logged.
+        """
+        return self._tree is None or self._tree.thaw()
+
+    async def prune(self) -> None:
+        """Removes the cgroups that a dead container has made below its own, in every hierarchy.
+
+        The runtime, which removes the container's own, goes by path: it cannot remove what is nested
+        deeper than the longest path that the kernel takes.
+        """
         if self._tree:
-            self._tree.thaw()
+            await self._tree.prune()
+        if self._memory:
+            await Tree(self._memory).prune()
+        if self._made:
+            await self._made.prune()
+
+    def forget(self) -> None:
+        """Removes what the create has made above the container's own, once the runtime has removed that."""
+        if self._made:
+            self._made.remove_above()
 
     def child(self, name: str) -> Tree | None:
         """Makes a cgroup below the container's, for one exec'd process; see Tree.child.
@@ -128,24 +167,24 @@ class Cgroup:
         return OomWatch(callback)
 
 
-def _own(view: View, pid: int, controller: str, proc: StrPath) -> str | None:
+def _own(view: View, pid: int, controller: str) -> str | None:
     path = view.find(pid, controller)
     if path is None:
         return None
-    others = {other for directory in below(path) for other in listed(directory)} - {pid}
-    born = _start_time(pid, proc)
-    strangers = [other for other in others if _start_time(other, proc) < born]
+    others = {other for cgroup in walk(path) for other in listed(cgroup)} - {pid}
+    strangers = [other for other in others if _is_older(other, pid)]
     if strangers:
         _log.warning("the container shares %s with process %d", path, strangers[0])
         return None
     return path
 
 
-def _start_time(pid: int, proc: StrPath) -> int:
-    """Returns when a process was started, in clock ticks since boot (proc_pid_stat(5))."""
+def _is_older(other: int, pid: int) -> bool:
     try:
-        with open(os.path.join(proc, str(pid), "stat"), errors="surrogateescape") as file:
-            stat = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return 2**64  # gone, and so older than nobody
-    return int(stat.rpartition(")")[2].split()[19])
+        started = born(other)
+    except OSError:
+        return False  # it has ended
+    try:
+        return started < born(pid)
+    except OSError:
+        return True  # init has ended, and nothing of it is certain any more

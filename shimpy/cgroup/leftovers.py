@@ -7,12 +7,14 @@ import logging
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
-from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, unified_path
+from shimpy.cgroup.mounts import PROC, UNIFIED, StrPath, View, memberships, unified_path
 from shimpy.cgroup.tree import Tree
+from shimpy.errors import ShimError
 
 _log = logging.getLogger(__name__)
 
@@ -50,17 +52,28 @@ class Leftovers:
     """The cgroups that one `create` may make: what was not there before can be removed after.
 
     The runtime itself forgets them: killed at a random moment, runc leaves ten directories behind
-    in every third case where it has not yet written the state that `runc delete` would go by.
+    in every third case where it has not yet written the state that `runc delete` would go by; and
+    of a nested linux.cgroupsPath it always leaves what is above the container's own.
+
+    What is above may be shared by containers, each of which counts it as made as long as another of
+    this process does: the last that goes removes it.
     """
+
+    # How many of this process's containers were created below what one of them has made.
+    _shared: ClassVar[Counter[str]] = Counter()
 
     def __init__(self, leaves: list[str], above: list[str], proc: StrPath) -> None:
         self._leaves = leaves
         self._above = above
         self._proc = proc
+        self._made: list[str] = []
+        self._shared.update(above)
 
     @classmethod
     def before(cls, spec: Mapping[str, Any], container_id: str, *, proc: StrPath = PROC) -> Leftovers:
         """Notes what is not there yet, right before the runtime is started.
+
+        Ends with `remove` or `remove_above`.
 
         Args:
             spec: the bundle's config.json.
@@ -71,14 +84,46 @@ class Leftovers:
         above: set[str] = set()
         for leaf in leaves:
             parent = posixpath.dirname(leaf)
-            while not os.path.exists(parent):
+            while cls._shared[parent] > 0 or not os.path.exists(parent):
                 above.add(parent)
                 parent = posixpath.dirname(parent)
         return cls(leaves, sorted(above, key=lambda path: -path.count("/")), proc)
 
+    def keep(self, pid: int) -> None:
+        """Notes which of them are the container's, now that it is created.
+
+        Args:
+            pid: its init.
+        """
+        view = View(self._proc)
+        places = {
+            place
+            for controller, path in memberships(pid, self._proc).items()
+            for place in view.directories(controller, path)
+        }
+        self._made = [leaf for leaf in self._leaves if leaf in places]
+
+    async def prune(self) -> None:
+        """Removes what a dead container has made below its own; see Tree.prune."""
+        for leaf in self._made:
+            await Tree(leaf).prune()
+
+    def remove_above(self) -> None:
+        """Removes what is above the container's own and was not there before, unless it is in use."""
+        for path in self._above:
+            self._shared[path] -= 1
+            if self._shared[path] <= 0:
+                del self._shared[path]
+                with suppress(OSError):
+                    os.rmdir(path)
+        self._above.clear()
+
     def had(self, pid: int) -> bool:
         """Returns whether a zombie is certain to have died in one of them; see Cgroup.had."""
-        path = unified_path(pid, self._proc)
+        try:
+            path = unified_path(pid, self._proc)
+        except OSError:
+            return False
         if path is None:
             return False
         return any(place in self._leaves for place in View(self._proc).directories(UNIFIED, path))
@@ -94,17 +139,24 @@ class Leftovers:
             The container's cgroups that are still there, to be logged.
         """
         for leaf in self._leaves:
-            tree = Tree(leaf)
-            if (pids := tree.pids()) and all(map(self._descends, pids)):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(tree.kill(), _DEATH)
+            try:
+                await self._empty(Tree(leaf))
+            except (OSError, ShimError) as error:
+                _log.warning("cannot empty cgroup %s of a failed create: %s", leaf, error)
         left = [leaf for leaf in self._leaves if not Tree(leaf).remove()]
-        for path in self._above:
-            with suppress(OSError):
-                os.rmdir(path)
+        self.remove_above()
         for path in left:
             _log.warning("cgroup %s of a failed create is in use and stays", path)
         return left
+
+    async def _empty(self, tree: Tree) -> None:
+        pids = tree.pids()
+        if not all(map(self._descends, pids)):
+            return
+        if pids:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(tree.kill(), _DEATH)
+        await tree.prune()
 
     def _descends(self, pid: int) -> bool:
         while pid > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 
 # Not pathlib: it interns every name that it sees, and each exec has a new one.
@@ -16,6 +15,9 @@ PROC = "/proc"
 # The name under which the unified (version 2) hierarchy stands among the controllers, as in
 # /proc/PID/cgroup, where its line is "0::/path".
 UNIFIED = ""
+
+# It is not there, was removed while it was open, or is the cgroup.procs of a threaded cgroup.
+_NOTHING_TO_READ = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,41 +161,54 @@ class View:
         return None
 
 
-def listed(directory: StrPath) -> list[int]:
+def listed(cgroup: StrPath | int) -> list[int]:
     """Returns the processes that are in a cgroup itself; none if it is gone or cannot tell.
 
     A process of a pid namespace that we do not see has no number here and is left out; zombies
     are not listed by the kernel.
+
+    Args:
+        cgroup: its directory, or a file descriptor of that.
     """
-    return [pid for pid in map(int, read(os.path.join(directory, "cgroup.procs")).split()) if pid > 0]
+    if isinstance(cgroup, int):
+        text = read("cgroup.procs", dir_fd=cgroup)
+    else:
+        text = read(os.path.join(cgroup, "cgroup.procs"))
+    return [pid for pid in map(int, text.split()) if pid > 0]
 
 
-def below(directory: StrPath) -> list[str]:
-    """Returns a cgroup and all cgroups below it, each before what is below it."""
-    found = [os.fspath(directory)]
-    for parent in found:  # grows while it is walked
-        with suppress(OSError), os.scandir(parent) as entries:
-            found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return found
+def read(file: StrPath, *, dir_fd: int | None = None) -> str:
+    """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there.
 
+    Args:
+        file: its path.
+        dir_fd: a file descriptor of the directory that a relative path begins at.
 
-def read(file: StrPath) -> str:
-    """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there."""
+    Raises:
+        OSError: it cannot be read, for want of file descriptors for instance.
+    """
     try:
-        with open(file) as opened:
+        with open(file, opener=lambda path, flags: os.open(path, flags, dir_fd=dir_fd)) as opened:
             return opened.read()
-    except OSError:  # ENOENT; ENODEV when removed while open; EOPNOTSUPP of a threaded cgroup
+    except OSError as error:
+        if error.errno not in _NOTHING_TO_READ:
+            raise
         return ""
 
 
-def write(file: StrPath, text: str) -> bool:
+def write(file: StrPath, text: str, *, dir_fd: int | None = None) -> bool:
     """Writes to a file of a cgroup; says whether the file was there to be written.
+
+    Args:
+        file: its path.
+        text: what to write.
+        dir_fd: a file descriptor of the directory that a relative path begins at.
 
     Raises:
         OSError: the kernel refused.
     """
     try:
-        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return False
     try:

@@ -7,8 +7,19 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from shimpy.cgroup.mounts import StrPath, below, read, write
+from shimpy.cgroup.mounts import StrPath, read, write
 from shimpy.cgroup.notify import FileWatch, flat
+from shimpy.cgroup.walk import walk
+
+# A container may make cgroups below its own without end. In more than this the killer's work is
+# not looked for, so that no reading takes longer than some 30 ms.
+_MOST = 1000
+
+# Of the time, readings after an event take one part in so many.
+_SHARE = 20
+
+# The container's own cgroup among the counts of those below it, which go by their inode numbers.
+_OWN = 0
 
 # Seconds from one reading of the counter to the next after version 1 has told of an OOM, 8 s in
 # all: see OomControlWatch.
@@ -91,7 +102,8 @@ class OomControlWatch(OomWatch):
 
     A kill because the whole machine is out of memory, or one by a limit that the container has
     set for a cgroup below its own, fires no event here: it is counted, and reported at the next
-    `poll`. Removal fires one too; there is nothing left to count then.
+    `poll`. Removal fires one too; there is nothing left to count then. While there are more than
+    1,000 cgroups below, the kills in these are not counted.
 
     Args:
         directory: the container's cgroup.
@@ -115,7 +127,7 @@ class OomControlWatch(OomWatch):
             os.close(self._control)
             os.close(self._eventfd)
             raise
-        self._seen: dict[str, int] = {}
+        self._seen: dict[int, int] = {}
         self._new()
         self._loop.add_reader(self._eventfd, self._fired)
 
@@ -145,33 +157,48 @@ class OomControlWatch(OomWatch):
 
     def _read_again(self, step: int) -> None:
         self._reading = None
+        begun = self._loop.time()
         self.poll()
+        rest = _SHARE * (self._loop.time() - begun)
         if self._closed or not os.path.exists(self._directory):
             return
         if step == 1:
             self._loop.add_reader(self._eventfd, self._fired)
         if step < len(_AGAIN):
-            self._reading = self._loop.call_later(_AGAIN[step], self._read_again, step + 1)
+            self._reading = self._loop.call_later(max(rest, _AGAIN[step]), self._read_again, step + 1)
 
     def _new(self) -> int:
         # A kill is counted in the cgroup where the process was, and not in those above it.
-        new, before, self._seen = 0, self._seen, {}
-        for directory in below(self._directory):
-            seen = before.get(directory, 0)
-            count = self._count(directory)
-            if count is None:
-                count = seen
-            # One that was removed and made anew under its name counts from 0 again.
-            new += count - (seen if seen <= count else 0)
-            self._seen[directory] = count
+        below = self._below()
+        if below is None:
+            below = {key: count for key, count in self._seen.items() if key != _OWN}
+        counts = below | {_OWN: _oom_kill(_pread(self._control))}
+        new = sum(max(0, count - self._seen.get(key, 0)) for key, count in counts.items())
+        self._seen = counts
         return new
 
-    def _count(self, directory: str) -> int | None:
-        if directory != self._directory:
-            text = read(os.path.join(directory, "memory.oom_control"))
-        else:
-            try:
-                text = os.pread(self._control, 4096, 0).decode()
-            except OSError:  # the cgroup has been removed
-                text = ""
-        return flat(text).get("oom_kill")
+    def _below(self) -> dict[int, int] | None:
+        """Returns the counts of the cgroups below; None if there are too many, or they cannot be read."""
+        counts: dict[int, int] = {}
+        try:
+            for number, cgroup in enumerate(walk(self._directory)):
+                status = os.fstat(cgroup)
+                if number + status.st_nlink - 2 > _MOST:  # with those that it has below itself
+                    return None
+                if number:
+                    # By its inode number: one that was made anew under a name counts from 0 again.
+                    counts[status.st_ino] = _oom_kill(read("memory.oom_control", dir_fd=cgroup))
+        except OSError:
+            return None
+        return counts
+
+
+def _oom_kill(text: str) -> int:
+    return flat(text).get("oom_kill", 0)
+
+
+def _pread(file: int) -> str:
+    try:
+        return os.pread(file, 4096, 0).decode()
+    except OSError:  # the cgroup has been removed
+        return ""

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from shimpy.cgroup.mounts import StrPath, below, listed, read, write
-from shimpy.cgroup.notify import FileWatch, flat
+from shimpy.cgroup.mounts import StrPath, View, listed
+from shimpy.cgroup.walk import remove_below, walk
 from shimpy.errors import InternalError
 
 _log = logging.getLogger(__name__)
 
-_BATCH = 128  # processes signalled before others get the event loop
+_BATCH = 128  # processes signalled, or cgroups looked at, before others get the event loop
 _HELD = 64  # pidfds kept to await; when those are gone, the rest is looked at again
 _SWEEPS = 100  # of one strike; a tree that cannot be frozen may outrun it, the next goes on
 _PATIENCE = (0.01, 1.0)  # seconds, growing from one to the other, until the next strike
@@ -54,33 +54,51 @@ class Tree:
 
     def pids(self) -> list[int]:
         """Returns all processes in the tree that are not zombies."""
-        return [pid for directory in below(self.path) for pid in listed(directory)]
+        return [pid for cgroup in walk(self.path) for pid in listed(cgroup)]
 
     def populated(self) -> bool:
         """Returns whether there is any process in the tree that is not a zombie."""
-        return bool(self.pids())
+        return any(map(listed, walk(self.path)))
 
     def frozen(self) -> bool:
         """Returns whether the tree is frozen, or about to be."""
         return False
 
-    def thaw(self) -> None:
-        """Lets everything in the tree go on that nothing above it holds."""
-        self._thaw()
-
-    def remove(self) -> bool:
-        """Removes the cgroups of the tree, those below first, as far as nothing runs in them.
+    def thaw(self) -> bool:
+        """Lets everything in the tree go on that was frozen with it, and that nothing above it holds.
 
         Returns:
-            Whether they are all gone; also when they were before.
+            False where the kernel refused; that is logged.
         """
         try:
-            for directory in reversed(below(self.path)):
-                with suppress(FileNotFoundError):
-                    os.rmdir(directory)
+            self._thaw()
+        except OSError as error:
+            _log.warning("cannot thaw %s: %s", self.path, error)
+            return False
+        return True
+
+    def remove(self) -> bool:
+        """Removes the cgroup, unless anything runs in it or another cgroup is below it.
+
+        Returns:
+            Whether it is gone; also when it was before.
+        """
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            return True
         except OSError:
             return False
         return True
+
+    async def prune(self) -> None:
+        """Removes the cgroups below, as far as nothing runs in them; a container may have made any number."""
+        try:
+            for number, _ in enumerate(remove_below(self.path), 1):
+                if number % _BATCH == 0:
+                    await asyncio.sleep(0)
+        except OSError as error:
+            _log.warning("cannot remove what is below %s: %s", self.path, error)
 
     def child(self, name: str) -> Self | None:
         """Makes a cgroup below this one, for one exec'd process and all that it will start.
@@ -95,8 +113,7 @@ class Tree:
             return None
         arguments = ["--cgroup", self._prefix + name]
         tree = type(self)(self._file(name), refuge=self._refuge, runtime_args=arguments)
-        if not tree.remove():  # of a shim that was killed
-            return None
+        tree.remove()  # of a shim that was killed
         try:
             os.mkdir(tree.path)
         except OSError as error:
@@ -121,12 +138,14 @@ class Tree:
         Raises:
             InternalError: the kernel refused, or this process is in the tree itself.
         """
+        if self._holds_us():  # asked before the tree is frozen: that would be the end of us
+            raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
         pause, longest = _PATIENCE
-        while self.populated():
-            self._members()  # before the tree is frozen: that would be the end of us
+        while True:
             dying: list[int] = []
             try:
-                await self._strike(dying)
+                if not await self._strike(dying):
+                    return
                 await self._emptied(dying, pause)
             except OSError as error:
                 raise InternalError(f"cannot kill the processes in {self.path}: {error}") from error
@@ -135,29 +154,44 @@ class Tree:
                     os.close(pidfd)
             pause = min(2 * pause, longest)
 
-    async def _strike(self, dying: list[int]) -> None:
+    async def _strike(self, dying: list[int]) -> bool:
         """Signals every process once; freezing keeps a fork bomb from outrunning it.
 
         Nothing escapes between being listed and being signalled: a fork that is under way when
         its parent is sent SIGKILL fails, or its child has been listed before the parent is gone.
+
+        Returns:
+            False if it is certain that there was nothing to kill.
         """
         struck: set[int] = set()
         self._freeze()
         try:
+            stopped = self._stopped()  # asked first: nothing that moves can be left out after
             for _ in range(_SWEEPS):
-                fresh = [pid for pid in self.pids() if pid not in struck]
-                if not fresh:
+                if not await self._sweep(struck, dying):
                     break
-                for start in range(0, len(fresh), _BATCH):
-                    batch = fresh[start : start + _BATCH]
-                    self._signal(batch, dying)
-                    struck.update(batch)
-                    await asyncio.sleep(0)
         finally:
             self._thaw()
         await self._release(struck)
+        return bool(struck) or not stopped
 
-    def _signal(self, pids: list[int], dying: list[int]) -> None:
+    async def _sweep(self, struck: set[int], dying: list[int]) -> bool:
+        """Signals those that have not been struck yet; says whether there were any."""
+        known = len(struck)
+        for number, cgroup in enumerate(walk(self.path)):
+            fresh = [pid for pid in listed(cgroup) if pid not in struck]
+            for start in range(0, len(fresh), _BATCH):
+                batch = fresh[start : start + _BATCH]
+                self._signal(batch, cgroup, dying)
+                struck.update(batch)
+                await asyncio.sleep(0)
+            if number:
+                self._thaw_below(cgroup)
+            if number % _BATCH == 0:
+                await asyncio.sleep(0)
+        return len(struck) > known
+
+    def _signal(self, pids: list[int], cgroup: int, dying: list[int]) -> None:
         opened: dict[int, int] = {}
         try:
             for pid in pids:
@@ -165,8 +199,7 @@ class Tree:
                     opened[pid] = os.pidfd_open(pid)
             # A pid that is listed now, after its pidfd was opened, is that of the pidfd's process
             # unless that one is dead: one that took the pid over cannot be hit.
-            members = self._members()
-            for pid in opened.keys() & members:
+            for pid in opened.keys() & set(listed(cgroup)):
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(opened[pid], signal.SIGKILL)
                 if len(dying) < _HELD:
@@ -175,11 +208,13 @@ class Tree:
             for pidfd in opened.values():
                 os.close(pidfd)
 
-    def _members(self) -> set[int]:
-        members = set(self.pids())
-        if os.getpid() in members:
-            raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
-        return members
+    def _holds_us(self) -> bool:
+        view = View()
+        return any(
+            place == self.path or place.startswith(f"{self.path}/")
+            for controller, path in view.own.items()
+            for place in view.directories(controller, path)
+        )
 
     async def _emptied(self, dying: list[int], seconds: float) -> None:
         """Waits until all those have died, at most for so long.
@@ -214,8 +249,15 @@ class Tree:
     def _freeze(self) -> None:
         """Begins to stop all processes of the tree."""
 
+    def _stopped(self) -> bool:
+        """Returns whether none of them can be on its way from one cgroup of the tree to another."""
+        return True
+
     def _thaw(self) -> None:
         """Lets them go on."""
+
+    def _thaw_below(self, cgroup: int) -> None:
+        """Undoes what froze a cgroup below on its own; as long as the tree is frozen, so is that."""
 
     async def _release(self, struck: set[int]) -> None:
         """Lets those die that a freezer outside the tree holds."""
@@ -223,87 +265,3 @@ class Tree:
     def _fit(self) -> bool:
         """Returns whether processes can be put into this cgroup, which has just been made."""
         return True
-
-
-class FreezerTree(Tree):
-    """A tree of version 1's freezer hierarchy.
-
-    See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst of the kernel.
-    """
-
-    _prefix = "freezer:"  # in the other hierarchies the exec stays where the container is
-
-    def frozen(self) -> bool:
-        """Returns whether the tree is frozen, or about to be."""
-        return read(self._file("freezer.state")).strip() in ("FREEZING", "FROZEN")
-
-    def _freeze(self) -> None:
-        write(self._file("freezer.state"), "FROZEN")
-
-    def _thaw(self) -> None:
-        for directory in below(self.path):
-            write(os.path.join(directory, "freezer.state"), "THAWED")
-
-    async def _release(self, struck: set[int]) -> None:
-        # A frozen task of version 1 does not see SIGKILL. It cannot be thawed alone while a cgroup
-        # above is frozen, but moving it out thaws it: it dies of the signal that waits for it
-        # before it gets back to its own code. Frozen, it cannot exit and leave its pid to another.
-        while self._refuge and (frozen := struck.intersection(self._frozen_from_above())):
-            with suppress(ProcessLookupError):
-                write(os.path.join(self._refuge, "cgroup.procs"), str(frozen.pop()))
-            await asyncio.sleep(0)
-
-    def _frozen_from_above(self) -> list[int]:
-        if read(self._file("freezer.parent_freezing")).strip() != "1":
-            return []
-        return self.pids()
-
-
-class UnifiedTree(Tree):
-    """A tree of version 2's hierarchy: Documentation/admin-guide/cgroup-v2.rst of the kernel."""
-
-    _prefix = ""
-
-    def populated(self) -> bool:
-        """Returns whether there is any process in the tree that is not a zombie."""
-        return flat(read(self._file("cgroup.events"))).get("populated", 0) == 1
-
-    def frozen(self) -> bool:
-        """Returns whether the tree is frozen, or about to be."""
-        return read(self._file("cgroup.freeze")).strip() == "1"
-
-    def _fit(self) -> bool:
-        return read(self._file("cgroup.type")).strip() == "domain"
-
-    def _freeze(self) -> None:
-        write(self._file("cgroup.freeze"), "1")
-
-    def _thaw(self) -> None:
-        write(self._file("cgroup.freeze"), "0")
-
-    async def _strike(self, dying: list[int]) -> None:
-        # Reaches what is frozen, and what is being forked. Linux 5.14; a threaded cgroup refuses.
-        with suppress(OSError):
-            if write(self._file("cgroup.kill"), "1"):
-                return
-        await super()._strike(dying)
-
-    async def _emptied(self, dying: list[int], seconds: float) -> None:
-        empty = asyncio.Event()
-
-        def changed() -> None:
-            if not self.populated():
-                empty.set()
-
-        try:
-            watch = FileWatch(self._file("cgroup.events"), changed)
-        except FileNotFoundError:
-            return
-        try:
-            changed()
-            async with asyncio.timeout(seconds):
-                await empty.wait()
-        except TimeoutError:
-            pass
-        finally:
-            watch.close()

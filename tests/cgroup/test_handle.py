@@ -7,12 +7,13 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from shimpy.cgroup import Cgroup, OomWatch, Tree
+from shimpy.cgroup import Cgroup, OomWatch, Tree, handle
 from shimpy.cgroup.mounts import UNIFIED, View
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch
 from tests.support.bundles import make_bundle, make_rootfs
@@ -36,6 +37,7 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.proc = directory / "proc"
         self.directory = directory
+        self.births: dict[int, int] = defaultdict(int)  # in clock ticks since boot
         (self.proc / "self").mkdir(parents=True)
         self.mountinfo = self.proc / "self/mountinfo"
         self.mountinfo.write_text("22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n")
@@ -60,18 +62,15 @@ class Machine:
         (path / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
         return path
 
-    def born(self, pid: int, tick: int) -> None:
-        (self.proc / str(pid)).mkdir(exist_ok=True)
-        fields = " ".join(["S", *["0"] * 18, str(tick), "0"])
-        (self.proc / str(pid) / "stat").write_text(f"{pid} (a) b (c) {fields}\n")
-
     def of(self, pid: int) -> Cgroup:
         return Cgroup.of(pid, proc=self.proc)
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(handle, "born", machine.births.__getitem__)
+    return machine
 
 
 async def test_version_2_alone(machine: Machine) -> None:
@@ -171,8 +170,7 @@ def test_a_cgroup_with_older_processes_is_someone_elses(machine: Machine, tick: 
     machine.cgroup(point / "box", 77)
     machine.cgroup(point / "box/below", 78)
     machine.place(77, "6:freezer:/box\n")
-    machine.born(77, 100)
-    machine.born(78, tick)
+    machine.births.update({77: 100, 78: tick})
     assert killable is machine.of(77).killable
 
 

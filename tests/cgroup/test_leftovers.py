@@ -86,6 +86,48 @@ async def test_what_another_has_put_beside_stays(proc: Path, tmp_path: Path) -> 
     assert [tmp_path / "cpu/pod/y"] == list((tmp_path / "cpu/pod").iterdir())
 
 
+async def test_what_was_made_above_goes_with_the_container(proc: Path, tmp_path: Path) -> None:
+    """Not what was there before, nor what another has put beside."""
+    (tmp_path / "cpu/pod").mkdir()
+    leftovers = Leftovers.before({"linux": {"cgroupsPath": "/pod/deep/x"}}, "box", proc=proc)
+    for made in ("memory/pod/deep", "cpu/pod/deep", "unified/pod/deep", "unified/pod/other"):
+        (tmp_path / made).mkdir(parents=True)
+    leftovers.remove_above()
+    assert not (tmp_path / "memory/pod").exists()
+    assert list((tmp_path / "cpu/pod").iterdir()) == []
+    assert [tmp_path / "unified/pod/other"] == list((tmp_path / "unified/pod").iterdir())
+
+
+async def test_what_is_above_several_containers_goes_with_the_last(proc: Path, tmp_path: Path) -> None:
+    """In whatever order they come and go: what the first has made is not one that was there before."""
+    pod = tmp_path / "memory/pod"
+    spec = {"linux": {"cgroupsPath": "/pod/x"}}
+    first = Leftovers.before(spec, "box", proc=proc)
+    pod.mkdir()
+    second = Leftovers.before({"linux": {"cgroupsPath": "/pod/y"}}, "box", proc=proc)
+    first.remove_above()  # the second may be between making the one above and its own
+    first.remove_above()
+    assert pod.exists()
+    second.remove_above()
+    assert not pod.exists()
+    pod.mkdir()
+    Leftovers.before(spec, "box", proc=proc).remove_above()
+    assert pod.exists()
+
+
+async def test_only_what_the_container_is_in_is_pruned_with_it(proc: Path, tmp_path: Path) -> None:
+    """Of the places where a runtime may have put it, others may have taken one meanwhile."""
+    leftovers = Leftovers.before({}, "box", proc=proc)
+    (proc / "77").mkdir()
+    (proc / "77/cgroup").write_text("3:memory:/user/me/box\n2:cpu,cpuacct:/\n0::/user/me\n")
+    for made in ("memory/user/me/box/inner", "memory/box/theirs"):
+        (tmp_path / made).mkdir(parents=True)
+    leftovers.keep(77)
+    await leftovers.prune()
+    assert not (tmp_path / "memory/user/me/box/inner").exists()
+    assert (tmp_path / "memory/box/theirs").exists()
+
+
 @pytest.fixture
 def container_id() -> Iterator[str]:
     if lacks := lacking():

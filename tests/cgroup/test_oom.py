@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.cgroup import OomWatch
+from shimpy.cgroup import OomWatch, oom
 from shimpy.cgroup.mounts import UNIFIED
 from shimpy.cgroup.notify import FileWatch, flat
 from shimpy.cgroup.oom import EventsWatch, OomControlWatch
@@ -137,6 +137,46 @@ async def test_kills_below_count_too(limited: Path) -> None:
     watch.close()
 
 
+async def test_a_cgroup_that_is_made_anew_between_two_looks_counts_from_0(limited: Path) -> None:
+    told: list[int] = []
+    watch = OomControlWatch(limited, told.append)
+    below = limited / "below"
+    for kills in (2, 1):  # the loop is held, so no other look at it comes between
+        below.mkdir()
+        for _ in range(kills):
+            subprocess.run(["sh", "-c", f"echo 0 >{below}/cgroup.procs; exec tail /dev/zero"], check=False)
+        watch.poll()
+        below.rmdir()
+    assert told == [2, 1]
+    watch.close()
+
+
+async def test_below_more_cgroups_than_are_looked_at_nothing_is_counted(
+    limited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor twice, when there are fewer again; what dies in the container's own always counts."""
+    monkeypatch.setattr(oom, "_MOST", 2)
+    told: list[int] = []
+    watch = OomControlWatch(limited, told.append)
+    below = [limited / f"below{number}" for number in range(3)]
+    for directory in below[:2]:
+        directory.mkdir()
+    assert await hog(below[0]) == -9
+    watch.poll()
+    assert told == [1]
+    below[2].mkdir()
+    assert await hog(below[1]) == -9
+    watch.poll()
+    assert told == [1]
+    assert await hog(limited) == -9
+    watch.poll()
+    assert told == [1, 1]
+    below[2].rmdir()
+    watch.poll()
+    assert told == [1, 1, 1]
+    watch.close()
+
+
 class Noting(OomControlWatch):
     """Notes that it has read the counter because of an event."""
 
@@ -147,6 +187,21 @@ class Noting(OomControlWatch):
     def _read_again(self, step: int) -> None:
         super()._read_again(step)
         self.woken.set()
+
+
+async def test_a_count_that_comes_after_the_event_is_told(tmp_path: Path) -> None:
+    """And nobody exits; the kernel wakes the watch before it has chosen whom to kill."""
+    (tmp_path / "cgroup.event_control").touch()
+    control = tmp_path / "memory.oom_control"
+    control.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
+    told: list[int] = []
+    watch = Noting(tmp_path, told.append)
+    os.eventfd_write(watch._eventfd, 1)
+    await watch.woken.wait()
+    assert told == []
+    control.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    await eventually(lambda: told == [1])
+    watch.close()
 
 
 async def test_the_removal_of_the_cgroup_is_no_kill() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.cgroup import Tree
+from shimpy.cgroup import Tree, mounts, unified
+from shimpy.cgroup.freezer import FreezerTree
 from shimpy.cgroup.mounts import UNIFIED, View
-from shimpy.cgroup.tree import FreezerTree, UnifiedTree
+from shimpy.cgroup.unified import UnifiedTree
+from shimpy.cgroup.walk import walk
 from shimpy.errors import InternalError
 from tests.support.cgroups import Started, root, scratch
 from tests.support.leaks import children, descriptors, eventually, opened_since
@@ -56,16 +60,20 @@ time.sleep(1000)
 """
 
 
-class OlderUnifiedTree(UnifiedTree):
-    """As on a kernel before 5.14, which has no cgroup.kill."""
-
-    _strike = Tree._strike
-
-
-@pytest.fixture(params=[FreezerTree, UnifiedTree, OlderUnifiedTree])
-def tree(request: pytest.FixtureRequest) -> Iterator[Tree]:
-    kind: type[Tree] = request.param
+@pytest.fixture(params=["version 1", "version 2", "before Linux 5.14", "threaded"])
+def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
+    kind: type[Tree] = FreezerTree if request.param == "version 1" else UnifiedTree
     controller = "freezer" if kind is FreezerTree else UNIFIED
+
+    def write(file: str, text: str, *, dir_fd: int | None = None) -> bool:
+        if os.path.basename(file) != "cgroup.kill":
+            return mounts.write(file, text, dir_fd=dir_fd)
+        if request.param == "threaded":
+            raise OSError(errno.EOPNOTSUPP, "a threaded cgroup")
+        return False  # there was no such file before Linux 5.14
+
+    if request.param in ("before Linux 5.14", "threaded"):
+        monkeypatch.setattr(unified, "write", write)
     with scratch(controller) as directory:
         yield kind(directory, refuge=root(controller))
 
@@ -100,6 +108,44 @@ async def test_a_fork_bomb_is_killed_while_it_grows(tree: Tree) -> None:
         await eventually(lambda: len(tree.pids()) > 10)
         await tree.kill()
     assert tree.pids() == []
+
+
+async def test_nobody_runs_while_version_1_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no fork bomb outruns the signals, whatever the number of sweeps."""
+    with scratch("freezer") as directory:
+        states = []
+
+        def send(pidfd: int, number: int) -> None:
+            states.append(Path(directory, "freezer.self_freezing").read_text().strip())
+            honest(pidfd, number)
+
+        honest = signal.pidfd_send_signal
+        with Started(IDLE, directory):
+            monkeypatch.setattr(signal, "pidfd_send_signal", send)
+            await FreezerTree(directory).kill()
+        assert states == ["1"]
+        assert Path(directory, "freezer.self_freezing").read_text().strip() == "0"
+
+
+async def test_what_froze_itself_below_is_killed() -> None:
+    """Version 1 keeps it from dying, whatever the cgroups above it do."""
+    with scratch("freezer") as directory:
+        below = Path(directory, "a/b")
+        below.mkdir(parents=True)
+        with Started(IDLE, below) as started:
+            for frozen in (below, below.parent):
+                Path(frozen, "freezer.state").write_text("FROZEN")
+            await FreezerTree(directory).kill()
+            assert started.process.wait() == -9
+
+
+def test_a_thaw_that_the_kernel_refuses_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("freezer.state", "cgroup.freeze"):
+        Path(tmp_path, name).mkdir()  # EISDIR
+    for tree in (FreezerTree(tmp_path), UnifiedTree(tmp_path)):
+        caplog.clear()
+        assert not tree.thaw()
+        assert f"cannot thaw {tmp_path}" in caplog.text
 
 
 async def test_only_the_child_is_killed(tree: Tree, below: Tree) -> None:
@@ -172,16 +218,12 @@ async def test_a_tree_that_holds_shimpy_is_refused(tree: Tree) -> None:
         assert not tree.frozen()
 
 
-async def test_a_pid_that_is_someone_elses_by_now_is_not_hit(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pid_that_is_someone_elses_by_now_is_not_hit(tree: Tree) -> None:
     """The list that names the victims may be older than the pids' owners."""
     with Started(IDLE, tree.path) as member, Started(IDLE) as stranger:
-        honest = tree.pids
-        answers = [[member.pid, stranger.pid]]
-        monkeypatch.setattr(tree, "pids", lambda: answers.pop() if answers else honest())
         dying: list[int] = []
-        tree._signal(tree.pids(), dying)
+        for cgroup in walk(tree.path):
+            tree._signal([member.pid, stranger.pid], cgroup, dying)
         for pidfd in dying:
             os.close(pidfd)
         assert member.process.wait() == -9
@@ -240,16 +282,17 @@ async def test_the_loop_goes_on_while_a_thousand_are_killed(tree: Tree) -> None:
     assert max(steps, default=0) < 0.5
 
 
-def test_removal_takes_what_is_below_along(tree: Tree, below: Tree) -> None:
-    Path(below.path, "deeper").mkdir()
+async def test_what_is_below_is_removed_if_it_is_not_in_use(tree: Tree, below: Tree) -> None:
+    for name in ("used/here", "unused/deeper"):
+        Path(below.path, name).mkdir(parents=True)
+    with Started(IDLE, os.path.join(below.path, "used/here")):
+        await tree.prune()
+        assert os.listdir(below.path + "/used/here") != []
+        assert not os.path.exists(below.path + "/unused")
+        assert not tree.remove()
+    await tree.prune()
     assert tree.remove()
     assert not os.path.exists(tree.path)
-
-
-def test_removal_of_what_is_in_use_fails(tree: Tree, below: Tree) -> None:
-    with Started(IDLE, below.path):
-        assert not tree.remove()
-        assert os.path.exists(below.path)
 
 
 def test_a_child_takes_the_place_of_one_that_a_dead_shim_left(tree: Tree, below: Tree) -> None:

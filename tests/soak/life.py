@@ -235,7 +235,7 @@ class Life:
             await asyncio.wait_for(ask, PATIENCE)
         except GRPCError as error:
             words = error.message or ""
-            return words if "is just being" in words or error.status is Status.ALREADY_EXISTS else ""
+            return words if "is being" in words or error.status is Status.ALREADY_EXISTS else ""
         return "a change that was forbidden by what State had said before has succeeded"
 
     async def _state(self, stub: ShimStub) -> StateResponse:

@@ -14,7 +14,8 @@ from typing import Self
 
 import pytest
 
-from shimpy.cgroup.mounts import UNIFIED, StrPath, View, below, listed
+from shimpy.cgroup.mounts import UNIFIED, StrPath, View, listed, write
+from shimpy.cgroup.walk import remove_below, walk
 
 _numbers = itertools.count(1)
 
@@ -42,14 +43,16 @@ def scratch(controller: str) -> Iterator[Path]:
 def clear(directory: Path) -> None:
     """Thaws, kills and removes a cgroup and what is below."""
     while directory.exists():
-        for cgroup in map(Path, reversed(below(directory))):
-            with contextlib.suppress(OSError):
-                for pid in listed(cgroup):
+        for cgroup in walk(directory):
+            write("freezer.state", "THAWED", dir_fd=cgroup)
+            write("cgroup.freeze", "0", dir_fd=cgroup)
+            for pid in listed(cgroup):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                    if (cgroup / name).exists():
-                        (cgroup / name).write_text(value)
-                cgroup.rmdir()
+        for _ in remove_below(directory):
+            pass
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 class Started:
