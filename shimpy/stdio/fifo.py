@@ -178,17 +178,20 @@ class Fifo:
 
     def _may_wake(self) -> bool:
         """Counts a wake-up; once there were too many, the timer has to look instead."""
+        self._count()
+        if self._wakeups <= _WAKEUPS:
+            return True
+        self._hub.unwatch(self._reader)
+        self._stop_looking()
+        self._look_later()
+        return False
+
+    def _count(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._window_end:
             self._window_end = now + _WINDOW
             self._wakeups = 0
         self._wakeups += 1
-        if self._wakeups <= _WAKEUPS:
-            return True
-        self._hub.unwatch(self._reader)
-        self._stop_looking()
-        self._look_later(self._window_end - now)
-        return False
 
     def _look(self) -> None:
         """Are there writers, and if not, are there readers?"""
@@ -204,7 +207,7 @@ class Fifo:
             # It also wakes a reader that is stuck in open(2).
             self._writer = reopen(self._reader, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
-            self._look_later(self._pause)
+            self._look_later()
             return
         # Ours would count as a reader; the write end alone keeps the data meanwhile.
         self._close_reader()
@@ -226,10 +229,10 @@ class Fifo:
         try:
             self._reader = reopen(self._writer, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
-            self._look_later(self._pause)
+            self._look_later()
             return
         self._close_writer()
-        self._look_later(self._pause)
+        self._look_later()
 
     def _left(self) -> None:
         if self._may_wake():
@@ -237,13 +240,18 @@ class Fifo:
 
     def _tick(self) -> None:
         self._timer = None
+        self._count()
         self._pause = min(2 * self._pause, _LAST_LOOK)
         self._look()
 
-    def _look_later(self, pause: float) -> None:
+    def _look_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
+        loop = asyncio.get_running_loop()
+        when = loop.time() + self._pause
+        if self._wakeups >= _WAKEUPS:
+            when = max(when, self._window_end)
+        self._timer = loop.call_at(when, self._tick)
 
     def _watch_for(self, mask: int, callback: Callable[[], None]) -> None:
         # A new watch has a new number, so that events of the old one cannot be taken for its own.

@@ -323,8 +323,9 @@ async def test_a_fifo_that_is_opened_in_a_loop_wakes_the_shim_seldom(
     churn = await asyncio.create_subprocess_exec(sys.executable, "-S", "-E", "-c", code)
     assert await churn.wait() == 0
     windows = (time.monotonic() - began) / _WINDOW + 1
-    # Each wake-up within the budget can lead to one of the timer, and one more ends the watching.
-    assert len(wakeups) <= windows * 2 * (_WAKEUPS + 1)
+    # One more than there may be ends the watching, and one of the timer the window. After each the
+    # kernel may tell that inotify's old watch has ended.
+    assert len(wakeups) <= windows * 2 * (_WAKEUPS + 2)
     # And a reader that comes now gets everything and its end.
     assert await within(out.read()) == b"the rest"
     process.io.close()
@@ -393,8 +394,8 @@ async def test_two_shims_that_keep_one_fifo_do_not_chase_each_other(
     began = time.monotonic()
     await asyncio.sleep(_WINDOW)
     windows = (time.monotonic() - began) / _WINDOW + 1
-    # Those of both timers are counted, but only one hub's others.
-    assert len(wakeups) <= windows * 3 * (_WAKEUPS + 1)
+    # Of the other hub only the timer's are counted.
+    assert len(wakeups) <= windows * 3 * (_WAKEUPS + 2)
     assert await within(out.read()) == b"one two"
     process.io.close()
     assert await within(out.read()) == b""
