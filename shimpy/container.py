@@ -28,7 +28,7 @@ from .runtime.state import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
 from .starting import GRACE, Starting
 from .states import State, require
-from .stdio import ProcessIO, StdioHub, check_window, open_stdio
+from .stdio import ProcessIO, StdioHub, check_window, open_stdio, owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,8 @@ class Container:
         """
         check_terminal(self._spec, terminal=terminal)
         creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
-        io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        owner = owner_of(self._spec, self._spec["process"])
+        io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner)
         init = Process(io, None, self._init_exited, self._init_died)
         self._creation = self._operations.begin(self._create(creation, init, no_pivot=no_pivot))
         return await self._creation.result()
@@ -162,7 +163,10 @@ class Container:
         """
         check_exec(asked)
         await self._require("exec")
-        io = open_stdio(self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        owner = owner_of(self._spec, process_of(self._spec, asked))
+        io = open_stdio(
+            self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner
+        )
         return await self._operations.begin(self._exec(asked, io)).result()
 
     def resize(self, pid: int, width: int, height: int) -> None:
