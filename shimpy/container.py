@@ -29,7 +29,7 @@ from .runtime.state import delete_state
 from .spec import ExecSpec, check_exec, check_terminal, process_of, read_bundle, shares_pids
 from .starting import Starting
 from .states import State, require
-from .stdio import ProcessIO, StdioHub, check_window, open_stdio
+from .stdio import ProcessIO, StdioHub, check_window, open_stdio, owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,11 @@ class Container:
         """
         check_terminal(self._spec, terminal=terminal)
         creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
+        owner = owner_of(self._spec, self._spec["process"])
         try:
-            io = open_stdio(self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+            io = open_stdio(
+                self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner
+            )
         except BaseException:
             creation.release()
             raise
@@ -167,7 +170,10 @@ class Container:
         """
         check_exec(asked)
         await self._require("exec")
-        io = open_stdio(self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        owner = owner_of(self._spec, process_of(self._spec, asked))
+        io = open_stdio(
+            self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner
+        )
         return await self._operations.begin(self._exec(asked, io)).result()
 
     def resize(self, pid: int, width: int, height: int) -> None:

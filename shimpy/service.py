@@ -116,6 +116,10 @@ class Shim(api.ShimBase):
     async def create(self, create_request: api.CreateRequest) -> api.CreateResponse:
         """Creates the container, up to where Start lets its process run; publishes CREATE.
 
+        In a user namespace the FIFOs that the process writes to are made to belong to its user, as
+        the bundle maps it, so that it may open /dev/stdout anew; so they stay. Their mode does too:
+        of a FIFO of mode 0600 root remains a reader, others are not any more. Exec does likewise.
+
         Raises:
             ShimError: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, or what the runtime refused with.
         """

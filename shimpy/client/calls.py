@@ -62,8 +62,9 @@ class ShimCalls:
             no_pivot: let the runtime do without ``pivot_root(2)``, as on a ramdisk.
             terminal: init gets a terminal; must be what the bundle says.
             stdin: a FIFO, file or character device that init reads; None: ``/dev/null``.
-            stdout: where init writes; with a terminal, what the terminal shows.
-            stderr: where init writes its errors; not used with a terminal.
+            stdout: where init writes; with a terminal, what the terminal shows. A FIFO becomes init's
+                user's if that is another in a user namespace; root can read it still.
+            stderr: where init writes its errors, likewise; not used with a terminal.
             timeout: seconds.
 
         Returns:

@@ -16,6 +16,10 @@ Two things keep inotify from being enough, and so there is a timer while a reade
 kernel reports a close(2) shortly before the reader is off the pipe's books, and a second reader
 that opens the FIFO beside the first blocks in open(2) unseen. Each tick looks again, which also
 lets such a second reader in. The timer backs off to once a second.
+
+Whoever can open a FIFO, a container's process among them, can do so in a loop, and each time wakes
+the shim. So a FIFO is good for `_WAKEUPS` wake-ups a second; after that it is not watched until the
+second is over, when the timer looks. A reader waits no longer than that for its EOF.
 """
 
 from __future__ import annotations
@@ -30,11 +34,14 @@ from typing import Final
 
 from .watcher import IN_CLOSE_NOWRITE, IN_OPEN, Watcher
 
+# The timer's first and longest pause, in seconds.
 _FIRST_LOOK: Final = 0.02
 _LAST_LOOK: Final = 1.0
-# How often a reader that leaves is followed up at once, between two ticks. Two shims that keep one
-# FIFO take each other's read ends for readers, and each look of one makes the other look.
-_PROMPT_LOOKS: Final = 16
+# How often one FIFO wakes the shim in one window, and the window's length in seconds. It also ends
+# the chase of two shims that keep one FIFO: they take each other's read ends for readers, and each
+# look of one makes the other look.
+_WAKEUPS: Final = 32
+_WINDOW: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +118,8 @@ class Fifo:
         self._watch: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _FIRST_LOOK
-        self._prompt_looks = _PROMPT_LOOKS
+        self._wakeups = 0
+        self._window_end = 0.0
 
     def open_writer(self, flags: int = 0) -> int:
         """Opens the FIFO for a process to write to; never waits for a reader.
@@ -134,13 +142,7 @@ class Fifo:
         self._stop_looking()
         self._reader = reader
         self._close_writer()
-        self._settled()
-        self._hub.unwatch(reader)
-        try:
-            self._hub.watch(reader, 0, self._hung_up)
-        except OSError as error:
-            # Late readers may then block in open(2); everything else holds.
-            _log.warning("a FIFO is kept, but the end of its writers goes unseen: %s", error)
+        self._watch_for_hang_up()
         return writer
 
     def release(self) -> None:
@@ -161,14 +163,44 @@ class Fifo:
         self._close_reader()
         self._close_writer()
 
+    def _watch_for_hang_up(self) -> None:
+        self._pause = _FIRST_LOOK
+        self._hub.unwatch(self._reader)
+        try:
+            self._hub.watch(self._reader, 0, self._hung_up)
+        except OSError as error:
+            # Everything else holds.
+            _log.warning("cannot watch FIFO for writer hang-up: %s; late readers may block", error)
+
     def _hung_up(self, _events: int) -> None:
-        if self._reader >= 0 and poll(self._reader) & select.POLLHUP:
+        if self._may_wake():
             self._look()
 
+    def _may_wake(self) -> bool:
+        """Counts a wake-up; once there were too many, the timer has to look instead."""
+        self._count()
+        if self._wakeups <= _WAKEUPS:
+            return True
+        self._hub.unwatch(self._reader)
+        self._stop_looking()
+        self._look_later()
+        return False
+
+    def _count(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._window_end:
+            self._window_end = now + _WINDOW
+            self._wakeups = 0
+        self._wakeups += 1
+
     def _look(self) -> None:
-        """There are no writers: are there readers?"""
+        """Are there writers, and if not, are there readers?"""
         if self._reader < 0:
             self._let_read()
+            return
+        if not poll(self._reader) & select.POLLHUP:
+            self._stop_looking()
+            self._watch_for_hang_up()
             return
         self._hub.unwatch(self._reader)
         try:
@@ -183,10 +215,10 @@ class Fifo:
         if self._watch is None or self._has_reader():
             self._let_read()
         else:
-            self._settled()
+            self._pause = _FIRST_LOOK
 
     def _opened(self) -> None:
-        if self._has_reader():
+        if self._may_wake() and self._has_reader():
             self._let_read()
 
     def _has_reader(self) -> bool:
@@ -203,20 +235,23 @@ class Fifo:
         self._look_later()
 
     def _left(self) -> None:
-        if self._prompt_looks > 0:
-            self._prompt_looks -= 1
+        if self._may_wake():
             self._look()
 
     def _tick(self) -> None:
         self._timer = None
+        self._count()
         self._pause = min(2 * self._pause, _LAST_LOOK)
-        self._prompt_looks = _PROMPT_LOOKS
         self._look()
 
     def _look_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+        loop = asyncio.get_running_loop()
+        when = loop.time() + self._pause
+        if self._wakeups >= _WAKEUPS:
+            when = max(when, self._window_end)
+        self._timer = loop.call_at(when, self._tick)
 
     def _watch_for(self, mask: int, callback: Callable[[], None]) -> None:
         # A new watch has a new number, so that events of the old one cannot be taken for its own.
@@ -230,10 +265,6 @@ class Fifo:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _settled(self) -> None:
-        self._pause = _FIRST_LOOK
-        self._prompt_looks = _PROMPT_LOOKS
 
     def _close_reader(self) -> None:
         if self._reader >= 0:

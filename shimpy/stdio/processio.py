@@ -17,13 +17,14 @@ from typing import Final, Protocol
 
 from ..errors import EXHAUSTED, FailedPreconditionError, InternalError, ResourceExhaustedError
 from .fifo import StdioHub, poll
+from .owner import Owner, give
 from .streams import Stream, open_output
 from .terminal import TerminalIO
 
 __all__ = ["ProcessIO", "StdioHub", "open_stdio"]
 
-# What the pump has moved is lost to others if the process exits without reading it. One page
-# keeps that small; it costs speed, which for what is typed or piped in does not matter.
+# In bytes. What the pump has moved is lost to others if the process exits without reading it. One
+# page keeps that small; it costs speed, which for what is typed or piped in does not matter.
 _PIPE_SIZE: Final = 4096
 _SPLICES_AT_ONCE: Final = 16
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -73,7 +74,9 @@ class ProcessIO(Protocol):
         """Lets go of everything; readers see EOF, and what nobody read is gone. Idempotent."""
 
 
-def open_stdio(hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr: str) -> ProcessIO:
+def open_stdio(
+    hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr: str, owner: Owner | None = None
+) -> ProcessIO:
     """Opens what a process is to read and write. Never waits for anyone.
 
     Each path is empty for /dev/null, or absolute and names a FIFO, a regular file (outputs are
@@ -86,6 +89,9 @@ def open_stdio(hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr
         stdin: what the process reads, or is typed on its terminal.
         stdout: what the process writes, or its terminal shows.
         stderr: what the process writes to its descriptor 2.
+        owner: whom the FIFOs that the process writes, and the pipe that it reads, are made to belong
+            to, so that it may open /dev/stdout anew; None: nobody else. Files, devices and the FIFO
+            that stdin comes from keep their owner, and with a terminal all do.
 
     Raises:
         NotFoundError: a path is not there; like all below it names the field and the path.
@@ -97,7 +103,7 @@ def open_stdio(hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr
     try:
         if terminal:
             return TerminalIO(hub, stdin, stdout)
-        return PlainIO(hub, stdin, stdout, stderr)
+        return PlainIO(hub, stdin, stdout, stderr, owner)
     except OSError as error:
         failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
         raise failure(f"stdio could not be set up: {error.strerror}") from error
@@ -108,9 +114,11 @@ class PlainIO:
 
     console_socket: str | None = None
 
-    def __init__(self, hub: StdioHub, stdin: str, stdout: str, stderr: str) -> None:
+    def __init__(self, hub: StdioHub, stdin: str, stdout: str, stderr: str, owner: Owner | None) -> None:
         self._pump: StdinPump | None = None
         self._exited = False
+        # Pipes, those behind FIFOs among them, that the process itself has open.
+        self._pipes: list[int] = []
         self._kept = ExitStack()
         self._lent = ExitStack()
         try:
@@ -121,6 +129,9 @@ class PlainIO:
         except BaseException:
             self.close()
             raise
+        if owner is not None:
+            for fd in self._pipes:
+                give(fd, owner)
 
     def _open_input(self, hub: StdioHub, path: str) -> int:
         with Stream("stdin", path) as stream:
@@ -129,6 +140,7 @@ class PlainIO:
                 self._pump = StdinPump(hub, fd)
                 self._kept.callback(self._pump.stop)
                 fd = self._pump.child
+                self._pipes.append(fd)
         self._lent.callback(os.close, fd)
         return fd
 
@@ -141,6 +153,8 @@ class PlainIO:
 
     def _open_output(self, hub: StdioHub, stream: Stream) -> int:
         fd = open_output(hub, stream, self._kept)
+        if stream.is_fifo:
+            self._pipes.append(fd)
         self._lent.callback(os.close, fd)
         return fd
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import os
 import stat
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, NoReturn, Self
 
-from ..errors import (
-    InvalidArgumentError,
-    NotFoundError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
-    ShimError,
-)
+from ..errors import InvalidArgumentError, ShimError, from_oserror
 from .fifo import Fifo, StdioHub, reopen
 
 Field = Literal["stdin", "stdout", "stderr"]
 
-# A message goes into the headers of a reply, and a path may be as long as a request.
+# In characters: a message goes into the headers of a reply, and a path may be as long as a request.
 _LONGEST_PATH: Final = 256
-
-_ERRORS: Final[dict[int, type[ShimError]]] = {
-    errno.ENOENT: NotFoundError,
-    errno.ENOTDIR: NotFoundError,
-    errno.EACCES: PermissionDeniedError,
-    errno.EPERM: PermissionDeniedError,
-    errno.EROFS: PermissionDeniedError,
-    errno.EMFILE: ResourceExhaustedError,
-    errno.ENFILE: ResourceExhaustedError,
-    errno.ENOMEM: ResourceExhaustedError,
-}
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -40,6 +23,24 @@ _KINDS: Final = {
     stat.S_IFBLK: "a block device",
     stat.S_IFLNK: "a symbolic link",
 }
+
+# Whose regular files are the kernel's own interfaces: /proc/self/mem is the memory of who opens it,
+# the shim, and a write to others sets something (statfs(2)).
+_OF_THE_KERNEL: Final = {
+    0x00009FA0: "procfs",
+    0x62656572: "sysfs",
+    0x0027E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x64626720: "debugfs",
+    0x74726163: "tracefs",
+    0x73636673: "securityfs",
+    0x62656570: "configfs",
+    0xCAFE4A11: "bpf",
+}
+# More than any architecture's struct statfs, whose first field is the type.
+_STATFS_SIZE: Final = 256
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Stream:
@@ -54,9 +55,10 @@ class Stream:
 
     Raises:
         NotFoundError: nothing is there.
-        InvalidArgumentError: the path is not absolute, holds a NUL, or names something else.
+        InvalidArgumentError: the path is not absolute, holds a NUL, or names something else; the files
+            of procfs and the like are not regular ones.
         PermissionDeniedError: it may not be reached.
-        ResourceExhaustedError: no descriptor was left.
+        ResourceExhaustedError: no descriptor or no room was left.
     """
 
     def __init__(self, field: Field, path: str) -> None:
@@ -78,12 +80,10 @@ class Stream:
         kind = stat.S_IFMT(status.st_mode)
         self.is_fifo = kind == stat.S_IFIFO
         self.identity = status.st_dev, status.st_ino
+        if kind == stat.S_IFREG and (owner := _OF_THE_KERNEL.get(_file_system(self.fd))) is not None:
+            self._refuse(f"a file of {owner}")
         if kind not in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFCHR):
-            self.close()
-            raise InvalidArgumentError(
-                f"{self} is {_KINDS.get(kind, 'of an unknown kind')};"
-                " it must be a FIFO, a regular file or a character device"
-            )
+            self._refuse(_KINDS.get(kind, "of an unknown kind"))
 
     def open(self, flags: int, *, blocking: bool = True) -> int:
         """Opens it, without waiting for anyone and without taking a terminal as one's own.
@@ -109,7 +109,13 @@ class Stream:
 
     def failure(self, error: OSError) -> ShimError:
         """Returns what to raise when the kernel did not open it."""
-        return _ERRORS.get(error.errno or 0, InvalidArgumentError)(f"{self}: {error.strerror}")
+        return from_oserror(error, str(self), default=InvalidArgumentError)
+
+    def _refuse(self, what: str) -> NoReturn:
+        self.close()
+        raise InvalidArgumentError(
+            f"{self} is {what}; it must be a FIFO, a regular file or a character device"
+        )
 
     def __str__(self) -> str:
         path = self.path
@@ -127,6 +133,14 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _file_system(fd: int) -> int:
+    """Returns the type of the file system that a file is on (statfs(2)), 0 if it is not known."""
+    status = ctypes.create_string_buffer(_STATFS_SIZE)
+    if _libc.fstatfs(fd, status) != 0:
+        return 0
+    return ctypes.c_ulong.from_buffer(status).value
 
 
 def open_output(hub: StdioHub, stream: Stream, kept: ExitStack, *, blocking: bool = True) -> int:

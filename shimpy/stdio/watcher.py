@@ -69,7 +69,7 @@ class Watcher:
                 self._inotify = inotify
             return self._inotify.add(fd, mask, callback)
         except OSError as error:
-            _log.warning("a FIFO is looked at by the clock, inotify failed: %s", error)
+            _log.warning("inotify unavailable (%s); polling the FIFO instead", error)
             return None
 
     def unwatch_inode(self, watch: int | None) -> None:

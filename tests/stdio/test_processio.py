@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
@@ -52,9 +53,9 @@ async def run(io: ProcessIO, *args: str) -> asyncio.subprocess.Process:
 
 def refused(hub: StdioHub, field: str, path: str, *, terminal: bool = False) -> ShimError:
     before = descriptors()
-    paths = {"stdin": "", "stdout": "", "stderr": "", field: path}
+    stdin, stdout, stderr = (path if name == field else "" for name in FIELDS)
     with pytest.raises(ShimError) as caught:
-        open_stdio(hub, terminal=terminal, **paths)
+        open_stdio(hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
     assert descriptors().items() <= before.items()
     assert caught.value.args[0].startswith(field)
     return caught.value
@@ -125,10 +126,36 @@ async def test_a_block_device_is_refused_unopened(hub: StdioHub, tmp_path: Path)
     assert "is a block device" in str(error)
 
 
-async def test_no_permission(hub: StdioHub) -> None:
-    # Not even root may write to it.
-    error = refused(hub, "stdout", "/proc/sys/kernel/osrelease")
-    assert isinstance(error, PermissionDeniedError)
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("path", ["/proc/self/mem", "/proc/self/comm", "/sys/kernel/uevent_seqnum"])
+async def test_a_file_of_the_kernel_is_refused(hub: StdioHub, field: str, path: str) -> None:
+    error = refused(hub, field, path)
+    assert isinstance(error, InvalidArgumentError)
+    assert f"is a file of {'procfs' if path.startswith('/proc') else 'sysfs'}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EACCES, PermissionDeniedError),
+        (errno.EROFS, PermissionDeniedError),
+        (errno.ENOSPC, ResourceExhaustedError),
+        (errno.EDQUOT, ResourceExhaustedError),
+        (errno.EMFILE, ResourceExhaustedError),
+        (errno.ETXTBSY, InvalidArgumentError),
+    ],
+)
+async def test_what_the_kernel_refuses_is_told_by_its_kind(
+    hub: StdioHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[ShimError]
+) -> None:
+    def refuse(_fd: int, _flags: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "log").touch()
+    monkeypatch.setattr("shimpy.stdio.streams.reopen", refuse)
+    error = refused(hub, "stdin", str(tmp_path / "log"))
+    assert type(error) is kind
+    assert os.strerror(number) in str(error)
 
 
 async def test_no_descriptors(hub: StdioHub, fifo: MakeFifo) -> None:
