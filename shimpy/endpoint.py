@@ -1,4 +1,4 @@
-"""The socket in the file system: made so that only its owner can connect, and never taken from the living."""
+"""The listening Unix socket: owner-only, and never stolen from a live server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import logging
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from typing import cast
 
+from . import linux
 from .errors import (
     AlreadyExistsError,
     InternalError,
@@ -24,10 +24,7 @@ from .errors import (
     ShimError,
 )
 
-# What sockaddr_un holds (unix(7)), without the NUL at its end.
-_LONGEST_ADDRESS = 107
-
-# A socket whose own name is longer than that is bound under this one, and renamed.
+# A socket whose own name is longer than an address may be is bound under this one, and renamed.
 _SHORT_NAME = ".shimpy.new"
 
 # Seconds to wait for another shim that makes its socket in the same folder, which takes it a millisecond, and
@@ -39,8 +36,6 @@ _LAST_LOCK_TIMEOUT = 0.1
 _BACKLOG = 128
 
 _log = logging.getLogger(__name__)
-
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Endpoint:
@@ -121,19 +116,18 @@ def admit(transport: asyncio.BaseTransport) -> int:
         PermissionError: it is neither root nor the user that this process runs as.
     """
     connection = cast(socket.socket, transport.get_extra_info("socket"))
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(credentials)
-    if uid not in {0, os.geteuid()}:
-        raise PermissionError(f"process {pid} belongs to user {uid}")
-    return cast(int, pid)
+    client = linux.peer(connection)
+    if not client.is_root_or_this_user:
+        raise PermissionError(f"process {client.pid} belongs to user {client.uid}")
+    return client.pid
 
 
 @contextlib.contextmanager
 def _locked(folder: int, timeout: float) -> Iterator[None]:
     """Holds the lock on a folder, or after some seconds goes on without it.
 
-    Anybody who may read the folder may lock it, for ever if he likes. Without the lock all that is lost is
-    that two shims for one path cannot start at the very same moment.
+    Any process that can read the directory can hold the lock indefinitely. Without the lock all that is lost
+    is that two shims for one path cannot start at the very same moment.
     """
     end = time.monotonic() + timeout
     while True:
@@ -161,10 +155,8 @@ def _clear(folder: int, name: str, path: str) -> None:
     try:
         mode = os.fstat(there).st_mode
         if not stat.S_ISSOCK(mode):
-            kind = "a symbolic link" if stat.S_ISLNK(mode) else "no socket"
-            raise AlreadyExistsError(
-                f"{path}: something else is there, {kind}; remove it or name another path"
-            )
+            kind = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a socket"
+            raise AlreadyExistsError(f"{path} exists and {kind}; remove it or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             error = probe.connect_ex(f"/proc/self/fd/{there}")
     finally:
@@ -183,7 +175,7 @@ def _bind(folder: int, name: str, path: str) -> socket.socket:
     through = f"/proc/self/fd/{folder}/"
     # The name that tools such as ss(8) show is the one it is bound by: as plain as it can be.
     address = next(
-        (each for each in (path, through + name) if len(os.fsencode(each)) <= _LONGEST_ADDRESS),
+        (each for each in (path, through + name) if len(os.fsencode(each)) <= linux.LONGEST_SOCKET_ADDRESS),
         through + _SHORT_NAME,
     )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

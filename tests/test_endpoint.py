@@ -147,7 +147,9 @@ def test_a_socket_of_another_kind_is_living(tmp_path: Path) -> None:
 def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("dear")
 
-    with pytest.raises(AlreadyExistsError, match="something else is there, no socket"):
+    with pytest.raises(
+        AlreadyExistsError, match="exists and is not a socket; remove it or choose another path"
+    ):
         endpoint.listen(str(tmp_path / "s"))
 
     assert (tmp_path / "s").read_text() == "dear"
@@ -159,7 +161,7 @@ def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, target
     (tmp_path / "file").write_text("dear")
     (tmp_path / "s").symlink_to(target)
 
-    with pytest.raises(AlreadyExistsError, match="a symbolic link"):
+    with pytest.raises(AlreadyExistsError, match="exists and is a symbolic link"):
         endpoint.listen(str(tmp_path / "s"))
 
     assert os.readlink(tmp_path / "s") == target

@@ -70,7 +70,7 @@ CORE = {
         "operation",
         "spec",
     ),
-    *("runtime", "reaper", "stdio", "cgroup", "events", "scratch"),
+    *("runtime", "reaper", "stdio", "cgroup", "events", "scratch", "linux"),
 }
 """The rooms of shimpy that every front door is to share."""
 

@@ -82,7 +82,7 @@ class TestUsage:
             (["--runtime", "/etc/passwd"], 1, "/etc/passwd"),
             (["--socket", "/nowhere/s"], 1, "/nowhere: there is no such folder"),
             (["--socket", "/sys/s"], 1, "/sys: the socket may not be made there"),
-            (["--socket", "/etc/passwd"], 1, "/etc/passwd: something else is there"),
+            (["--socket", "/etc/passwd"], 1, "/etc/passwd exists and is not a socket"),
             (["--socket", ""], 1, "not a path"),
             (["--socket", "@shim"], 1, "abstract"),
             (["--socket", "/nowhere\n/s"], 1, "there is no such folder"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket as sockets
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from grpclib.client import Channel
 
+from shimpy import linux
 from shimpy.client.client import ShimClient
-from shimpy.errors import DeadlineExceededError, UnavailableError
+from shimpy.errors import DeadlineExceededError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -18,8 +21,44 @@ if TYPE_CHECKING:
 
     from shimpy.client.model import StrPath
 
-_SUN_PATH = 107
-"""The longest path that fits the kernel's address of a Unix socket, unix(7)."""
+
+class _LocalChannel(Channel):
+    """A channel to a Unix socket that says nothing to a server of another user, root's excepted.
+
+    Whoever may write to the folder of a shim's socket can put one of his own in its place, and what a
+    client sends is for its shim alone: command lines, environments.
+
+    Args:
+        address: where to connect: a path that the kernel takes.
+        name: what the user calls it.
+    """
+
+    def __init__(self, address: str, name: StrPath) -> None:
+        super().__init__(path=address)
+        self._address = address
+        self._name = os.fspath(name)
+
+    async def _create_connection(self) -> H2Protocol:
+        """Connects, looks at who serves there, and only then lets HTTP/2 say its first words."""
+        connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
+        try:
+            # A Unix socket is connected or refused at once: there is nothing to wait for.
+            connection.connect(self._address)
+            self._check(linux.peer(connection))
+            _, protocol = await asyncio.get_running_loop().create_unix_connection(
+                self._protocol_factory, sock=connection
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return protocol
+
+    def _check(self, server: linux.Peer) -> None:
+        if not server.is_root_or_this_user:
+            raise PermissionDeniedError(
+                f"{self._name}: process {server.pid} of user {server.uid} listens there; only a shim of "
+                f"user {os.geteuid()} or of root is trusted, and nothing was sent"
+            )
 
 
 @asynccontextmanager
@@ -39,9 +78,11 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
 
     Raises:
         UnavailableError: no shim answers there.
+        PermissionDeniedError: what listens there belongs neither to this user nor to root. Nothing was
+            sent to it. Any later call raises this too, if it has to connect again and finds the like.
     """
     with reachable(socket) as path:
-        async with Channel(path=path) as channel:
+        async with _LocalChannel(path, socket) as channel:
             client = ShimClient(channel)
             try:
                 await client.state(timeout=timeout)
@@ -78,7 +119,7 @@ def reachable(socket: StrPath) -> Iterator[str]:
         UnavailableError: its folder is not there.
     """
     path = os.path.abspath(socket)
-    if len(os.fsencode(path)) <= _SUN_PATH:
+    if len(os.fsencode(path)) <= linux.LONGEST_SOCKET_ADDRESS:
         yield path
         return
     folder, name = os.path.split(path)

@@ -1,0 +1,148 @@
+"""What Linux offers and Python's standard library does not, each system call as a function with types.
+
+It knows nothing of shimpy, and everything in shimpy may use it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+from typing import NamedTuple
+
+LONGEST_SOCKET_ADDRESS = 107
+"""Bytes of the path of a Unix socket: sun_path without the NUL at its end, unix(7)."""
+
+IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""The signals that the interpreter ignores for itself, and gives back to the children that it starts."""
+
+SIGNALS_OF_THE_C_LIBRARY = frozenset({32, 33})
+"""The signals that glibc keeps for its threads (nptl(7)): its own functions refuse to touch them."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+# The number of rt_sigaction(2), which is the only way past the C library.
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174}
+
+# struct ucred: the process, its user and its group.
+_CREDENTIALS = struct.Struct("iII")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Peer(NamedTuple):
+    """Who is at the other end of a Unix socket.
+
+    Attributes:
+        pid: the process id; 0 if it is in a pid namespace that this process does not see.
+        uid: its effective user id.
+    """
+
+    pid: int
+    uid: int
+
+    @property
+    def is_root_or_this_user(self) -> bool:
+        """Whether it may do to this process, or for it, whatever it likes anyway."""
+        return self.uid in {0, os.geteuid()}
+
+
+def peer(connection: socket.socket) -> Peer:
+    """Returns who is at the other end of a connected Unix stream socket (SO_PEERCRED, unix(7)).
+
+    The kernel notes it when the other end calls connect(2) or listen(2); nobody can change it afterwards.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(data)
+    return Peer(pid, uid)
+
+
+def is_child_subreaper() -> bool:
+    """Returns whether the orphans among this process's descendants become its children (prctl(2)).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    value = ctypes.c_int()
+    _checked(_libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0), "prctl")
+    return bool(value.value)
+
+
+def set_child_subreaper(value: bool) -> None:
+    """Sets what `is_child_subreaper` returns.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(value), 0, 0, 0), "prctl")
+
+
+def inotify_init(flags: int) -> int:
+    """Returns the descriptor of a new inotify instance (inotify_init1(2)).
+
+    Args:
+        flags: O_NONBLOCK and O_CLOEXEC.
+
+    Raises:
+        OSError: no descriptor or instance is left.
+    """
+    return _checked(_libc.inotify_init1(flags), "inotify_init1")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watches a file and returns the watch (inotify_add_watch(2)).
+
+    Args:
+        fd: the descriptor of an inotify instance.
+        path: of the file.
+        mask: the events to be told of.
+
+    Raises:
+        OSError: no watch is left, or the file cannot be watched.
+    """
+    return _checked(
+        _libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), "inotify_add_watch"
+    )
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """Ends a watch (inotify_rm_watch(2)); one that has ended, with its file, is ended already."""
+    _libc.inotify_rm_watch(fd, watch)
+
+
+def detach(path: str) -> None:
+    """Unmounts what is mounted at a path, busy or not, and follows no symbolic link (umount2(2)).
+
+    Raises:
+        OSError: nothing is mounted there, or the kernel refused.
+    """
+    _checked(_libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), "umount2")
+
+
+def reset_signal(number: int) -> None:
+    """Sets a signal to its default, also one of the C library's (rt_sigaction(2)).
+
+    On a machine whose system calls are not known here it does nothing.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    call = _RT_SIGACTION.get(os.uname().machine)
+    if call is not None:
+        default = ctypes.create_string_buffer(32)  # the kernel's struct sigaction: SIG_DFL is 0
+        _checked(_libc.syscall(call, number, default, None, ctypes.c_size_t(8)), "rt_sigaction")
+
+
+def _checked(result: int, call: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+    return result
