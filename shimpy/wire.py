@@ -23,8 +23,15 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # How many values of each kind of field that is a varint on the wire are allowed; whatever is not here is
 # followed by its length.
-_VARINTS = {"bool": 1 << 64, "enum": 1 << 64, "int32": 1 << 64, "uint32": 1 << 32, "uint64": 1 << 64}
-_DELIMITED = frozenset({"string", "bytes", "message"})
+_VARINTS = {
+    "bool": 1 << 64,
+    "enum": 1 << 64,
+    "int32": 1 << 64,
+    "int64": 1 << 64,
+    "uint32": 1 << 32,
+    "uint64": 1 << 64,
+}
+_DELIMITED = frozenset({"string", "bytes", "message", "map"})
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
 
@@ -33,7 +40,7 @@ class _Field(NamedTuple):
     name: str
     kind: str
     repeated: bool
-    type: Any  # the class of a message or an enum
+    type: Any  # the class of a message, of an enum or of a map's entries
     rivals: tuple[str, ...]  # the other fields of its oneof
 
 
@@ -142,7 +149,7 @@ class _Decoder:
                 _store(field, str(self._data[pos:end], "utf-8"), values)
             except UnicodeDecodeError:
                 _refuse(cls, field, "it is not UTF-8")
-        elif field.kind == "message":
+        elif field.kind in {"message", "map"}:
             nested = values.get(field.name)
             if field.repeated:
                 values.setdefault(field.name, []).append(nested := {})
@@ -184,9 +191,11 @@ def _number(cls: type[betterproto.Message], field: _Field, value: int) -> Any:
         _refuse(cls, field, f"{value} does not fit in a {field.kind}")
     if field.kind == "bool":
         return value != 0
-    if field.kind in {"int32", "enum"}:
+    if field.kind in {"int32", "int64", "enum"}:
         # A negative number is written as one of 64 bits.
         signed = value - (1 << 64) if value >> 63 else value
+        if field.kind == "int64":
+            return signed
         if not -(1 << 31) <= signed < 1 << 31:
             _refuse(cls, field, f"{signed} does not fit in an {field.kind}")
         return field.type.try_value(signed) if field.kind == "enum" else signed
@@ -209,6 +218,9 @@ def _build(cls: type[_Message], values: dict[str, Any]) -> _Message:
             values[field.name] = (
                 [_build(field.type, each) for each in value] if field.repeated else _build(field.type, value)
             )
+        elif field.kind == "map" and field.name in values:
+            entries = [_build(field.type, each) for each in values[field.name]]
+            values[field.name] = {entry.key: entry.value for entry in entries}
     message = cls(**values)
     # An empty message that was sent is not one that was left out.
     message._serialized_on_wire = True
@@ -225,11 +237,15 @@ def _schema(cls: type[betterproto.Message]) -> dict[int, _Field]:
         if meta.proto_type not in _VARINTS and meta.proto_type not in _DELIMITED:
             raise NotImplementedError(f"{cls.__name__}.{name}: fields of type {meta.proto_type}")
         repeated = get_origin(hints[name]) is list
+        of: Any = get_args(hints[name])[0] if repeated else hints[name]
+        if meta.proto_type == "map":
+            # On the wire it is a list of entries, whose class betterproto has made.
+            repeated, of = True, cast(Any, cls)._betterproto.cls_by_field[name]
         schema[meta.number] = _Field(
             name,
             meta.proto_type,
             repeated,
-            get_args(hints[name])[0] if repeated else hints[name],
+            of,
             tuple(
                 other
                 for other, its in declared.items()
