@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
@@ -161,22 +162,25 @@ class Client(FrameProtocol):
         self._writable.set()
 
 
-async def connect(path: str, *, timeout: float | None = None) -> Client:
-    """Connects to a unix socket.
+async def connect(path: str) -> Client:
+    """Connects to a unix socket, or fails at once.
 
     Args:
         path: of the socket.
-        timeout: seconds to wait for a server that has too many waiting already.
 
     Raises:
-        UnavailableError: nobody listens there.
-        DeadlineExceededError: the timeout passed.
+        UnavailableError: nobody listens there, or so many wait to be accepted that the kernel lets nobody
+            join them.
     """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        async with asyncio.timeout(timeout):
-            _, client = await asyncio.get_running_loop().create_unix_connection(Client, path)
-    except TimeoutError:
-        raise DeadlineExceededError(f"{path}: not connected within {timeout} s") from None
+        # Not asyncio's: it takes the kernel's refusal of a full queue (EAGAIN in connect(2)) for success.
+        sock.connect(path)
+        _, client = await asyncio.get_running_loop().create_unix_connection(Client, sock=sock)
     except OSError as error:
+        sock.close()
         raise UnavailableError(f"{path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
     return client
