@@ -18,7 +18,7 @@ from shimpy.errors import (
     UnavailableError,
     from_code,
 )
-from shimpy.wire import decode
+from shimpy.wire import decode, encode
 
 from . import codes
 from .envelope import Request, Response, decode_response, encode_request
@@ -81,7 +81,7 @@ class Client(FrameProtocol):
         """
         # An int64 has room for 292 years.
         nanoseconds = 0 if timeout is None else max(1, int(min(timeout, 9e9) * 1e9))
-        payload = encode_request(Request(service, method, bytes(request), nanoseconds, tuple(metadata)))
+        payload = encode_request(Request(service, method, encode(request), nanoseconds, tuple(metadata)))
         if len(payload) > MAX_PAYLOAD:
             raise ResourceExhaustedError(
                 f"{service}/{method}: the request has {len(payload)} bytes; {MAX_PAYLOAD} are the most"

@@ -12,7 +12,7 @@ from typing import Final
 
 from shimpy.errors import InvalidArgumentError, ShimError
 from shimpy.transport.methods import METADATA, Method, Services
-from shimpy.wire import decode
+from shimpy.wire import decode, encode
 
 from . import codes
 from .envelope import Request, Response, decode_request, encode_response
@@ -244,7 +244,7 @@ class Connection(FrameProtocol):
 async def _serve(method: Method, payload: bytes) -> bytes:
     request = decode(method.request, payload)
     del payload  # it may be long, and so may the call
-    return bytes(await method.handler(request))
+    return encode(await method.handler(request))
 
 
 def _outcome(call: Call) -> Response:
