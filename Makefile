@@ -47,7 +47,7 @@ format: ready ## let ruff put right what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-proto: ready ## generate shimpy/api from shim.proto
+proto: ready ## generate shimpy/api from the protos
 	$(BIN)/python -m tests.support.proto
 
 build: ready ## the wheel and the source archive, in dist/

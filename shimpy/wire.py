@@ -1,4 +1,4 @@
-"""Strict decoding of requests: what the wire format allows and a message's fields declare, nothing else.
+"""Protobuf: requests are decoded strictly, as the wire format and a message's fields allow, nothing else.
 
 The schema is read off the generated classes, so that nothing of shim.proto is written twice.
 """
@@ -23,8 +23,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # How many values of each kind of field that is a varint on the wire are allowed; whatever is not here is
 # followed by its length.
-_VARINTS = {"bool": 1 << 64, "enum": 1 << 64, "int32": 1 << 64, "uint32": 1 << 32, "uint64": 1 << 64}
-_DELIMITED = frozenset({"string", "bytes", "message"})
+_VARINTS = {**dict.fromkeys(("bool", "enum", "int32", "int64", "uint64"), 1 << 64), "uint32": 1 << 32}
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
+_DELIMITED = frozenset({"string", "bytes", "message", "map"})
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
 
@@ -33,8 +34,9 @@ class _Field(NamedTuple):
     name: str
     kind: str
     repeated: bool
-    type: Any  # the class of a message or an enum
+    type: Any  # the class of a message, of an enum or of a map's entries
     rivals: tuple[str, ...]  # the other fields of its oneof
+    explicit: bool  # whether it is sent when it is set, to whatever value
 
 
 class _MalformedError(Exception):
@@ -59,6 +61,53 @@ def decode(message_type: type[_Message], data: bytes) -> _Message:
     values: dict[str, Any] = {}
     _Decoder(data).message(message_type, 0, len(data), values)
     return _build(message_type, values)
+
+
+def encode(message: betterproto.Message) -> bytes:
+    """Encodes a message of a class that betterproto has generated, quicker than `bytes(message)`."""
+    parts: list[bytes] = []
+    values = vars(message)
+    for number, field in _schema(type(message)).items():
+        value = values[field.name]
+        if value is betterproto.PLACEHOLDER or value is None:
+            continue
+        if field.kind == "map":
+            value = [field.type(key=key, value=each) for key, each in value.items()]
+        elif field.repeated and field.kind in _VARINTS:
+            packed = b"".join(map(_varint, value))
+            if packed:
+                parts += (_varint(number << 3 | _BYTES), _varint(len(packed)), packed)
+            continue
+        for each in value if field.repeated else (value,):
+            if field.kind in _VARINTS:
+                if each or field.explicit:
+                    parts += (_varint(number << 3 | _VARINT), _varint(each))
+                continue
+            if field.kind == "string":
+                data = each.encode()
+            else:
+                data = each if field.kind == "bytes" else encode(each)
+            if (
+                data
+                or field.repeated
+                or field.explicit
+                or (field.kind == "message" and each._serialized_on_wire)
+            ):
+                parts += (_varint(number << 3 | _BYTES), _varint(len(data)), data)
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    """Returns a number as it is written, seven bits a byte; a negative one as one of 64 bits."""
+    if 0 <= value < 0x80:
+        return _ONE_BYTE[value]
+    value &= (1 << 64) - 1
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 class _Decoder:
@@ -142,7 +191,7 @@ class _Decoder:
                 _store(field, str(self._data[pos:end], "utf-8"), values)
             except UnicodeDecodeError:
                 _refuse(cls, field, "it is not UTF-8")
-        elif field.kind == "message":
+        elif field.kind in {"message", "map"}:
             nested = values.get(field.name)
             if field.repeated:
                 values.setdefault(field.name, []).append(nested := {})
@@ -184,9 +233,11 @@ def _number(cls: type[betterproto.Message], field: _Field, value: int) -> Any:
         _refuse(cls, field, f"{value} does not fit in a {field.kind}")
     if field.kind == "bool":
         return value != 0
-    if field.kind in {"int32", "enum"}:
+    if field.kind in {"int32", "int64", "enum"}:
         # A negative number is written as one of 64 bits.
         signed = value - (1 << 64) if value >> 63 else value
+        if field.kind == "int64":
+            return signed
         if not -(1 << 31) <= signed < 1 << 31:
             _refuse(cls, field, f"{signed} does not fit in an {field.kind}")
         return field.type.try_value(signed) if field.kind == "enum" else signed
@@ -209,6 +260,9 @@ def _build(cls: type[_Message], values: dict[str, Any]) -> _Message:
             values[field.name] = (
                 [_build(field.type, each) for each in value] if field.repeated else _build(field.type, value)
             )
+        elif field.kind == "map" and field.name in values:
+            entries = [_build(field.type, each) for each in values[field.name]]
+            values[field.name] = {entry.key: entry.value for entry in entries}
     message = cls(**values)
     # An empty message that was sent is not one that was left out.
     message._serialized_on_wire = True
@@ -225,15 +279,20 @@ def _schema(cls: type[betterproto.Message]) -> dict[int, _Field]:
         if meta.proto_type not in _VARINTS and meta.proto_type not in _DELIMITED:
             raise NotImplementedError(f"{cls.__name__}.{name}: fields of type {meta.proto_type}")
         repeated = get_origin(hints[name]) is list
+        of: Any = get_args(hints[name])[0] if repeated else hints[name]
+        if meta.proto_type == "map":
+            # On the wire it is a list of entries, whose class betterproto has made.
+            repeated, of = True, cast(Any, cls)._betterproto.cls_by_field[name]
         schema[meta.number] = _Field(
             name,
             meta.proto_type,
             repeated,
-            get_args(hints[name])[0] if repeated else hints[name],
+            of,
             tuple(
                 other
                 for other, its in declared.items()
                 if meta.group and its.group == meta.group and other != name
             ),
+            bool(meta.group or meta.optional),
         )
     return schema

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import event, example, given, strategies as st
 
 from shimpy import api
+from shimpy.api import task, well_known
 from shimpy.errors import InvalidArgumentError
-from shimpy.wire import MAX_FIELDS, decode
+from shimpy.wire import MAX_FIELDS, decode, encode
 
 REQUESTS = [
     api.CreateRequest,
@@ -321,3 +322,84 @@ def test_a_type_of_field_that_is_not_known_is_not_guessed_at() -> None:
 
     with pytest.raises(NotImplementedError, match=r"Measured\.weight"):
         decode(Measured, field(1, 1, struct.pack("<d", 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], {}),
+        ([text(1, b"a") + text(2, b"b"), text(2, b"d") + text(1, b"c")], {"a": "b", "c": "d"}),
+        ([text(1, b"a") + text(2, b"b"), text(1, b"a") + text(2, b"c")], {"a": "c"}),
+        ([text(1, b"a"), text(2, b"b")], {"a": "", "": "b"}),
+        ([b""], {"": ""}),
+    ],
+    ids=["empty", "in any order", "twice", "halves", "nothing"],
+)
+def test_a_map_is_read_from_its_entries(entries: list[bytes], expected: dict[str, str]) -> None:
+    data = b"".join(text(3, entry) for entry in entries)
+
+    assert decode(task.UpdateTaskRequest, data).annotations == expected
+
+
+@pytest.mark.parametrize("entry", [b"\x08\x01", b"\x0a\x01\xff", b"\x0a\x05a"])
+def test_a_malformed_entry_of_a_map_is_refused(entry: bytes) -> None:
+    with pytest.raises(InvalidArgumentError):
+        decode(task.UpdateTaskRequest, text(3, entry))
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 2**63 - 1, -(2**63), -62135596800])
+def test_an_int64_has_its_range(number: int) -> None:
+    assert decode(well_known.Timestamp, field(1, 0, varint(number % 2**64))).seconds == number
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+anys = st.builds(well_known.Any, type_url=words, value=st.binary(max_size=8))
+maps = st.dictionaries(words, words, max_size=3)
+replies = st.one_of(
+    st.builds(
+        task.StateResponse,
+        id=words,
+        pid=st.integers(0, 2**32 - 1),
+        status=st.sampled_from([0, 1, 5, 9]),
+        terminal=st.booleans(),
+        exited_at=st.builds(
+            well_known.Timestamp,
+            seconds=st.integers(-(2**63), 2**63 - 1),
+            nanos=st.integers(-(2**31), 2**31 - 1),
+        ),
+    ),
+    st.builds(task.StatsResponse, stats=anys),
+    st.builds(task.UpdateTaskRequest, id=words, resources=anys, annotations=maps),
+    st.builds(task.UpdateTaskRequest, annotations=maps),
+    st.builds(task.WaitResponse),
+    st.builds(task.WaitResponse, exited_at=st.builds(well_known.Timestamp)),
+    st.builds(
+        api.User,
+        uid=st.integers(0, 9),
+        additional_gids=st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    ),
+    st.builds(
+        api.ExecRequest, args=st.lists(words, max_size=4), rlimits=st.lists(st.builds(api.Rlimit), max_size=2)
+    ),
+    st.builds(Other, signed=st.integers(-9, 9), either=words),
+    st.builds(Other, or_else=st.integers(0, 1)),
+)
+
+
+@given(message=replies)
+@example(message=task.UpdateTaskRequest(annotations={"": ""}))
+@example(message=task.WaitResponse(exited_at=decode(well_known.Timestamp, b"")))
+def test_what_is_encoded_is_read_as_it_was(message: betterproto.Message) -> None:
+    data = encode(message)
+
+    assert decode(type(message), data) == message
+    # But for an entry of a map that is all empty, which betterproto leaves out.
+    if not isinstance(message, task.UpdateTaskRequest) or message.annotations.get("") != "":
+        assert data == bytes(message)
+
+
+def test_a_field_that_was_read_before_it_was_set_is_not_sent() -> None:
+    message = task.StateResponse(id="web")
+    assert message.exited_at.seconds == 0
+
+    assert encode(message) == b"\n\x03web"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc_tools
@@ -17,13 +19,31 @@ INCLUDE = API
 """Where `import "gogoproto/gogo.proto"` is found."""
 
 CODE = {
-    "__init__.py": "containerd/shim/v1",
+    "shim.py": "containerd/shim/v1",
     "health.py": "grpc/health/v1",
     "reflection.py": "grpc/reflection/v1",
 }
-"""Which package of betterproto's code becomes which module of shimpy/api."""
+"""Which package of betterproto's code becomes which module of shimpy/api: those with gRPC services."""
 
-GENERATED = (*CODE, "shim.binpb")
+MESSAGES = {
+    "well_known": ("well_known.proto",),
+    "types": ("containerd/types/types.proto", "containerd/v1/types/process.proto"),
+    "task": ("containerd/task/v2/task.proto",),
+    "events": ("containerd/events/task.proto", "containerd/services/events/ttrpc/v1/events.proto"),
+    "bootstrap": ("containerd/runtime/bootstrap/v1/bootstrap.proto",),
+    "runc_options": ("containerd/runc/v1/options.proto",),
+    "runtime_options": ("runtimeoptions/v1/options.proto",),
+    "metrics_v1": ("io/containerd/cgroups/v1/metrics.proto",),
+    "metrics_v2": ("io/containerd/cgroups/v2/metrics.proto",),
+}
+"""Which protos become which module of messages alone, without grpclib."""
+
+GENERATED = (*CODE, *(f"{module}.py" for module in MESSAGES), "shim.binpb")
+
+_PACKAGE = re.compile(r"^package ([\w.]+);\n", re.MULTILINE)
+_IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
+_SERVICE = re.compile(r"^service \w+ \{\n(?:  .*\n)*\}\n", re.MULTILINE)
+_WELL_KNOWN = re.compile(r'"google/protobuf/\w+\.proto"')
 
 
 def generate(target: Path) -> None:
@@ -47,28 +67,58 @@ def generate(target: Path) -> None:
             current,
             alpha,
         ]
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "grpc_tools.protoc",
-                f"--plugin=protoc-gen-python_betterproto={Path(sys.executable).parent}/protoc-gen-python_betterproto",
-                f"-I{INCLUDE}",
-                f"-I{folder}",
-                f"-I{ROOT}",
-                f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
-                f"--python_betterproto_out={folder}",
-                f"--descriptor_set_out={folder / 'shim.binpb'}",
-                "--include_imports",
-                *map(str, protos),
-            ],
-            cwd=ROOT,
-            check=True,
-        )
+        descriptors = [f"--descriptor_set_out={folder / 'shim.binpb'}", "--include_imports"]
+        _compile(folder, [INCLUDE, folder, ROOT], protos, *descriptors)
         # The plugin also writes empty packages for the folders above and for gogoproto.
         for module, package in CODE.items():
             shutil.copyfile(folder / package / "__init__.py", target / module)
         shutil.copyfile(folder / "shim.binpb", target / "shim.binpb")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _compile(folder, [folder], _flattened(folder))
+        for module in MESSAGES:
+            code = (folder / module / "__init__.py").read_text()
+            # The plugin makes each module a package, one directory deeper than it is here.
+            (target / f"{module}.py").write_text(
+                re.sub(r"^from \.\. import", "from . import", code, flags=re.MULTILINE)
+            )
+
+
+def _flattened(folder: Path) -> list[Path]:
+    """Writes the protos of MESSAGES into a folder with the module as the package, and without services."""
+    sources = {
+        path: (module, (API / path).read_text()) for module, paths in MESSAGES.items() for path in paths
+    }
+    modules = {"google.protobuf": "well_known"}
+    for module, text in sources.values():
+        modules.update(dict.fromkeys(_PACKAGE.findall(text), module))
+    qualified = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, modules))})\.(?=[A-Z])")
+    for path, (module, text) in sources.items():
+        imports = dict.fromkeys(_WELL_KNOWN.sub('"well_known.proto"', line) for line in _IMPORT.findall(text))
+        lines = "".join([f"package {module};\n", *imports])
+        messages = _PACKAGE.sub(lines, _IMPORT.sub("", _SERVICE.sub("", text)))
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(qualified.sub(lambda found: f"{modules[found[1]]}.", messages))
+    return [folder / path for path in sources]
+
+
+def _compile(out: Path, includes: Iterable[Path], protos: Iterable[Path], *options: str) -> None:
+    """Runs protoc with betterproto's plugin."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--plugin=protoc-gen-python_betterproto={Path(sys.executable).parent}/protoc-gen-python_betterproto",
+            *(f"-I{include}" for include in includes),
+            f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
+            f"--python_betterproto_out={out}",
+            *options,
+            *map(str, protos),
+        ],
+        cwd=ROOT,
+        check=True,
+    )
 
 
 if __name__ == "__main__":

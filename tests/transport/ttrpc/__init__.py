@@ -1,0 +1,1 @@
+"""ttrpc: frames, envelopes, the server and the client."""
