@@ -17,7 +17,6 @@ from ...errors import InvalidArgumentError, ResourceExhaustedError
 _CONTROL: Final = "/dev/loop-control"
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A  # Linux 5.8
-_READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
 _DIRECT_IO: Final = 16
 _ATTEMPTS: Final = 100
@@ -51,7 +50,8 @@ def loop_device(file: str, *, read_only: bool, direct_io: bool) -> Iterator[str]
         mode = os.fstat(backing).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise InvalidArgumentError(f"mount source {file!r} is not a file that a loop device can show")
-        flags = _AUTOCLEAR | (_READ_ONLY if read_only else 0) | (_DIRECT_IO if direct_io else 0)
+        # It is read-only because the file is open for reading only.
+        flags = _AUTOCLEAR | (_DIRECT_IO if direct_io else 0)
         path, device = _configure(_CONFIG.pack(backing, 0, flags, os.fsencode(file)[:_NAME_SIZE]), access)
     finally:
         os.close(backing)

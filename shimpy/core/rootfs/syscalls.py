@@ -118,6 +118,7 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     Raises:
         OSError: as openat2(2) has it; ENOSYS before Linux 5.6.
     """
+    # The first forbids the links of procfs too, but does not promise it (openat2(2)).
     how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     return _syscall(_SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
 

@@ -78,15 +78,13 @@ def test_a_program_mounts_fuse(rootfs: str, program: Callable[[str], Path]) -> N
 
 @private_mounts
 def test_what_a_program_has_mounted_is_undone_with_the_rest(
-    rootfs: str, bind: Callable[..., Mount], program: Callable[[str], Path]
+    rootfs: str, program: Callable[[str], Path]
 ) -> None:
     program('mount -t tmpfs tmpfs "$2"')
 
     async def act(reaper: Reaper) -> None:
         with pytest.raises(ShimError, match="nosuchfs"):
-            await mount_rootfs(
-                rootfs, [bind(), Mount("fuse3.x", "x", "inner"), Mount("nosuchfs", "x")], reaper
-            )
+            await mount_rootfs(rootfs, [Mount("fuse3.x", "x"), Mount("nosuchfs", "x")], reaper)
 
     run(act)
     assert mounted_at(rootfs) == []
@@ -144,13 +142,12 @@ def test_containerds_own_options_do_not_reach_a_program(rootfs: str, program: Ca
 
 @private_mounts
 def test_a_cancelled_call_kills_the_program_and_undoes_its_mount(
-    rootfs: str, bind: Callable[..., Mount], program: Callable[[str], Path]
+    rootfs: str, program: Callable[[str], Path]
 ) -> None:
     log = program('mount -t tmpfs tmpfs "$2"; echo $$ >$LOG; exec sleep 100')
 
     async def act(reaper: Reaper) -> None:
-        mounts = [bind(), Mount("fuse3.x", "x", "inner")]
-        call = asyncio.create_task(mount_rootfs(rootfs, mounts, reaper))
+        call = asyncio.create_task(mount_rootfs(rootfs, [Mount("fuse3.x", "x")], reaper))
         await eventually(lambda: log.exists() and log.read_text().endswith("\n"))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

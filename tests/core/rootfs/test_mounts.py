@@ -291,11 +291,12 @@ def test_what_is_mounted_below_a_mapped_bind_mount_is_mapped_too(tmp_path: Path,
     source = tmp_path / "tree"
     (source / "inner").mkdir(parents=True)
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "deep").touch()
     mount_all(str(source), [Mount("bind", str(tmp_path / "other"), "inner", ("bind",))])
 
     mount_all(rootfs, [Mount("bind", str(source), "", ("rbind", *MAPPED))])
 
-    assert os.stat(f"{rootfs}/inner").st_uid == 100000
+    assert os.stat(f"{rootfs}/inner/deep").st_uid == 100000
 
 
 @private_mounts

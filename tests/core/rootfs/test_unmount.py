@@ -24,12 +24,15 @@ from ...support.namespaces import private_mounts
 
 
 @private_mounts
-def test_everything_below_is_unmounted(rootfs: str, bind: Callable[..., Mount]) -> None:
+def test_everything_below_is_unmounted(
+    rootfs: str, bind: Callable[..., Mount], caplog: pytest.LogCaptureFixture
+) -> None:
     mount_all(rootfs, [bind(), bind(target="inner"), Mount("tmpfs", "tmpfs", "inner/inner")])
 
     unmount_all(rootfs)
 
     assert mounted_at(rootfs) == []
+    assert caplog.records == []  # nothing was in use, as a mount is that others are below
 
 
 @private_mounts
