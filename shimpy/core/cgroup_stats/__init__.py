@@ -46,8 +46,8 @@ class StatsReader:
         """
         view = view or View(proc)
         paths = memberships(pid, proc)
-        at_the_top = [mount for mount in view.mounts if mount.point == _CGROUPS]
-        unified = bool(at_the_top) and UNIFIED in at_the_top[-1].controllers
+        # Every cgroup of version 2 has that file, and nothing else does.
+        unified = os.path.exists(os.path.join(_CGROUPS, "cgroup.controllers"))
         found = {}
         for controller in (UNIFIED,) if unified else v1.CONTROLLERS:
             places = view.directories(controller, paths[controller]) if controller in paths else []

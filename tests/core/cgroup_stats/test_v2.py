@@ -185,7 +185,7 @@ def test_version_2_is_read_where_it_is_at_the_place_of_cgroups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = tmp_path / "sys"
-    lay(top)
+    lay(top, cgroup__controllers="")
     lay(top / "web", cgroup__procs="", cpu__stat=CPU)
     monkeypatch.setattr("shimpy.core.cgroup_stats._CGROUPS", str(top))
 
