@@ -1,0 +1,1 @@
+"""The root filesystem of a container: the mounts that make it, made and undone."""
