@@ -80,10 +80,13 @@ async def test_a_program_of_that_name_has_begun_although_its_start_failed(
         fake.fault("start", Fails(after=True))
         for _ in range(rounds(3, 1000)):
             life = live("sh", "-c", f"echo -n '{HELPER}' >/proc/self/comm; exit 3")
+            # Not by pid: the kernel gives them out again in a thousand rounds.
+            seen = life.recorder.seen
+            before = len(seen)
             await life.create(runtime=fake.path)
             await refused(life.start(), Status.INTERNAL)
-            assert await life.exit_of(life.pid) == 3
-            assert life.recorder.of(life.pid)[-3:] == [CREATE, START, EXIT]
+            await eventually(lambda: EXIT in [event.type for event in seen[before:]])  # noqa: B023
+            assert [event.type for event in seen[before:]] == [CREATE, START, EXIT]
             assert await life.delete() == 3
 
 
