@@ -33,6 +33,7 @@ from shimpy.api import (
     State,
     StateRequest,
 )
+from shimpy.cgroup import Cgroup
 from shimpy.testing import (
     Command,
     Console,
@@ -543,6 +544,21 @@ async def test_a_clean_up_that_fails_too_does_not_hide_what_was_wrong(
     fake.clear()
     containers.remove(life.id)
     await works_again(life, fake, "create")
+
+
+async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_does(
+    life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without a cgroup of its own to kill it through, as it is without root."""
+    monkeypatch.setattr("shimpy.creation.Cgroup.of", lambda pid: Cgroup())
+    before = list(children())
+    fake.fault("create", Console("no connection"), times=1)
+    fake.fault("delete", Fails(log=FIRE), times=1)
+
+    await refused(call(life, fake, "create", terminal=True), Status.INTERNAL, "console")
+
+    assert list(children()) == before
+    containers.remove(life.id)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
