@@ -547,10 +547,12 @@ async def test_a_clean_up_that_fails_too_does_not_hide_what_was_wrong(
 
 
 async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_does(
-    life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    live: Callable[..., Life], fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a cgroup of its own to kill it through, as it is without root."""
-    monkeypatch.setattr("shimpy.creation.Cgroup.of", lambda pid: Cgroup())
+    life = live("sleep", "1000", terminal=True)
+    no_cgroup = Cgroup()
+    monkeypatch.setattr("shimpy.creation.Cgroup.of", lambda _: no_cgroup)
     before = list(children())
     fake.fault("create", Console("no connection"), times=1)
     fake.fault("delete", Fails(log=FIRE), times=1)
