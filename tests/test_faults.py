@@ -34,6 +34,7 @@ from shimpy.api import (
     StateRequest,
 )
 from shimpy.cgroup import Cgroup
+from shimpy.errors import InternalError
 from shimpy.testing import (
     Command,
     Console,
@@ -547,17 +548,18 @@ async def test_a_clean_up_that_fails_too_does_not_hide_what_was_wrong(
 
 
 async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_does(
-    live: Callable[..., Life], fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also without a cgroup of its own to kill it through, as it is without root."""
-    life = live("sleep", "1000", terminal=True)
-    no_cgroup = Cgroup()
-    monkeypatch.setattr("shimpy.creation.Cgroup.of", lambda _: no_cgroup)
+    """Also where there is no cgroup of its own to kill it through, as there is none without root."""
+
+    def fail(pid: int) -> Cgroup:
+        raise InternalError(f"nothing is known of process {pid}")
+
+    monkeypatch.setattr("shimpy.creation.Cgroup.of", fail)
     before = list(children())
-    fake.fault("create", Console("no connection"), times=1)
     fake.fault("delete", Fails(log=FIRE), times=1)
 
-    await refused(call(life, fake, "create", terminal=True), Status.INTERNAL, "console")
+    await refused(call(life, fake, "create"), Status.INTERNAL, "nothing is known of process")
 
     assert list(children()) == before
     containers.remove(life.id)
