@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .cgroup import Cgroup
-from .errors import FailedPreconditionError, InternalError
+from .cgroup import Cgroup, pids_usage
+from .errors import FailedPreconditionError, InternalError, ResourceExhaustedError
 from .process import Process
-from .reaper import Reaper, is_dying
+from .reaper import Reaper, children, is_dying
 from .runtime import Runtime
+
+RUNTIME_TASKS = 16
+"""Processes and threads that a runtime has in the container while it starts a process there, at most."""
 
 
 class Execution:
@@ -63,4 +66,21 @@ class Execution:
             # kernel takes init's memory before it kills the rest, and tells us of its death last.
             if isinstance(error, InternalError) and is_dying(self._init_pid):
                 raise FailedPreconditionError(f"exec: container {self._id} has stopped: {error}") from error
+            if isinstance(error, (InternalError, ResourceExhaustedError)) and (full := self._full()):
+                raise ResourceExhaustedError(f"{full}: {error}") from error
             raise
+
+    def _full(self) -> str:
+        """Says that the container may have no more processes, if so.
+
+        That is how the runtime fails of it in there, at random and with words of something else.
+        """
+        usage = pids_usage(self._init_pid)
+        if usage is None or usage.current + RUNTIME_TASKS <= usage.limit:
+            return ""
+        zombies = sum(map(is_dying, children(self._init_pid)))
+        return (
+            f"exec: container {self._id} has {usage.current} of the {usage.limit} processes and threads "
+            "of its pids.limit, and the runtime needs some to start another"
+            + (f"; {zombies} are zombies that its init does not reap" if zombies else "")
+        )

@@ -33,6 +33,9 @@ from shimpy.api import (
     State,
     StateRequest,
 )
+from shimpy.cgroup import Cgroup, Leftovers
+from shimpy.errors import InternalError
+from shimpy.stdio.processio import PlainIO
 from shimpy.testing import (
     Command,
     Console,
@@ -543,6 +546,27 @@ async def test_a_clean_up_that_fails_too_does_not_hide_what_was_wrong(
     fake.clear()
     containers.remove(life.id)
     await works_again(life, fake, "create")
+
+
+async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_does(
+    life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has no cgroup to kill it through, as it may be without root."""
+    cgroup, leftovers = Cgroup(), Leftovers([], [], "/proc")
+
+    async def fail(io: PlainIO) -> None:
+        raise InternalError("nothing is attached")
+
+    monkeypatch.setattr("shimpy.creation.Cgroup.of", lambda _: cgroup)
+    monkeypatch.setattr("shimpy.creation.Leftovers.before", lambda *_: leftovers)
+    monkeypatch.setattr(PlainIO, "attach", fail)
+    before = list(children())
+    fake.fault("delete", Fails(log=FIRE), times=1)
+
+    await refused(call(life, fake, "create"), Status.INTERNAL, "nothing is attached")
+
+    assert list(children()) == before
+    containers.remove(life.id)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,7 @@
 from shimpy.cgroup.handle import Cgroup
 from shimpy.cgroup.leftovers import Leftovers, leftover_paths
 from shimpy.cgroup.oom import OomWatch
+from shimpy.cgroup.pids import PidsUsage, pids_usage
 from shimpy.cgroup.tree import Tree
 
-__all__ = ["Cgroup", "Leftovers", "OomWatch", "Tree", "leftover_paths"]
+__all__ = ["Cgroup", "Leftovers", "OomWatch", "PidsUsage", "Tree", "leftover_paths", "pids_usage"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 
 import shimpy
+from tests.support import containers
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -149,3 +153,24 @@ async def test_clean_up_that_fails_hides_nothing_and_is_logged(
     following = client._exits._task
     assert following is not None
     assert following.done()
+
+
+@pytest.mark.parametrize("shim", [shimpy.in_process, shimpy.launch])
+async def test_a_container_that_stays_because_the_runtime_is_gone_is_not_passed_over(
+    shim: Callable[..., AbstractAsyncContextManager[shimpy.ShimClient]],
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """NOT_FOUND would say that it is deleted already."""
+    runtime, container = tmp_path / "runc", new_id()
+    runtime.symlink_to(shutil.which("runc") or "")
+    async with shim(runtime=str(runtime)) as client:
+        pid = await client.create(container, bundle("sleep", "1000"))
+        runtime.unlink()
+        with pytest.raises(shimpy.FailedPreconditionError, match=f"{runtime} cannot be started"):
+            await client.delete(pid)
+
+    assert f"the container could not be deleted: {runtime} cannot be started" in caplog.text
+    containers.remove(container)
