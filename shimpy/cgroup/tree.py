@@ -138,8 +138,14 @@ class Tree:
         Raises:
             InternalError: the kernel refused, or this process is in the tree itself.
         """
-        if self._holds_us():  # asked before the tree is frozen: that would be the end of us
-            raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
+        try:
+            if self._holds_us():  # asked before the tree is frozen: that would be the end of us
+                raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
+            await self._kill()
+        except OSError as error:
+            raise InternalError(f"cannot kill the processes in {self.path}: {error}") from error
+
+    async def _kill(self) -> None:
         pause, longest = _PATIENCE
         while True:
             dying: list[int] = []
@@ -147,8 +153,6 @@ class Tree:
                 if not await self._strike(dying):
                     return
                 await self._emptied(dying, pause)
-            except OSError as error:
-                raise InternalError(f"cannot kill the processes in {self.path}: {error}") from error
             finally:
                 for pidfd in dying:
                     os.close(pidfd)

@@ -187,6 +187,22 @@ def test_a_zombie_has_no_cgroups_to_act_on() -> None:
         assert not Cgroup.of(started.pid).killable
 
 
+def test_a_zombie_that_died_deeper_than_the_kernel_tells_is_a_containers() -> None:
+    """Its path is longer than /proc/PID/cgroup can say; only a container nests so deep."""
+    with scratch(UNIFIED) as directory:
+        here = os.open(directory, os.O_RDONLY)
+        for _ in range(22):
+            os.mkdir("x" * 239, dir_fd=here)
+            below = os.open("x" * 239, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        with Started("print('bye')", f"/proc/{os.getpid()}/fd/{here}") as started:
+            os.close(here)
+            os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+            assert Cgroup(home=f"/{directory.name}").had(started.pid)
+            assert not Cgroup().had(started.pid)
+
+
 @pytest.mark.parametrize("controller", ["freezer", UNIFIED])
 def test_this_machines_own_mounts_are_found(controller: str) -> None:
     point = root(controller)

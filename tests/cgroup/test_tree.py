@@ -123,7 +123,7 @@ async def test_nobody_runs_while_version_1_signals(monkeypatch: pytest.MonkeyPat
         with Started(IDLE, directory):
             monkeypatch.setattr(signal, "pidfd_send_signal", send)
             await FreezerTree(directory).kill()
-        assert states == ["1"]
+        assert set(states) == {"1"}  # on a busy machine it is signalled again before it is dead
         assert Path(directory, "freezer.self_freezing").read_text().strip() == "0"
 
 
