@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+import shimpy
 from shimpy.cli import local
 from shimpy.cli.output import complain
 from shimpy.errors import ShimError
@@ -89,4 +90,5 @@ async def _type(command: CommandStream | Pty) -> None:
         pass
     except OSError as error:
         complain(f"stdin: {error.strerror}")
-    command.close_stdin()
+    if not isinstance(command, shimpy.Pty):  # the input of a terminal has no end
+        command.close_stdin()

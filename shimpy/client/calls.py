@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from shimpy import api
+from shimpy.client.arguments import check_exec
 from shimpy.client.call import call, seconds
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, Rlimit, StrPath, User
 from shimpy.client.subscription import EventStream
@@ -125,7 +126,8 @@ class ShimCalls:
             its pid, as the host numbers it.
 
         Raises:
-            TypeError: there is no such option, or *args* are not strings.
+            TypeError: there is no such option, or something is of the wrong type.
+            InvalidArgumentError: something has a value that nothing can have.
             NotFoundError: the program, or one of the paths, is not there.
             PermissionDeniedError: the program may not be run.
             FailedPreconditionError: the container is neither created nor running.
@@ -227,27 +229,6 @@ class ShimCalls:
         return EventStream(self._channel)
 
 
-def check_exec(args: Sequence[str], options: ExecOptions) -> None:
-    """Refuses what cannot be meant, before anything is made for it.
-
-    Args:
-        args: of an exec.
-        options: likewise.
-
-    Raises:
-        TypeError: there is no such option, or *args* are not strings.
-    """
-    unknown = options.keys() - ExecOptions.__optional_keys__
-    if unknown:
-        known = ", ".join(sorted(ExecOptions.__optional_keys__))
-        raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
-    if isinstance(args, str):
-        raise TypeError("args is the program and its arguments, each a string of its own")
-    for arg in args:
-        if not isinstance(arg, str):
-            raise TypeError(f"args: {arg!r} is no string")
-
-
 def _path(path: StrPath | None) -> str:
     return "" if path is None else os.fspath(path)
 
@@ -260,7 +241,7 @@ def environment(env: Mapping[str, str]) -> list[str]:
     """
     for name in env:
         if not name or "=" in name:
-            raise InvalidArgumentError(f"env: {name!r} is no name for a variable")
+            raise InvalidArgumentError(f"env: {name!r} is not a valid variable name")
     return [f"{name}={value}" for name, value in env.items()]
 
 

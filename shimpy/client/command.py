@@ -73,7 +73,7 @@ async def run(
         output_limit: bytes that are kept of each output.
 
     Raises:
-        TypeError: *input* is nothing that has bytes, or a limit no number.
+        TypeError: *input* is not a bytes-like object, or a limit is not a number.
         ValueError: a limit is negative or NaN.
     """
     # All before anything is made: what is found wrong later has to be cleaned up after.
@@ -81,9 +81,9 @@ async def run(
     timeout = seconds(timeout)
     if output_limit is not None:
         if not isinstance(output_limit, int):
-            raise TypeError(f"output_limit: {output_limit!r} is no number of bytes")
+            raise TypeError(f"output_limit must be an int, not {output_limit!r}")
         if output_limit < 0:
-            raise ValueError(f"output_limit: {output_limit} bytes cannot be kept")
+            raise ValueError(f"output_limit must be >= 0, not {output_limit}")
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     kept = Kept(output_limit)
@@ -157,11 +157,6 @@ class _Session:
             raise BrokenPipeError("the process was given nothing to read")
         await self._process.stdin.write(data)
 
-    def close_stdin(self) -> None:
-        """Ends what the process reads."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
     def kill(self) -> None:
         """Kills the process and all that it started; :meth:`wait` tells when that is done."""
         self._process.kill()
@@ -227,6 +222,11 @@ class CommandStream(_Session):
     and ends when the command has. A command whose output nobody fetches waits, as on any pipe.
     """
 
+    def close_stdin(self) -> None:
+        """Ends what the process reads. Idempotent."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -241,6 +241,10 @@ class Pty(_Session):
     """A running command on a terminal of its own.
 
     ``async for data in pty`` brings what the terminal shows, and ends when the command has.
+
+    A terminal has no end of input that could be closed. As at a keyboard, ``await pty.write(bytes([4]))``
+    (Ctrl-D, the VEOF of termios(3)) at the beginning of a line is the end for a program that reads
+    lines; one that has switched to raw mode reads that byte.
     """
 
     def __init__(self, resize: Callable[[int, int, int], Awaitable[None]]) -> None:

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command
+from shimpy.client.arguments import check_exec
 from shimpy.client.call import settled
-from shimpy.client.calls import check_exec
 from shimpy.client.running import started
 from shimpy.errors import NotFoundError, ShimError, UnavailableError
 

@@ -149,7 +149,7 @@ class InputWriter:
 
         Raises:
             BrokenPipeError: the process reads no more, or the input has been closed.
-            TypeError: it is nothing that has bytes.
+            TypeError: it is not a bytes-like object.
         """
         left = memoryview(data).cast("B")  # by bytes, not by the items of an array
         async with self._writing:

@@ -13,6 +13,7 @@ from typing import Final
 from .. import scratch
 from ..errors import InternalError
 
+# Seconds: a runtime has sent the master before its command succeeds.
 _TIMEOUT: Final = 1.0
 _NAME: Final = "console.sock"
 # A runtime sends one descriptor; room for some more lets us close them.

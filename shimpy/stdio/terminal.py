@@ -20,6 +20,7 @@ from .streams import Stream, open_output
 MAX_WINDOW: Final = 65535
 """The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
 
+# Seconds: a reader that does not read must not hold up Delete.
 _DRAIN_TIMEOUT: Final = 2.0
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTPEER: Final = 0x5441
@@ -71,8 +72,9 @@ class TerminalIO:
 
     def _relay(self, master: int) -> None:
         os.set_blocking(master, False)
-        # While the process lives it may close its terminal and open /dev/console again. With a
-        # slave of our own the master does not hang up meanwhile, and what is typed is not lost.
+        # While the process lives it may close its terminal and open /dev/console again. Without a
+        # slave of our own the master would hang up meanwhile: ready at all times, though it takes
+        # nothing, and woken whenever the process does that.
         slave = Owned(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)
         self._master = master

@@ -40,15 +40,65 @@ async def test_option_that_there_is_not_is_named(untouched: Any) -> None:
             method(["true"], capabilites=[])
 
 
-async def test_argument_that_is_no_string_is_named(untouched: Any) -> None:
+async def test_argument_that_is_not_a_string_is_named(untouched: Any) -> None:
     for method in (untouched.run, untouched._client.exec):
-        with pytest.raises(TypeError, match=r"b'-l' is no string"):
+        with pytest.raises(TypeError, match=r"b'-l' is not a string"):
             await method(["ls", b"-l"])
     for method in (untouched.stream, untouched.pty):
-        with pytest.raises(TypeError, match="7 is no string"):
+        with pytest.raises(TypeError, match="7 is not a string"):
             method(["echo", 7])
         with pytest.raises(TypeError, match="args"):
             method("ls")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user": "nobody"},
+        {"user": 1000},
+        {"user": shimpy.User(uid="1000")},  # type: ignore[arg-type]  # the mistake that is tested
+        {"user": shimpy.User(additional_gids="12")},  # type: ignore[arg-type]  # likewise
+        {"rlimits": [("RLIMIT_NOFILE", 10, 10)]},
+        {"rlimits": shimpy.Rlimit("RLIMIT_NOFILE", 10, 10)},
+        {"rlimits": [shimpy.Rlimit(7, 10, 10)]},  # type: ignore[arg-type]  # likewise
+        {"rlimits": [shimpy.Rlimit("RLIMIT_NOFILE", 1.5, 10)]},  # type: ignore[arg-type]  # likewise
+        {"capabilities": "CAP_KILL"},
+        {"capabilities": 7},
+        {"capabilities": [7]},
+        {"env": ["NAME=value"]},
+        {"env": {"NAME": 7}},
+        {"env": {7: "value"}},
+    ],
+    ids=str,
+)
+async def test_option_of_the_wrong_type_is_named(untouched: Any, options: dict[str, Any]) -> None:
+    (name,) = options
+    for method in (untouched.run, untouched._client.exec):
+        with pytest.raises(TypeError, match=name):
+            await method(["true"], **options)
+    for method in (untouched.stream, untouched.pty):
+        with pytest.raises(TypeError, match=name):
+            method(["true"], **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user": shimpy.User(uid=-1)},
+        {"user": shimpy.User(gid=2**40)},
+        {"user": shimpy.User(additional_gids=[2**32])},
+        {"rlimits": [shimpy.Rlimit("RLIMIT_NOFILE", -1, 10)]},
+        {"rlimits": [shimpy.Rlimit("RLIMIT_NOFILE", 10, 2**64)]},
+    ],
+    ids=str,
+)
+async def test_number_that_the_request_has_no_room_for_is_named(
+    untouched: Any, options: dict[str, Any]
+) -> None:
+    (name,) = options
+    for method in (untouched.run, untouched._client.exec):
+        with pytest.raises(shimpy.InvalidArgumentError, match=name):
+            await method(["true"], **options)
 
 
 async def test_option_that_is_none_is_as_the_container_has_it(container: shimpy.Container) -> None:

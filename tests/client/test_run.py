@@ -353,6 +353,23 @@ async def _until(pty: shimpy.Pty, awaited: bytes) -> None:
         shown += piece
 
 
+async def test_pty_has_no_stdin_to_close_but_takes_a_control_d(container: shimpy.Container) -> None:
+    assert not hasattr(shimpy.Pty, "close_stdin")
+    async with container.pty(["cat"]) as pty:
+        await pty.write(b"line\n")
+        await pty.write(bytes([4]))
+        shown = b"".join([data async for data in pty])
+        assert await pty.wait() == 0
+    assert shown == b"line\r\nline\r\n"
+
+
+async def test_pty_in_raw_mode_reads_a_control_d_as_it_is(container: shimpy.Container) -> None:
+    async with container.pty(["sh", "-c", "stty raw -echo; echo ready; head -c 1 | od -An -tx1"]) as pty:
+        await _until(pty, b"ready")
+        await pty.write(bytes([4]))
+        await _until(pty, b"04")
+
+
 async def test_pty_is_resized(container: shimpy.Container) -> None:
     # A shell that a signal reaches on its way into a `read` sees to it only when there is something to read.
     script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done"

@@ -16,11 +16,14 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shimpy.errors import FailedPreconditionError, InternalError
 from shimpy.stdio import ProcessIO, StdioHub, open_stdio
+from shimpy.stdio.relay import InputRelay, OutputRelay
+from shimpy.stdio.terminal import TerminalIO
 from tests.support.containers import remove
 from tests.support.fifos import Fifo
 from tests.support.leaks import descriptors, eventually
@@ -93,6 +96,42 @@ async def run(io: ProcessIO, *args: str, raw: bool = False) -> Process:
     return process
 
 
+def output(io: ProcessIO) -> OutputRelay:
+    assert isinstance(io, TerminalIO)
+    assert io._output is not None
+    return io._output
+
+
+def is_held_back(io: ProcessIO) -> bool:
+    """Returns whether there is input that the terminal did not take."""
+    assert isinstance(io, TerminalIO)
+    assert io._input is not None
+    return bool(io._input._pending)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one each time that one of a terminal's relays is woken."""
+    woken: list[str] = []
+    for relay in (InputRelay, OutputRelay):
+
+        def counted(self: Any, turn: Callable[[Any], None] = relay._turn, name: str = relay.__name__) -> None:
+            woken.append(name)
+            turn(self)
+
+        monkeypatch.setattr(relay, "_turn", counted)
+    return woken
+
+
+async def at_rest(turns: list[str]) -> None:
+    """Fails if the relays go on being woken though nothing happens any more."""
+    async with asyncio.timeout(10):
+        before = -1
+        while len(turns) != before:
+            before = len(turns)
+            await asyncio.sleep(0.2)
+
+
 def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-E", "-c", code]
 
@@ -139,6 +178,29 @@ async def test_a_slave_is_not_a_master(hub: StdioHub) -> None:
     io.close()
     os.close(master)
     os.close(slave)
+
+
+async def test_a_console_from_another_user_is_not_taken(hub: StdioHub, fifo: MakeFifo) -> None:
+    out = fifo("out")
+    io = opened(hub, "", out)
+    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    folder.chmod(0o711)
+    (folder / "console.sock").chmod(0o666)
+    stranger = f"""
+import os, socket
+master, slave = os.openpty()
+os.chdir({str(folder)!r})
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sock = socket.socket(socket.AF_UNIX)
+sock.connect("console.sock")
+socket.send_fds(sock, [b"/dev/ptmx"], [master])
+"""
+    assert await asyncio.to_thread(subprocess.call, python(stranger)) == 0
+    process = await run(io, "echo", "hello")
+    await process.exit()
+    await io.drain()
+    assert await asyncio.wait_for(out.read(), 5) == b"hello\r\n"
+    io.close()
 
 
 async def test_cancelling_attach_leaves_nothing(hub: StdioHub) -> None:
@@ -288,14 +350,12 @@ async def test_a_process_may_close_its_terminal_and_open_it_again(hub: StdioHub,
     io.close()
 
 
-async def test_a_process_that_nobody_reads_waits(hub: StdioHub, fifo: MakeFifo) -> None:
+async def test_a_process_that_nobody_reads_waits(hub: StdioHub, fifo: MakeFifo, turns: list[str]) -> None:
     out = fifo("out")
     io = opened(hub, "", out)
     process = await run(io, *python("import os; b = b'x' * 1000000; os.write(1, b)"), raw=True)
-    await asyncio.sleep(0.2)
-    used = time.process_time()
-    await asyncio.sleep(0.3)
-    assert time.process_time() - used < 0.1
+    await eventually(lambda: output(io)._waiting)
+    await at_rest(turns)
     assert process.popen.poll() is None
     assert len(await asyncio.to_thread(_read, out, 400_000)) == 400_000
     # That reader has left; the next one gets what is left.
@@ -330,7 +390,7 @@ async def test_a_reader_that_comes_after_the_exit(hub: StdioHub, fifo: MakeFifo)
     io = opened(hub, "", out)
     process = await run(io, "seq", "1", "20000")
     # More than the FIFO holds: the rest waits in the terminal.
-    await asyncio.sleep(0.1)
+    await eventually(lambda: output(io)._waiting)
     reader = out.read()
     await process.exit()
     assert (await asyncio.wait_for(reader, 5)).count(b"\n") == 20000
@@ -436,7 +496,7 @@ async def test_input_reaches_the_process(hub: StdioHub, fifo: MakeFifo) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "file"])
 async def test_large_input_waits_for_a_slow_process(
-    hub: StdioHub, fifo: MakeFifo, tmp_path: Path, kind: str
+    hub: StdioHub, fifo: MakeFifo, tmp_path: Path, turns: list[str], kind: str
 ) -> None:
     data = random.Random(1).randbytes(rounds(1, 10) * 1_000_000)
     (tmp_path / "copy").touch()
@@ -453,10 +513,8 @@ with open({str(tmp_path / "copy")!r}, "wb") as copy:
 """
     process = await run(io, *python(code), raw=True)
     written = source.write(data) if kind == "fifo" else None
-    await asyncio.sleep(0.3)
-    used = time.process_time()
-    await asyncio.sleep(0.1)
-    assert time.process_time() - used < 0.08
+    await eventually(lambda: is_held_back(io))
+    await at_rest(turns)
     await go.write(b"")
     assert await process.exit() == 0
     if written is not None:
@@ -481,13 +539,27 @@ async def test_input_from_a_device(hub: StdioHub, fifo: MakeFifo) -> None:
     os.close(follower)
 
 
-async def test_endless_input_is_held_back(hub: StdioHub) -> None:
+async def test_endless_input_is_held_back(hub: StdioHub, turns: list[str]) -> None:
     io = opened(hub, "/dev/zero")
     process = await run(io, "sleep", "600", raw=True)
-    await asyncio.sleep(0.2)
-    used = time.process_time()
-    await asyncio.sleep(0.3)
-    assert time.process_time() - used < 0.1
+    await eventually(lambda: is_held_back(io))
+    await at_rest(turns)
+    await process.kill()
+    io.close()
+
+
+async def test_input_that_waits_for_a_process_without_its_terminal_costs_nothing(
+    hub: StdioHub, fifo: MakeFifo, turns: list[str]
+) -> None:
+    """A master that nobody has a slave of is ready at all times (poll(2), POLLHUP)."""
+    closed = fifo("closed")
+    reading = closed.read()
+    io = opened(hub, "/dev/zero")
+    code = f"exec 0<&- 1>&- 2>&-; echo >{closed}; exec sleep 600"
+    process = await run(io, "sh", "-c", code, raw=True)
+    assert await reading == b"\n"
+    await eventually(lambda: is_held_back(io))
+    await at_rest(turns)
     await process.kill()
     io.close()
 

@@ -1,0 +1,92 @@
+"""What an exec is asked for, checked before anything is made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from shimpy.client.model import ExecOptions, Rlimit, User
+from shimpy.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UINT32 = 2**32 - 1
+"""The highest number that the request has room for as an id; what is over it would become another."""
+_UINT64 = 2**64 - 1
+"""The same for a limit."""
+
+
+def check_exec(args: Sequence[str], options: ExecOptions) -> None:
+    """Refuses what cannot be meant.
+
+    Args:
+        args: the program and its arguments.
+        options: see :class:`~shimpy.ExecOptions`.
+
+    Raises:
+        TypeError: there is no such option, or *args* or an option are of the wrong type.
+        InvalidArgumentError: a number is negative, or larger than there are ids or limits.
+    """
+    unknown = options.keys() - ExecOptions.__optional_keys__
+    if unknown:
+        known = ", ".join(sorted(ExecOptions.__optional_keys__))
+        raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
+    _check_strings("args", args)
+    _check_env(options.get("env"))
+    _check_user(options.get("user"))
+    if (capabilities := options.get("capabilities")) is not None:
+        _check_strings("capabilities", capabilities)
+    if (rlimits := options.get("rlimits")) is not None:
+        _check_rlimits(rlimits)
+
+
+def _check_strings(field: str, strings: object) -> None:
+    if isinstance(strings, str | bytes) or not isinstance(strings, Iterable):
+        raise TypeError(f"{field} must be a sequence of strings, not {strings!r}")
+    for string in strings:
+        if not isinstance(string, str):
+            raise TypeError(f"{field}: {string!r} is not a string")
+
+
+def _check_env(env: object) -> None:
+    if env is None:
+        return
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of names to values, not {env!r}")
+    for name, value in env.items():
+        if not isinstance(name, str):
+            raise TypeError(f"env: {name!r} is not a string")
+        if not isinstance(value, str):
+            raise TypeError(f"env: the value of {name!r} is not a string: {value!r}")
+
+
+def _check_user(user: object) -> None:
+    if user is None:
+        return
+    if not isinstance(user, User):
+        raise TypeError(f"user must be a shimpy.User, not {user!r}")
+    groups: object = user.additional_gids
+    if isinstance(groups, str) or not isinstance(groups, Iterable):
+        raise TypeError(f"user: additional_gids must be a sequence of numbers, not {groups!r}")
+    for number in (user.uid, user.gid, *groups):
+        _check_number("user", number, _UINT32)
+
+
+def _check_rlimits(rlimits: object) -> None:
+    if not isinstance(rlimits, Iterable):
+        raise TypeError(f"rlimits must be a sequence of shimpy.Rlimit, not {rlimits!r}")
+    for limit in rlimits:
+        if not isinstance(limit, Rlimit):
+            raise TypeError(f"rlimits: {limit!r} is not a shimpy.Rlimit")
+        if not isinstance(limit.type, str):
+            raise TypeError(f"rlimits: {limit.type!r} is not a string")
+        for number in (limit.soft, limit.hard):
+            _check_number("rlimits", number, _UINT64)
+
+
+def _check_number(field: str, number: object, highest: int) -> None:
+    if not isinstance(number, int):
+        raise TypeError(f"{field}: {number!r} is not an int")
+    if not 0 <= number <= highest:
+        raise InvalidArgumentError(f"{field}: {number} is not between 0 and {highest}")
