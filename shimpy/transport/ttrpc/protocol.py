@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final, cast
 
 from . import frames
@@ -13,8 +12,6 @@ from .frames import Frame, FrameReader
 # They may be 400 of the smallest frames, each of which has to be answered: some 3 ms.
 _READ_SIZE: Final = 4 * 1024
 _BUFFER_SIZE: Final = 16 * 1024
-
-_log = logging.getLogger(__name__)
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
@@ -34,15 +31,11 @@ class FrameProtocol(asyncio.BufferedProtocol):
         return self._buffer[: max(_READ_SIZE, self._reader.missing)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Takes in what has been read; whatever it is, it harms no other connection."""
-        try:
-            for frame in self._reader.feed(self._buffer[:nbytes]):
-                if self.transport.is_closing():
-                    return
-                self.frame_received(frame)
-        except Exception:  # noqa: BLE001 - it goes to the log
-            _log.exception("a connection is closed")
-            self.transport.abort()
+        """Takes in what has been read; should that fail, asyncio logs it and closes the connection."""
+        for frame in self._reader.feed(self._buffer[:nbytes]):
+            if self.transport.is_closing():
+                return
+            self.frame_received(frame)
 
     def frame_received(self, frame: Frame) -> None:
         """Takes in one frame."""

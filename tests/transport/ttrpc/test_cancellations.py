@@ -12,7 +12,7 @@ import pytest
 from shimpy.transport.ttrpc import Server
 from tests.support.clock import leap
 from tests.support.leaks import eventually
-from tests.support.rawttrpc import Handlers, Peer, connected, request
+from tests.support.rawttrpc import DATA, Handlers, Peer, connected, frame, request
 
 pytestmark = pytest.mark.anyio
 
@@ -125,3 +125,18 @@ async def test_a_handler_that_cancels_itself(peer: Peer, handlers: Handlers) -> 
     peer.send(request(1, "Fail"))
 
     assert await peer.answer() == (1, "CANCELLED", "the call was cancelled")
+
+
+async def test_the_first_reason_for_a_call_to_end_is_the_one_that_is_told(
+    peer: Peer, handlers: Handlers
+) -> None:
+    handlers.rolling_back = asyncio.Event()
+    peer.send(request(1, "Hold", "web", timeout=HOUR))
+    await eventually(lambda: handlers.begun)
+    leap(3601)
+    await eventually(lambda: handlers.cancelled)
+    peer.send(frame(1, DATA) + request(3))
+    assert await peer.answer() == (3, "OK", "x")
+    handlers.rolling_back.set()
+
+    assert await peer.answer() == (1, "DEADLINE_EXCEEDED", "the deadline passed")

@@ -160,6 +160,17 @@ async def test_a_reply_that_is_not_one(
     await _works(client, peer)
 
 
+async def test_a_reply_that_comes_twice(pair: tuple[Client, Peer]) -> None:
+    client, peer = pair
+    calling = asyncio.create_task(call(client))
+    stream, _, payload = await peer.frame()
+    reply = frame(stream, RESPONSE, encode_response(Response(decode_request(payload).payload)))
+    peer.send(reply + reply)
+
+    assert await calling == "x"
+    await _works(client, peer)
+
+
 async def test_calls_end_with_the_connection(pair: tuple[Client, Peer]) -> None:
     client, peer = pair
     calls = [asyncio.create_task(call(client, timeout=3600)) for _ in range(3)]
@@ -204,6 +215,7 @@ async def test_a_server_that_does_not_read_is_waited_for(pair: tuple[Client, Pee
     for _ in calls:
         stream, _, payload = await peer.frame()
         peer.send(frame(stream, RESPONSE, encode_response(Response(decode_request(payload).payload))))
+        assert client.transport.get_write_buffer_size() <= size + 100_000
     assert {len(reply) for reply in await asyncio.gather(*calls)} == {size}
 
 

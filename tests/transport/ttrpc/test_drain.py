@@ -51,6 +51,20 @@ async def test_nobody_can_connect_any_more(server: Server, path: Path) -> None:
             pass
 
 
+async def test_a_client_that_reads_is_not_waited_for_longer_than_it_takes(
+    peer: Peer, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimpy.transport.ttrpc.server._LAST_ANSWERS", 3600)
+    peer.send(request(1, "Long", "4000000"))
+    await eventually(lambda: _unread(server))
+    draining = asyncio.create_task(server.drain(60))
+
+    assert await peer.answer() == (1, "OK", "x" * 4_000_000)
+    assert await peer.hung_up()
+    async with asyncio.timeout(20):
+        await draining
+
+
 async def test_a_client_that_does_not_read_is_not_waited_for(
     peer: Peer, handlers: Handlers, server: Server
 ) -> None:
