@@ -7,14 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shimpy.core import log_program
-from shimpy.core.log_program import Logger
 from shimpy.core.stdio_uri import LogProgram
 from shimpy.errors import (
     InternalError,
@@ -26,44 +23,9 @@ from shimpy.errors import (
 from shimpy.reaper import Reaper
 
 from ..support.leaks import alive, descriptors, eventually, opened_since
+from ..support.log_programs import COPY, start
 
 pytestmark = pytest.mark.anyio
-
-COPY = "exec 5>&-; cat <&3 >out & cat <&4 >err; wait"
-
-
-@pytest.fixture
-async def reaper() -> AsyncIterator[Reaper]:
-    reaper = Reaper()
-    reaper.open()
-    yield reaper
-    reaper.close()
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Callable[..., LogProgram]:
-    """Writes a program in sh, which begins in the test's directory."""
-
-    def write(script: str, *arguments: str, must_say_ready: bool = False) -> LogProgram:
-        path = tmp_path / "program"
-        path.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
-        path.chmod(0o755)
-        return LogProgram(str(path), arguments, must_say_ready)
-
-    return write
-
-
-async def start(
-    program: LogProgram, reaper: Reaper, owner: tuple[int, int] | None = None, ready_within: float = 30
-) -> Logger:
-    return await Logger.start(
-        program,
-        reaper,
-        container_id="web",
-        namespace="k8s.io",
-        owner=owner,
-        ready_within=ready_within,
-    )
 
 
 async def test_it_reads_both_outputs_to_the_end(
@@ -240,56 +202,6 @@ async def test_without_a_descriptor_to_watch_it_by_none_runs(
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     assert opened_since(before) == []
-
-
-async def test_one_that_waits_for_sigterm_gets_it(
-    tmp_path: Path,
-    reaper: Reaper,
-    program: Callable[..., LogProgram],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(log_program, "_END_ALONE_WITHIN", 0.1)
-    script = "trap 'touch terminated; exit' TERM; exec 5>&-; while :; do sleep 0.1; done"
-    logger = await start(program(script), reaper)
-
-    await logger.aclose()
-
-    assert (tmp_path / "terminated").exists()
-
-
-async def test_one_that_does_not_heed_sigterm_is_killed(
-    tmp_path: Path,
-    reaper: Reaper,
-    program: Callable[..., LogProgram],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(log_program, "_END_ALONE_WITHIN", 0.1)
-    monkeypatch.setattr(log_program, "_END_WITHIN", 0.3)
-    logger = await start(program("trap '' TERM; echo $$ >pid; exec 5>&-; exec sleep 100"), reaper)
-
-    await logger.aclose()
-
-    assert not alive(int((tmp_path / "pid").read_text()))
-
-
-async def test_to_close_it_twice_is_harmless(reaper: Reaper, program: Callable[..., LogProgram]) -> None:
-    logger = await start(program(COPY), reaper)
-
-    await logger.aclose()
-    await logger.aclose()
-
-
-async def test_what_still_holds_an_output_does_not_hold_up_the_end(
-    reaper: Reaper, program: Callable[..., LogProgram]
-) -> None:
-    logger = await start(program("exec 5>&-; exec cat <&3"), reaper)
-    held = os.dup(logger.stdout)
-    began = time.monotonic()
-
-    await logger.aclose()
-
-    assert time.monotonic() - began < 12
-    os.close(held)
 
 
 async def test_the_pipes_belong_to_whom_they_are_to(

@@ -22,9 +22,9 @@ _UMASK: Final = 0o022
 async def mount_rootfs(path: str, mounts: Sequence[Mount], reaper: Reaper) -> None:
     """Makes mounts at and below a directory in order: all of them, or none.
 
-    A mount may block for minutes, on a server of files or a device that has to be checked, so each has
-    a thread for as long as it lasts (some 0.1 ms; a root filesystem is one mount as a rule). A call that
-    is cancelled ends when the kernel is done, and everything is undone then.
+    A mount may block for minutes, on a file server or on a device that has to be checked, so each has a
+    thread for as long as it lasts. That costs less than half a millisecond, and a root filesystem is one
+    mount as a rule. A call that is cancelled ends when the kernel is done; everything is undone then.
 
     Args:
         path: the directory, which is there.

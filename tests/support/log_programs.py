@@ -1,0 +1,24 @@
+"""Log programs, as the tests start them."""
+
+from __future__ import annotations
+
+from shimpy.core.log_program import Logger
+from shimpy.core.stdio_uri import LogProgram
+from shimpy.reaper import Reaper
+
+COPY = "exec 5>&-; cat <&3 >out & cat <&4 >err; wait"
+"""A program in sh that writes what it reads into two files."""
+
+
+async def start(
+    program: LogProgram, reaper: Reaper, owner: tuple[int, int] | None = None, ready_within: float = 30
+) -> Logger:
+    """Starts a log program of the container `web`."""
+    return await Logger.start(
+        program,
+        reaper,
+        container_id="web",
+        namespace="k8s.io",
+        owner=owner,
+        ready_within=ready_within,
+    )
