@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from .patience import patience
+
 
 def descriptors(pid: int | None = None) -> dict[int, str]:
     """Returns the open descriptors of a process, by default of this one, and what each is."""
@@ -83,8 +85,9 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
 
     Args:
         condition: asked every few milliseconds.
-        within: seconds until the test fails.
+        within: seconds until the test fails, on a common machine.
     """
+    within = patience(within)
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s: {condition}"
