@@ -49,7 +49,9 @@ _failed = pytest.StashKey[bool]()
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Gives a slow machine more time for each test."""
-    usual = config.getoption("timeout") or config.getini("timeout")
+    usual = config.getoption("timeout")
+    if usual is None:
+        usual = config.getini("timeout")
     for item in items:
         marker = item.get_closest_marker("timeout")
         seconds = patience(float(marker.args[0] if marker else usual))

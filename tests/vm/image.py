@@ -34,7 +34,7 @@ def image() -> Path:
     """
     made = _CACHE / _key()
     if not made.is_dir():
-        shutil.rmtree(_CACHE, ignore_errors=True)
+        _run("rm", "-rf", "--one-file-system", str(_CACHE))
         unfinished = _CACHE / "unfinished"
         unfinished.mkdir(parents=True)
         print("making the machine's disk (two minutes, once)", flush=True)
@@ -67,7 +67,9 @@ def _build_requirements() -> list[str]:
 def _make(folder: Path) -> None:
     root = folder / "root"
     packages = ",".join(_PACKAGES)
-    _run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", _RELEASE, str(root))
+    # What it mounts there is gone with it, even if it is killed.
+    own_mounts = ("unshare", "--mount")
+    _run(*own_mounts, "mmdebstrap", "--variant=minbase", f"--include={packages}", _RELEASE, str(root))
     _install_python_packages(root)
     shutil.copy(_GUEST / "tests.service", root / "etc/systemd/system")
     shutil.copy(_GUEST / "run-tests", root / "usr/local/sbin")
@@ -117,4 +119,14 @@ def _install_python_packages(root: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    """Runs a command, and shows what it says only if it fails."""
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        sys.exit(f"{done.stdout}the machine's disk could not be made: {command[0]} failed")
