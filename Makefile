@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test stress soak fuzz bench bench-compare lint format proto build clean python system others ready
+.PHONY: help run test stress soak fuzz bench bench-compare vm lint format proto build clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench: ready system ## measure this machine: a table and a JSON file (ARGS="--he
 bench-compare: ready ## tell two of those JSON files apart: make bench-compare A=old.json B=new.json
 	$(BIN)/python -m tests.benchmarks compare $(A) $(B)
 
+vm: ready emulator ## tests on Debian 12's kernel, systemd and cgroup v2, in QEMU (ARGS as for test, or "--help")
+	$(BIN)/python -m tests.vm $(ARGS)
+
 lint: ready ## ruff, its formatter, and mypy --strict
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -54,7 +57,7 @@ build: ready ## the wheel and the source archive, in dist/
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove what was built and installed here
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .vm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shimpy tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PYTHONDONTWRITEBYTECODE does not hinder compileall, and a start that need not compile is three times as quick.
@@ -83,6 +86,12 @@ system:
 # The tests drive a second runtime too.
 others:
 	@command -v crun >/dev/null || { $(call install,crun); }
+
+emulator:
+	@missing=; \
+	command -v qemu-system-x86_64 >/dev/null || missing="$$missing qemu-system-x86"; \
+	command -v mmdebstrap >/dev/null || missing="$$missing mmdebstrap"; \
+	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
 install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then echo "installing $(1)"; $(APT) update && $(APT) install --yes --no-install-recommends $(1) >/dev/null; \

@@ -19,6 +19,7 @@ from shimpy import inherited
 from .support import bundles, containers, events, leaks, machine, residue
 from .support.fifos import Fifo
 from .support.lives import Life, lives
+from .support.patience import patience
 from .support.rounds import rounds
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
 
 _failed = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives a slow machine more time for each test."""
+    usual = config.getoption("timeout")
+    if usual is None:
+        usual = config.getini("timeout")
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = patience(float(marker.args[0] if marker else usual))
+        item.add_marker(pytest.mark.timeout(seconds), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

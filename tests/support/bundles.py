@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .machine import RUNTIME
+
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Spec = dict[str, Any]
@@ -45,7 +47,7 @@ def make_rootfs(directory: Path) -> Path:
 def _template() -> Spec:
     """The runtime's own idea of a config.json, so that what is tested is what people have."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["runc", "spec"], cwd=folder, check=True)
+        subprocess.run([RUNTIME, "spec"], cwd=folder, check=True)
         spec: Spec = json.loads((Path(folder) / "config.json").read_text())
     return spec
 

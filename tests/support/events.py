@@ -11,6 +11,8 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy.api import Event, EventsRequest, EventType, ShimStub
 
+from .patience import patience
+
 
 class Recorder:
     """Every event since the subscription, in order; made by :func:`record`.
@@ -64,7 +66,7 @@ class Recorder:
         Args:
             within: seconds until the test fails.
         """
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(patience(within)):
             await self._subscribed.wait()
 
     async def wait_for(
@@ -83,7 +85,7 @@ class Recorder:
             return [event for event in self.seen if event.type == type and pid in (None, event.pid)]
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within), self._news:
+            async with asyncio.timeout(patience(within)), self._news:
                 await self._news.wait_for(lambda: len(matching()) >= count or self._over)
         found = matching()
         assert len(found) >= count, (
@@ -97,7 +99,7 @@ class Recorder:
         Args:
             within: seconds until the test fails.
         """
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(patience(within)):
             await asyncio.wait([self._task])
         return self.error
 

@@ -11,13 +11,15 @@ from grpclib.testing import ChannelFor
 from shimpy.api import ShimStub
 from shimpy.service import Shim
 
+from .machine import RUNTIME
+
 
 @contextlib.asynccontextmanager
 async def serve(**options: Any) -> AsyncIterator[ShimStub]:
     """Yields a client of a new Shim.
 
     Args:
-        options: arguments of Shim.
+        options: arguments of Shim; its runtime is that of the run if they name none.
     """
-    async with Shim(**options) as service, ChannelFor([service]) as channel:
+    async with Shim(**{"runtime": RUNTIME, **options}) as service, ChannelFor([service]) as channel:
         yield ShimStub(channel)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .patience import patience
+
 
 def descriptors(pid: int | None = None) -> dict[int, str]:
     """Returns the open descriptors of a process, by default of this one, and what each is."""
@@ -84,8 +86,9 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
 
     Args:
         condition: asked every few milliseconds.
-        within: seconds until the test fails.
+        within: seconds until the test fails, on a common machine.
     """
+    within = patience(within)
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s: {condition}"

@@ -7,6 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+RUNTIME = os.environ.get("SHIMPY_TEST_RUNTIME", "runc")
+"""The OCI runtime of the service in tests that say nothing else."""
+
 
 @functools.cache
 def lacking() -> str:
@@ -14,8 +17,7 @@ def lacking() -> str:
     lacks = []
     if os.geteuid() != 0:
         lacks.append("root")
-    if shutil.which("runc") is None:
-        lacks.append("runc")
+    lacks += [runtime for runtime in sorted({"runc", RUNTIME}) if shutil.which(runtime) is None]
     if shutil.which("busybox") is None:
         lacks.append("busybox-static")
     if not Path("/sys/fs/cgroup").is_mount() and not any(Path("/sys/fs/cgroup").iterdir()):

@@ -14,6 +14,7 @@ from typing import Any
 
 from .containers import RUN
 from .leaks import children, descriptors, threads
+from .patience import patience
 
 _HIERARCHIES = Path("/sys/fs/cgroup")
 
@@ -70,7 +71,7 @@ def nothing_left(*, within: float = 5, judged: Callable[[], bool] = lambda: True
     """
     before = snapshot()
     yield
-    end = time.monotonic() + within
+    end = time.monotonic() + patience(within)
     while (left := new_since(before)) and judged() and time.monotonic() < end:
         time.sleep(0.01)
     if judged():

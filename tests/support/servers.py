@@ -18,6 +18,9 @@ from grpclib.client import Channel
 
 from shimpy.api import ShimStub
 
+from .machine import RUNTIME
+from .patience import patience
+
 _TEMPORARY = tempfile.gettempdir()
 
 
@@ -39,6 +42,9 @@ class Server:
         before: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        command = [sys.executable, "-m", "shimpy"]
+        if RUNTIME != "runc":
+            command += ["--runtime", RUNTIME]
         # Not the test's own folder: its path may be longer than what a socket's address holds.
         self._folder = tempfile.TemporaryDirectory(prefix="shimpy-test-", dir=_TEMPORARY)
         self.folder = Path(self._folder.name)
@@ -47,7 +53,7 @@ class Server:
         self._channels: list[Channel] = []
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "shimpy", "--socket", str(self.socket), *arguments],
+                [*before, *command, "--socket", str(self.socket), *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, **(environment or {})},
@@ -70,6 +76,7 @@ class Server:
         Args:
             within: seconds until the test fails.
         """
+        within = patience(within)
         end = time.monotonic() + within
         while True:
             with socket.socket(socket.AF_UNIX) as client:
@@ -96,12 +103,12 @@ class Server:
             within: seconds until the test fails.
         """
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(within)
+        return self.process.wait(patience(within))
 
     async def terminated(self, *, within: float = 10) -> int:
         """Does what :meth:`terminate` does while the test's own event loop goes on."""
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, within)
+        return await asyncio.to_thread(self.process.wait, patience(within))
 
     def close(self) -> None:
         """Ends it and removes its folder; fails if there is a traceback in its stderr."""

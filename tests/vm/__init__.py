@@ -1,0 +1,1 @@
+"""The tests in a machine of their own: see __main__."""
