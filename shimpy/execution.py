@@ -8,7 +8,7 @@ from typing import Any
 from .cgroup import Cgroup, pids_usage
 from .errors import FailedPreconditionError, InternalError, ResourceExhaustedError
 from .process import Process
-from .reaper import Reaper, children, is_dying
+from .reaper import Reaper, children, is_dead, is_dying
 from .runtime import Runtime
 
 RUNTIME_TASKS = 16
@@ -78,7 +78,7 @@ class Execution:
         usage = pids_usage(self._init_pid)
         if usage is None or usage.current + RUNTIME_TASKS <= usage.limit:
             return ""
-        zombies = sum(map(is_dying, children(self._init_pid)))
+        zombies = sum(map(is_dead, children(self._init_pid)))
         return (
             f"exec: container {self._id} has {usage.current} of the {usage.limit} processes and threads "
             "of its pids.limit, and the runtime needs some to start another"
