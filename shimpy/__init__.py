@@ -30,9 +30,9 @@ if TYPE_CHECKING:
         StrPath,
         User,
     )
-    from shimpy.client.oneshot import run
+    from shimpy.client.one_shot import run
     from shimpy.client.subscription import EventStream
-    from shimpy.client.warm import WarmLauncher
+    from shimpy.client.warm_launcher import WarmLauncher
     from shimpy.errors import (
         AlreadyExistsError,
         CanceledError,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         UnavailableError,
         UnimplementedError,
     )
-    from shimpy.service import Shim
+    from shimpy.services.shim_v1 import Shim
 
 __all__ = [  # noqa: RUF022 - grouped
     # Ways to a shim
@@ -92,18 +92,18 @@ __all__ = [  # noqa: RUF022 - grouped
 ]
 
 _MODULES = {
-    "Shim": "shimpy.service",
+    "Shim": "shimpy.services.shim_v1",
     "connect": "shimpy.client.connect",
     "in_process": "shimpy.client.embed",
     "launch": "shimpy.client.launch",
-    "run": "shimpy.client.oneshot",
+    "run": "shimpy.client.one_shot",
     "write_bundle": "shimpy.client.bundle",
     "CommandStream": "shimpy.client.command",
     "Container": "shimpy.client.container",
     "EventStream": "shimpy.client.subscription",
     "Pty": "shimpy.client.command",
     "ShimClient": "shimpy.client.client",
-    "WarmLauncher": "shimpy.client.warm",
+    "WarmLauncher": "shimpy.client.warm_launcher",
 }
 """Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors)."""
 

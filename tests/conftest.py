@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from shimpy import inherited
-
-from .support import bundles, containers, events, leaks, machine, residue
-from .support.fifos import Fifo
-from .support.lives import Life, lives
-from .support.patience import patience
-from .support.rounds import rounds
+from shimpy.daemon import process_state
+from tests.support import bundles, containers, events, leaks, machine, residue
+from tests.support.fifos import Fifo
+from tests.support.lives import Life, lives
+from tests.support.patience import patience
+from tests.support.rounds import rounds
 
 if TYPE_CHECKING:
     from shimpy.api import ShimStub
-
-    from .support.servers import Server
+    from tests.support.servers import Server
 
 hypothesis.settings.register_profile(
     "shimpy",
@@ -39,7 +37,7 @@ hypothesis.settings.load_profile("shimpy")
 
 # A run in the background, under nohup(1) or under make(1) would hand these on, ignored, to every process of a
 # test.
-inherited._reset_signals_of_the_c_library()
+process_state._reset_signals_of_the_c_library()
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
@@ -133,7 +131,7 @@ def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
 @pytest.fixture
 async def shim(new_id: Callable[[], str]) -> AsyncIterator[ShimStub]:
     """A client of a Shim in this process, with no socket between the two."""
-    from .support.inprocess import serve
+    from tests.support.inprocess import serve
 
     async with serve() as stub:
         yield stub
@@ -190,7 +188,7 @@ def nothing_left(
 @pytest.fixture
 async def start_server(new_id: Callable[[], str]) -> AsyncIterator[Callable[..., Server]]:
     """Starts `python -m shimpy` processes: ``start_server("--log-format", "json", before=["nice"])``."""
-    from .support.servers import Server
+    from tests.support.servers import Server
 
     started: list[Server] = []
 
@@ -213,7 +211,7 @@ async def server(start_server: Callable[..., Server]) -> Server:
 @pytest.fixture
 def blocking_server(new_id: Callable[[], str]) -> Iterator[Server]:
     """The same for tests with no event loop of their own, such as those with Google's client."""
-    from .support.servers import Server
+    from tests.support.servers import Server
 
     with contextlib.closing(Server()) as server:
         server.wait_until_it_listens()
@@ -223,6 +221,6 @@ def blocking_server(new_id: Callable[[], str]) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
     """The messages and the stubs that Google's own compiler makes of shim.proto."""
-    from .support.foreign import compile_client
+    from tests.support.foreign import compile_client
 
     return compile_client(tmp_path_factory.mktemp("foreign"))

@@ -19,15 +19,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from shimpy import api
-from shimpy.cgroup import leftover_paths
+from shimpy.core.cgroup import leftover_paths
+from shimpy.core.runtime.files import MAX_LOG
+from shimpy.core.runtime.log_errors import MAX_LOG_LINES, MAX_MESSAGE, last_error
+from shimpy.core.runtime.spec import ExecSpec, check_terminal, process_of, read_bundle, shares_pids
 from shimpy.errors import InvalidArgumentError, ShimError
-from shimpy.runtime.files import MAX_LOG
-from shimpy.runtime.refusals import MAX_LOG_LINES, MAX_MESSAGE, last_error
-from shimpy.spec import ExecSpec, check_terminal, process_of, read_bundle, shares_pids
 from shimpy.testing import error_line
-from shimpy.wire import decode
-
-from .support.rounds import rounds
+from shimpy.transport.protobuf import decode
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.fuzz
 

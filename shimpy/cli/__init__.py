@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from shimpy.inherited import clean_slate, open_standard_descriptors
+from shimpy.daemon.process_state import clean_slate, open_standard_descriptors
 
 # What shells ignore for a program in the background, and nohup(1) for one that is to outlive its terminal.
 _STAY_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)

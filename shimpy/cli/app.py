@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from shimpy import errors
-from shimpy.cli import own, remote
+from shimpy.cli import local_commands, remote
 from shimpy.cli.output import complain, discard
 
 if TYPE_CHECKING:
@@ -131,5 +131,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-own.add_to(app, perform)
+local_commands.add_to(app, perform)
 remote.add_to(app, perform)

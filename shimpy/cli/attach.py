@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import shimpy
-from shimpy.cli import local
+from shimpy.cli import tty
 from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
@@ -28,7 +28,7 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
     Returns:
         its exit status.
     """
-    outputs = {"stdout": local.Output(_STDOUT), "stderr": local.Output(_STDERR)}
+    outputs = {"stdout": tty.Output(_STDOUT), "stderr": tty.Output(_STDERR)}
     typing = asyncio.ensure_future(_type(command)) if interactive else None
     try:
         with suppress(BrokenPipeError):  # nobody reads what it writes: it is ended, as by SIGPIPE
@@ -51,15 +51,15 @@ async def attach_terminal(command: Pty, *, interactive: bool) -> int:
     """
     with ExitStack() as restored:
         if os.isatty(_STDOUT):
-            restored.enter_context(local.on_resize(_Resizer(command)))
+            restored.enter_context(tty.on_resize(_Resizer(command)))
         if interactive and os.isatty(_STDIN):
-            restored.enter_context(local.raw(_STDIN))
+            restored.enter_context(tty.raw(_STDIN))
         return await attach(command, interactive=interactive)
 
 
 def terminal_size() -> tuple[int, int]:
     """Returns the columns and rows of this terminal."""
-    return local.size(_STDOUT)
+    return tty.size(_STDOUT)
 
 
 class _Resizer:
@@ -84,7 +84,7 @@ class _Resizer:
 
 async def _type(command: CommandStream | Pty) -> None:
     try:
-        while data := await local.read(_STDIN):
+        while data := await tty.read(_STDIN):
             await command.write(data)
     except BrokenPipeError:  # it reads no more
         pass

@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shimpy.client.call import settled
-from shimpy.client.calls import environment
+from shimpy.client.rpc import settled
+from shimpy.client.shim_calls import environment
+from shimpy.core.runtime import find_runtime
+from shimpy.core.runtime.log_errors import not_started
 from shimpy.errors import (
     EXHAUSTED,
     AlreadyExistsError,
@@ -21,8 +23,6 @@ from shimpy.errors import (
     PermissionDeniedError,
     ResourceExhaustedError,
 )
-from shimpy.runtime import find_runtime
-from shimpy.runtime.refusals import not_started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shimpy.client import command
-from shimpy.client.calls import ShimCalls
 from shimpy.client.container import Container, managed
 from shimpy.client.exits import ExitWatch
+from shimpy.client.shim_calls import ShimCalls
 from shimpy.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from grpclib.client import Channel
 
     from shimpy.client.command import CommandStream, Pty
-    from shimpy.client.fifos import Fifos
     from shimpy.client.model import Result, StrPath
+    from shimpy.client.pipes import Fifos
 
 
 class ShimClient(ShimCalls):

@@ -7,19 +7,19 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client.call import seconds
+from shimpy.client.command_process import STARTING_GRACE, Running, running
 from shimpy.client.model import Chunk, Result
-from shimpy.client.running import STARTING_GRACE, Running, running
+from shimpy.client.rpc import seconds
 from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
-    from shimpy.client.calls import ShimCalls
     from shimpy.client.exits import ExitWatch
-    from shimpy.client.fifos import Fifos
     from shimpy.client.model import StreamName
+    from shimpy.client.pipes import Fifos
+    from shimpy.client.shim_calls import ShimCalls
 
 _BUFFER = 1 << 18
 """Bytes of output that wait for who iterates before the process has to wait."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from shimpy.client import command
 from shimpy.client.arguments import check_exec
-from shimpy.client.call import settled
-from shimpy.client.running import started
+from shimpy.client.command_process import started
+from shimpy.client.rpc import settled
 from shimpy.errors import NotFoundError, ShimError, UnavailableError
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
-    from shimpy.client.calls import ShimCalls
     from shimpy.client.command import CommandStream, Pty
     from shimpy.client.exits import ExitWatch
-    from shimpy.client.fifos import Fifos
     from shimpy.client.model import ContainerState, ExecOptions, Result
+    from shimpy.client.pipes import Fifos
+    from shimpy.client.shim_calls import ShimCalls
 
 
 class Container:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from grpclib.testing import ChannelFor
 
-from shimpy.client.call import settled
 from shimpy.client.client import ShimClient
 from shimpy.client.connect import dials_no_more
 from shimpy.client.container import delete_container
+from shimpy.client.rpc import settled
 from shimpy.errors import ShimError
-from shimpy.service import Shim
+from shimpy.services.shim_v1 import Shim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

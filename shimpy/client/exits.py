@@ -12,7 +12,7 @@ from shimpy.errors import ResourceExhaustedError, ShimError, UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from shimpy.client.calls import ShimCalls
+    from shimpy.client.shim_calls import ShimCalls
     from shimpy.client.subscription import EventStream
 
 

@@ -11,9 +11,9 @@ import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
-from shimpy.client.call import settled
 from shimpy.client.connect import connect
 from shimpy.client.container import delete_container
+from shimpy.client.rpc import settled
 from shimpy.errors import ShimError, UnavailableError
 
 if TYPE_CHECKING:

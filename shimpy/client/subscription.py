@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from grpclib.const import Cardinality
 
 from shimpy import api
-from shimpy.client.call import call
 from shimpy.client.model import Event, EventType
+from shimpy.client.rpc import call
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

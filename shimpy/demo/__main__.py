@@ -17,7 +17,7 @@ from pathlib import Path
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from ..api import (
+from shimpy.api import (
     CreateRequest,
     DeleteRequest,
     Event,
@@ -31,8 +31,8 @@ from ..api import (
     State,
     StateRequest,
 )
-from ..client.connect import reachable
-from .parts import Events, FailedError, Pipes, Report, expect
+from shimpy.client.connect import reachable
+from shimpy.demo.parts import Events, FailedError, Pipes, Report, expect
 
 _CLEANUP_SECONDS = 5
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from ..api import Event, EventsRequest, EventType, ShimStub
+from shimpy.api import Event, EventsRequest, EventType, ShimStub
 
 _STEP_SECONDS = 20
 """Far more than any step takes; a demo that hangs would tell nothing."""

@@ -14,9 +14,9 @@ It is a POSIX shell script that runs nothing but builtins and then becomes the r
 exec, so it costs about a millisecond.
 """
 
-from .fake import Call, FakeRuntime
-from .faults import Console, Fails, Fault, Hang, PidFile, Prints, Signalled, error_line
-from .shell import COMMANDS, Command
+from shimpy.testing.fake import Call, FakeRuntime
+from shimpy.testing.faults import Console, Fails, Fault, Hang, PidFile, Prints, Signalled, error_line
+from shimpy.testing.shell import COMMANDS, Command
 
 __all__ = [
     "COMMANDS",

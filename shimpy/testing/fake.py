@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .faults import Fault
-from .shell import COMMANDS, SCRIPT, TIMES, Command
+from shimpy.testing.faults import Fault
+from shimpy.testing.shell import COMMANDS, SCRIPT, TIMES, Command
 
 if TYPE_CHECKING:
     from types import TracebackType

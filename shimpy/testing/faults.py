@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from .shell import WORK, letters, printf
+from shimpy.testing.shell import WORK, letters, printf
 
 
 def error_line(message: str) -> bytes:

@@ -1,9 +1,1 @@
-"""grpclib made fit to serve people who did not mean well, or whose programs do not.
-
-All use of grpclib's and h2's private names is in this package.
-"""
-
-from shimpy.transport.guard import guarded
-from shimpy.transport.listener import Server, Service
-
-__all__ = ["Server", "Service", "guarded"]
+"""How bytes come in: the listening socket, strict decoding, gRPC and ttrpc."""

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests import benchmarks
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.figures import compare, table
 from tests.support import machine
-
-from .bench import Bench
-from .figures import compare, table
 
 _RUNTIMES = ("runc", "crun", "youki")
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shimpy.api import ShimStub
+from tests.benchmarks.figures import Figure, Target
 from tests.support import bundles, containers, events
 from tests.support.servers import Server
-
-from .figures import Figure, Target
 
 T = TypeVar("T")
 

@@ -6,12 +6,11 @@ import os
 from collections import defaultdict
 
 from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, StartRequest
-from shimpy.reaper.subreaper import Subreaper
+from shimpy.core.reaper.subreaper import Subreaper
+from tests.benchmarks.bench import Bench, command, timed
+from tests.benchmarks.figures import Target
 from tests.support.events import Recorder
 from tests.support.kinds import EXIT
-
-from .bench import Bench, command, timed
-from .figures import Target
 
 _ADDED = (Target("added", 3), Target("added_p99", 10))
 

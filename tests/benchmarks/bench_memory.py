@@ -10,13 +10,12 @@ import sys
 
 import shimpy
 from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, StartRequest
-from shimpy.service import Shim
+from shimpy.services.shim_v1 import Shim
+from tests.benchmarks.bench import Bench, memory, python, quiet
+from tests.benchmarks.figures import Target
 from tests.support.events import Recorder
 from tests.support.kinds import EXIT
 from tests.support.leaks import children
-
-from .bench import Bench, memory, python, quiet
-from .figures import Target
 
 _AT_ONCE = 8
 

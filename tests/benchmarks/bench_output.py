@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 from shimpy.api import CreateRequest, DeleteRequest, StartRequest
-
-from .bench import Bench, cpu
-from .figures import Target
+from tests.benchmarks.bench import Bench, cpu
+from tests.benchmarks.figures import Target
 
 _BLOCK = 1 << 20
 

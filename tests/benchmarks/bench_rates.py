@@ -7,15 +7,14 @@ import contextlib
 import subprocess
 import time
 
-from shimpy import endpoint
 from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, StartRequest, StateRequest
-from shimpy.events import Event, EventType
-from shimpy.service import Shim
-from shimpy.transport import Server
+from shimpy.core.events import Event, EventType
+from shimpy.services.shim_v1 import Shim
+from shimpy.transport import unix
+from shimpy.transport.grpc import Server
+from tests.benchmarks.bench import Bench
 from tests.support.events import record
 from tests.support.kinds import EXEC_ADDED, EXIT
-
-from .bench import Bench
 
 _AT_ONCE = 50
 _BATCH = 500
@@ -49,9 +48,9 @@ async def _events(bench: Bench, subscribers: int) -> None:
     rates = []
     path = str(bench.folder / f"events{subscribers}")
     async with Shim(runtime=bench.runtime) as shim, contextlib.AsyncExitStack() as stack:
-        place = endpoint.listen(path)
+        place = unix.listen(path)
         stack.callback(place.remove)
-        server = Server([shim], admit=endpoint.admit)
+        server = Server([shim], admit=unix.admit)
         await server.start(place.socket)
         channel = await stack.enter_async_context(Channel(path=path))
         stub = ShimStub(channel)

@@ -6,10 +6,9 @@ import time
 
 import shimpy
 from shimpy.api import StateRequest
+from tests.benchmarks.bench import Bench, command, cpu, python
+from tests.benchmarks.figures import Target
 from tests.support.servers import Server
-
-from .bench import Bench, command, cpu, python
-from .figures import Target
 
 
 async def measure(bench: Bench) -> None:

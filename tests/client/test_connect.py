@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shimpy
-from shimpy.transport import Server
+from shimpy.transport.grpc import Server
 from tests.support import leaks
 from tests.support.fake import FakeShim
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shimpy.client.fifos import OutputReader
+from shimpy.client.pipes import OutputReader
 from tests.support.fifos import Fifo
 
 pytestmark = pytest.mark.anyio

@@ -463,7 +463,7 @@ async def test_one_shot_at_the_end_of_its_time(
     rootfs: Path, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     container_id = new_id()
-    monkeypatch.setattr("shimpy.client.oneshot.new_id", lambda: container_id)
+    monkeypatch.setattr("shimpy.client.one_shot.new_id", lambda: container_id)
     running = asyncio.ensure_future(
         shimpy.run(rootfs, ["sh", "-c", "echo part; sleep 300 & sleep 300"], timeout=100)
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.core.stdio_uri import LogProgram
-from shimpy.reaper import Reaper
+from shimpy.core.reaper import Reaper
+from shimpy.core.stdio.uri import LogProgram
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.core import log_program
-from shimpy.core.stdio_uri import LogProgram
-from shimpy.reaper import Reaper
-
-from ..support.leaks import alive
-from ..support.log_programs import COPY, start
+from shimpy.core.reaper import Reaper
+from shimpy.core.stdio import log_program
+from shimpy.core.stdio.uri import LogProgram
+from tests.support.leaks import alive
+from tests.support.log_programs import COPY, start
 
 pytestmark = pytest.mark.anyio
 

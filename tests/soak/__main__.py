@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from .soak import Soak
+from tests.soak.soak import Soak
 
 
 def main() -> int:

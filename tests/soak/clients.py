@@ -28,12 +28,11 @@ from shimpy.api import (
     StartRequest,
     StateRequest,
 )
-
-from ..support.events import record
-from ..support.leaks import children
-from ..support.servers import Server
-from .model import Call, Model, Program
-from .output import Output
+from tests.soak.model import Call, Model, Program
+from tests.soak.output import Output
+from tests.support.events import record
+from tests.support.leaks import children
+from tests.support.servers import Server
 
 PATIENCE = 30
 """Seconds after which a call without a deadline is taken to hang."""

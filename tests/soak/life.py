@@ -26,13 +26,12 @@ from shimpy.api import (
     StateRequest,
     StateResponse,
 )
-
-from ..support import containers
-from ..support.bundles import make_bundle, make_rootfs
-from ..support.leaks import children, descriptors
-from ..support.servers import Server
-from .clients import PATIENCE, Clients
-from .model import NONE, PAUSED, Model
+from tests.soak.clients import PATIENCE, Clients
+from tests.soak.model import NONE, PAUSED, Model
+from tests.support import containers
+from tests.support.bundles import make_bundle, make_rootfs
+from tests.support.leaks import children, descriptors
+from tests.support.servers import Server
 
 QUIET = 10
 """Seconds within which State and Events must agree with the model when nothing is under way."""

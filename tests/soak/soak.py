@@ -12,13 +12,12 @@ from collections import Counter
 from pathlib import Path
 
 from shimpy.api import CreateRequest, DeleteRequest, ShimStub, StateRequest
-
-from ..support import containers
-from ..support.events import record
-from ..support.leaks import children, eventually
-from ..support.servers import Server
-from .life import Life, make_kinds
-from .watch import MEMORY, Watch
+from tests.soak.life import Life, make_kinds
+from tests.soak.watch import MEMORY, Watch
+from tests.support import containers
+from tests.support.events import record
+from tests.support.leaks import children, eventually
+from tests.support.servers import Server
 
 REPORT = 60
 """Seconds from one line of progress to the next."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..support import leaks, residue
-from ..support.servers import Server
+from tests.support import leaks, residue
+from tests.support.servers import Server
 
 MEMORY = 4 << 20
 """Bytes by which the shim may have grown at the end: its allocator does not give back all that it took."""

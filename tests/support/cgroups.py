@@ -14,8 +14,8 @@ from typing import Self
 
 import pytest
 
-from shimpy.cgroup.mounts import UNIFIED, StrPath, View, listed, write
-from shimpy.cgroup.walk import remove_below, walk
+from shimpy.core.cgroup.hierarchies import UNIFIED, StrPath, View, listed, write
+from shimpy.core.cgroup.walk import remove_below, walk
 
 _numbers = itertools.count(1)
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shimpy.reaper import Child, Reaper
-from shimpy.runtime import Runtime
-
-from .forks import Exit
+from shimpy.core.reaper import Child, Reaper
+from shimpy.core.runtime import Runtime
+from tests.support.forks import Exit
 
 
 @contextlib.contextmanager

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import shimpy
-
-from .leaks import children, eventually
+from tests.support.leaks import children, eventually
 
 _ORPHAN = """
 import os, sys

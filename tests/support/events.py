@@ -10,8 +10,7 @@ from grpclib.const import Cardinality
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy.api import Event, EventsRequest, EventType, ShimStub
-
-from .patience import patience
+from tests.support.patience import patience
 
 
 class Recorder:

@@ -15,7 +15,7 @@ from grpclib.const import Handler
 from grpclib.exceptions import GRPCError
 
 from shimpy import api
-from shimpy.transport import Server, guarded
+from shimpy.transport.grpc import Server, guarded
 
 
 class FakeShim(api.ShimBase):

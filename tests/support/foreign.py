@@ -10,7 +10,7 @@ from types import ModuleType
 import grpc_tools
 from grpc_tools import protoc
 
-from .proto import INCLUDE, PROTO
+from tests.support.proto import INCLUDE, PROTO
 
 
 def compile_client(directory: Path) -> tuple[ModuleType, ModuleType]:

@@ -9,9 +9,8 @@ from typing import Any
 from grpclib.testing import ChannelFor
 
 from shimpy.api import ShimStub
-from shimpy.service import Shim
-
-from .machine import RUNTIME
+from shimpy.services.shim_v1 import Shim
+from tests.support.machine import RUNTIME
 
 
 @contextlib.asynccontextmanager

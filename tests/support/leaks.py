@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .patience import patience
+from tests.support.patience import patience
 
 
 def descriptors(pid: int | None = None) -> dict[int, str]:

@@ -14,18 +14,9 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from shimpy.api import (
-    CreateRequest,
-    DeleteRequest,
-    ExecRequest,
-    ShimStub,
-    StartRequest,
-    State,
-    StateRequest,
-)
-
-from .events import Recorder
-from .kinds import EXIT
+from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, StartRequest, State, StateRequest
+from tests.support.events import Recorder
+from tests.support.kinds import EXIT
 
 KILLED = 128 + signal.SIGKILL
 """The exit status of a process that was sent SIGKILL."""

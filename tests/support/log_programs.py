@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shimpy.core.log_program import Logger
-from shimpy.core.stdio_uri import LogProgram
-from shimpy.reaper import Reaper
+from shimpy.core.reaper import Reaper
+from shimpy.core.stdio.log_program import Logger
+from shimpy.core.stdio.uri import LogProgram
 
 COPY = "exec 5>&-; cat <&3 >out & cat <&4 >err; wait"
 """A program in sh that writes what it reads into two files."""

@@ -16,8 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import shimpy
-
-from .pids import Stranger, next_pid, take, untouched
+from tests.support.pids import Stranger, next_pid, take, untouched
 
 
 class World:

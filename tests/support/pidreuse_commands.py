@@ -15,10 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shimpy.reaper import Reaper, descent
-
-from .pidreuse import waited_for
-from .pids import Stranger, take, untouched
+from shimpy.core.reaper import Reaper, procfs
+from tests.support.pidreuse import waited_for
+from tests.support.pids import Stranger, take, untouched
 
 
 async def kill_command(reaper: Reaper) -> dict[str, Any]:
@@ -41,8 +40,8 @@ async def wait_for_a_group(reaper: Reaper) -> dict[str, Any]:
     """The pid of a command that has failed is a new group's, in which a child of this program has died."""
     process = await reaper.spawn("false", process_group=0)
     code = await reaper.wait(process)
-    ended = descent.now()
-    while descent.now() == ended:
+    ended = procfs.now()
+    while procfs.now() == ended:
         time.sleep(0.001)
     take(process.pid)
     while os.getpgid(process.pid) != process.pid:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import grpc_tools
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PROTO = ROOT / "shim.proto"
 API = ROOT / "shimpy" / "api"
 INCLUDE = API

@@ -14,9 +14,8 @@ import tempfile
 import threading
 import time
 
-from shimpy.reaper import Reaper
-
-from .leaks import zombies
+from shimpy.core.reaper import Reaper
+from tests.support.leaks import zombies
 
 # Not a shell: these wait for children behind one's back.
 _RUNTIME = """

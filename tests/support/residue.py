@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .containers import RUN
-from .leaks import children, descriptors, threads
-from .patience import patience
+from tests.support.containers import RUN
+from tests.support.leaks import children, descriptors, threads
+from tests.support.patience import patience
 
 _HIERARCHIES = Path("/sys/fs/cgroup")
 

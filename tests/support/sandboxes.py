@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import shimpy
-
-from . import containers
+from tests.support import containers
 
 
 @contextlib.asynccontextmanager

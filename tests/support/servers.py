@@ -17,9 +17,8 @@ from typing import Any
 from grpclib.client import Channel
 
 from shimpy.api import ShimStub
-
-from .machine import RUNTIME
-from .patience import patience
+from tests.support.machine import RUNTIME
+from tests.support.patience import patience
 
 _TEMPORARY = tempfile.gettempdir()
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from .forks import fork
+from tests.support.forks import fork
 
 PTRACE_SEIZE = 0x4206
 

@@ -23,7 +23,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from . import machine
+from tests.vm import machine
 
 SELECTION = (
     "tests/cgroup",

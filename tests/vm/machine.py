@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from .image import SOURCE, image
+from tests.vm.image import SOURCE, image
 
 _LEFT_OUT = {".git", ".vm", "dist", "build", "__pycache__"}
 _KERNEL = (

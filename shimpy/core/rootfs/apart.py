@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from .syscalls import unshare
+from shimpy.core.rootfs.syscalls import unshare
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from ...errors import InternalError, from_oserror
-from ...reaper import Reaper
-from ...runtime.surroundings import environment
-from .apart import run_blocking
-from .mounts import Mount, Rootfs
-from .unmount import mounted_at, unmount_all
+from shimpy.core.reaper import Reaper
+from shimpy.core.rootfs.apart import run_blocking
+from shimpy.core.rootfs.mounts import Mount, Rootfs
+from shimpy.core.rootfs.unmount import mounted_at, unmount_all
+from shimpy.core.runtime.environment import environment
+from shimpy.errors import InternalError, from_oserror
 
 _LONGEST_MESSAGE: Final = 4096
 _UMASK: Final = 0o022

@@ -7,9 +7,9 @@ import re
 import signal
 from typing import Final
 
-from ...errors import InvalidArgumentError
-from . import syscalls
-from .apart import run_apart
+from shimpy.core.rootfs import syscalls
+from shimpy.core.rootfs.apart import run_apart
+from shimpy.errors import InvalidArgumentError
 
 _ENTRY: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
 _IDS: Final = 1 << 32

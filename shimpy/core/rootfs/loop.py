@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ...errors import InvalidArgumentError, ResourceExhaustedError
+from shimpy.errors import InvalidArgumentError, ResourceExhaustedError
 
 _CONTROL: Final = "/dev/loop-control"
 _LOOP_CTL_GET_FREE: Final = 0x4C82

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ... import errors
-from . import idmap, overlay, syscalls
-from .loop import loop_device
-from .options import MountOptions, parse_options, refuse_internal
-from .syscalls import MNT_DETACH, MS_BIND, MS_REC, MS_REMOUNT, MS_SILENT
+from shimpy import errors
+from shimpy.core.rootfs import idmap, overlay, syscalls
+from shimpy.core.rootfs.loop import loop_device
+from shimpy.core.rootfs.options import MountOptions, parse_options, refuse_internal
+from shimpy.core.rootfs.syscalls import MNT_DETACH, MS_BIND, MS_REC, MS_REMOUNT, MS_SILENT
 
 logger = logging.getLogger(__name__)
 

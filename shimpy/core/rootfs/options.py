@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ...errors import InvalidArgumentError
-from .syscalls import (
+from shimpy.core.rootfs.syscalls import (
     MS_BIND,
     MS_DIRSYNC,
     MS_LAZYTIME,
@@ -30,6 +29,7 @@ from .syscalls import (
     MS_SYNCHRONOUS,
     MS_UNBINDABLE,
 )
+from shimpy.errors import InvalidArgumentError
 
 _SET: Final = {
     "bind": MS_BIND,

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from ...errors import InvalidArgumentError
-from . import syscalls
-from .apart import run_apart
+from shimpy.core.rootfs import syscalls
+from shimpy.core.rootfs.apart import run_apart
+from shimpy.errors import InvalidArgumentError
 
 _LOWER: Final = "lowerdir="
 # What mount(2) takes: more than a page it cuts off without a word, and the last byte is its own.

@@ -64,7 +64,7 @@ def unmount_all(path: str) -> None:
 
 def _unmount(point: str, deadline: float) -> None:
     # Not before there is something to do: it loads the C library.
-    from .syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
+    from shimpy.core.rootfs.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
 
     while True:
         try:
@@ -82,7 +82,7 @@ def _unmount(point: str, deadline: float) -> None:
 
 
 def _refused(point: str, failure: OSError | None) -> Exception:
-    from ... import errors
+    from shimpy import errors
 
     return errors.from_oserror(
         failure or OSError(errno.EBUSY, "it was mounted again"), f"cannot unmount {point}"

@@ -1,7 +1,7 @@
 """ttrpc, containerd's own protocol for its shims: unary calls over a unix socket."""
 
-from .client import Client, connect
-from .frames import MAX_PAYLOAD
-from .server import Server
+from shimpy.transport.ttrpc.client import Client, connect
+from shimpy.transport.ttrpc.frames import MAX_PAYLOAD
+from shimpy.transport.ttrpc.server import Server
 
 __all__ = ["MAX_PAYLOAD", "Client", "Server", "connect"]

@@ -18,12 +18,11 @@ from shimpy.errors import (
     UnavailableError,
     from_code,
 )
-from shimpy.wire import decode, encode
-
-from . import codes
-from .envelope import Request, Response, decode_response, encode_request
-from .frames import MAX_PAYLOAD, REQUEST, RESPONSE, Frame
-from .protocol import FrameProtocol
+from shimpy.transport.protobuf import decode, encode
+from shimpy.transport.ttrpc import codes
+from shimpy.transport.ttrpc.envelope import Request, Response, decode_response, encode_request
+from shimpy.transport.ttrpc.frames import MAX_PAYLOAD, REQUEST, RESPONSE, Frame
+from shimpy.transport.ttrpc.protocol import FrameProtocol
 
 # The last number that a client's streams can have.
 _MAX_STREAM: Final = 2**32 - 1

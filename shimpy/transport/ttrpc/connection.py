@@ -12,12 +12,11 @@ from typing import Final
 
 from shimpy.errors import InvalidArgumentError, ShimError
 from shimpy.transport.methods import METADATA, Method, Services
-from shimpy.wire import decode, encode
-
-from . import codes
-from .envelope import Request, Response, decode_request, encode_response
-from .frames import DATA, MAX_PAYLOAD, REQUEST, RESPONSE, Frame
-from .protocol import FrameProtocol
+from shimpy.transport.protobuf import decode, encode
+from shimpy.transport.ttrpc import codes
+from shimpy.transport.ttrpc.envelope import Request, Response, decode_request, encode_response
+from shimpy.transport.ttrpc.frames import DATA, MAX_PAYLOAD, REQUEST, RESPONSE, Frame
+from shimpy.transport.ttrpc.protocol import FrameProtocol
 
 # Calls that may be under way on one connection: a client waits for every process with a call of its own.
 MAX_CALLS: Final = 4_096

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple
 
 from shimpy.errors import InvalidArgumentError
 from shimpy.transport.methods import Metadata
-
-from . import codes
+from shimpy.transport.ttrpc import codes
 
 # How many fields an envelope may have, and each of the messages in it, what is unknown included: reading one
 # holds the event loop for about a microsecond.

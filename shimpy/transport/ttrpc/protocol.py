@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from . import frames
-from .frames import Frame, FrameReader
+from shimpy.transport.ttrpc import frames
+from shimpy.transport.ttrpc.frames import Frame, FrameReader
 
 # Bytes read from one connection before the others have their turn, unless they are the rest of one frame.
 # They may be 400 of the smallest frames, each of which has to be answered: some 3 ms.

@@ -10,8 +10,7 @@ import struct
 from typing import Final, cast
 
 from shimpy.transport.methods import Services
-
-from .connection import SHUTTING_DOWN, Connection, Shared
+from shimpy.transport.ttrpc.connection import SHUTTING_DOWN, Connection, Shared
 
 # Connections open at once. containerd needs one for each container of a pod; it keeps the descriptors that
 # they take far below the usual limit of 1,024.

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from shimpy.core.rootfs.mounts import Mount
-
-from ...support.loops import backing, make_image
+from tests.support.loops import backing, make_image
 
 
 @pytest.fixture

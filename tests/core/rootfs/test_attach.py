@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from shimpy.core.reaper import Reaper
 from shimpy.core.rootfs.attach import mount_rootfs, unmount_rootfs
 from shimpy.core.rootfs.mounts import Mount, Rootfs
 from shimpy.core.rootfs.unmount import mounted_at
 from shimpy.errors import InternalError, InvalidArgumentError, NotFoundError, ShimError
-from shimpy.reaper import Reaper
-
-from ...support.leaks import eventually
-from ...support.namespaces import private_mounts
+from tests.support.leaks import eventually
+from tests.support.namespaces import private_mounts
 
 Act = Callable[[Reaper], Coroutine[None, None, None]]
 

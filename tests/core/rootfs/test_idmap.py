@@ -11,8 +11,7 @@ import pytest
 from shimpy.core.rootfs.mounts import Mount, mount_all
 from shimpy.core.rootfs.unmount import mounted_at
 from shimpy.errors import InvalidArgumentError
-
-from ...support.namespaces import private_mounts
+from tests.support.namespaces import private_mounts
 
 MAPPED = ("uidmap=0:100000:65536", "gidmap=0:200000:65536")
 

@@ -14,8 +14,7 @@ from shimpy.core.rootfs.loop import loop_device
 from shimpy.core.rootfs.mounts import Mount, Rootfs, mount_all
 from shimpy.core.rootfs.unmount import mounted_at, unmount_all
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ShimError
-
-from ...support.namespaces import private_mounts
+from tests.support.namespaces import private_mounts
 
 
 def flags(path: str) -> set[str]:

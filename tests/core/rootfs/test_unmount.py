@@ -18,9 +18,8 @@ import pytest
 from shimpy.core.rootfs import loop, unmount
 from shimpy.core.rootfs.mounts import Mount, mount_all
 from shimpy.core.rootfs.unmount import mounted_at, unmount_all
-
-from ...support.loops import backing
-from ...support.namespaces import private_mounts
+from tests.support.loops import backing
+from tests.support.namespaces import private_mounts
 
 
 @private_mounts

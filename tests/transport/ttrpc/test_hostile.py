@@ -21,15 +21,7 @@ from shimpy.transport.ttrpc import Server
 from shimpy.transport.ttrpc.connection import MAX_UNREAD
 from shimpy.transport.ttrpc.server import MAX_CONNECTIONS
 from tests.support.leaks import eventually
-from tests.support.rawttrpc import (
-    DATA,
-    HEADER,
-    REQUEST,
-    Peer,
-    connected,
-    frame,
-    request,
-)
+from tests.support.rawttrpc import DATA, HEADER, REQUEST, Peer, connected, frame, request
 from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio

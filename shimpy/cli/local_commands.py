@@ -1,0 +1,115 @@
+"""The commands that need no server: serve, run, bundle."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shimpy.cli import output
+from shimpy.cli.attach import attach, attach_terminal, terminal_size
+from shimpy.cli.options import TAKES_PROGRAM, Cwd, Env, Interactive, Json, Runtime, Terminal, environment
+from shimpy.client.bundle import write_bundle
+from shimpy.client.launch import launch
+from shimpy.client.one_shot import new_id, prepared
+
+if TYPE_CHECKING:
+    from shimpy.cli.options import Perform
+
+
+def add_to(app: typer.Typer, perform: Perform) -> None:
+    """Adds the commands."""
+
+    @app.command(
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    )
+    def serve(context: typer.Context) -> int:
+        """Serve one container on a socket; the options are those of python -m shimpy."""
+        from shimpy.daemon.main import main
+
+        return main(context.args)
+
+    @app.command(context_settings=TAKES_PROGRAM)
+    def run(
+        root: Annotated[Path, typer.Argument(metavar="ROOT", help="A folder to be its /, or a bundle.")],
+        args: Annotated[
+            list[str] | None, typer.Argument(metavar="ARG", help="The program and its arguments.")
+        ] = None,
+        *,
+        tty: Terminal = False,
+        interactive: Interactive = False,
+        env: Env = None,
+        cwd: Cwd = None,
+        writable: Annotated[
+            bool, typer.Option("--writable", help="Let it write to ROOT, if that is no bundle.")
+        ] = False,
+        name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
+        runtime: Runtime = "runc",
+    ) -> int:
+        """Run one command in a container of its own; its exit status is the command's."""
+
+        async def work() -> int:
+            variables = environment(env)
+            if tty and "TERM" in os.environ:
+                variables = {"TERM": os.environ["TERM"], **variables}
+            container = name or new_id()
+            async with (
+                prepared(
+                    root,
+                    args or None,
+                    env=variables,
+                    cwd=cwd,
+                    terminal=tty,
+                    writable=writable,
+                    runtime=runtime,
+                ) as bundle,
+                launch(runtime=runtime, log_level="error") as client,
+            ):
+                if tty:
+                    width, height = terminal_size()
+                    async with client.pty(container, bundle, width=width, height=height) as terminal:
+                        return await attach_terminal(terminal, interactive=interactive)
+                async with client.stream(container, bundle, stdin=interactive) as command:
+                    return await attach(command, interactive=interactive)
+
+        return perform(work(), attached=True)
+
+    @app.command()
+    def bundle(
+        path: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+        args: Annotated[list[str] | None, typer.Argument(metavar="ARG", help="What init runs.")] = None,
+        *,
+        rootfs: Annotated[
+            Path | None, typer.Option("--rootfs", help="The folder to be its /; default: DIR/rootfs.")
+        ] = None,
+        env: Env = None,
+        cwd: Cwd = None,
+        tty: Terminal = False,
+        writable: Annotated[
+            bool, typer.Option("--writable", help="Let the container write to the rootfs.")
+        ] = False,
+        runtime: Runtime = "runc",
+        json: Json = False,
+    ) -> int:
+        """Write a bundle, starting from what the runtime's own spec command gives."""
+
+        async def work() -> None:
+            made = await write_bundle(
+                path,
+                args or None,
+                rootfs=rootfs,
+                env=environment(env),
+                cwd=cwd,
+                terminal=tty,
+                writable=writable,
+                runtime=runtime,
+            )
+            if json:
+                output.as_json({"bundle": str(made)})
+            else:
+                sys.stdout.write(f"{made}\n")
+
+        return perform(work())

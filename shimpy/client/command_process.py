@@ -1,0 +1,164 @@
+"""A process from its start to its end, with its FIFOs; whatever happens, nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from shimpy.client.pipes import Fifos, InputWriter, OutputReader
+from shimpy.client.rpc import settled
+from shimpy.errors import NotFoundError, ShimError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from shimpy.client.exits import ExitWatch
+    from shimpy.client.model import StreamName
+    from shimpy.client.shim_calls import ShimCalls
+
+STARTING_GRACE = 5.0
+"""Seconds that a process which is given up on while it is being started has to get there."""
+
+
+class Running:
+    """A process that has been started.
+
+    Its end is one task: it waits for the exit or for :meth:`kill`, deletes the process and reads
+    what is left in its FIFOs.
+
+    Attributes:
+        pid: as the host numbers it.
+        stdin: where to write what it reads; None: nothing.
+    """
+
+    def __init__(
+        self,
+        client: ShimCalls,
+        pid: int,
+        exited: asyncio.Future[int | None],
+        readers: list[OutputReader],
+    ) -> None:
+        self.pid = pid
+        self.stdin: InputWriter | None = None
+        self._client = client
+        self._exited = exited
+        self._readers = readers
+        self._killed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._end = asyncio.ensure_future(self._until_end())
+
+    async def wait(self) -> int:
+        """Waits for the end and returns the exit status; all output has been handed on by then."""
+        return await asyncio.shield(self._end)
+
+    def kill(self) -> None:
+        """Makes the end come now: the process is killed with all that it started."""
+        if not self._killed.done():
+            self._killed.set_result(None)
+
+    def pause(self) -> None:
+        """Reads no output for now, unless the process has ended and its rest must be fetched."""
+        if not (self._exited.done() or self._killed.done()):
+            for reader in self._readers:
+                reader.pause()
+
+    def resume(self) -> None:
+        """Reads output on."""
+        for reader in self._readers:
+            reader.resume()
+
+    async def _until_end(self) -> int:
+        try:
+            ends: set[asyncio.Future[int | None] | asyncio.Future[None]] = {self._exited, self._killed}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            status = self._exited.result() if self._exited.done() else None
+            self.resume()  # what a terminal still holds comes while it is being deleted
+            try:
+                status = await self._client.delete(self.pid)
+            except NotFoundError:
+                if status is None:  # deleted by somebody else, who heard the status
+                    raise
+            for reader in self._readers:
+                reader.finish()
+            return status
+        finally:
+            self._exited.cancel()
+            for reader in self._readers:
+                reader.close()
+            if self.stdin is not None:
+                self.stdin.close()
+
+
+@asynccontextmanager
+async def running(
+    client: ShimCalls,
+    exits: ExitWatch,
+    create: Callable[[Fifos], Awaitable[int]],
+    *,
+    take: Callable[[StreamName, bytes], None],
+    stdin: bool,
+    stderr: bool,
+    created: Callable[[int], Awaitable[None]] | None = None,
+) -> AsyncIterator[Running]:
+    """Runs a process for the time of the block; at its end the process is killed if need be.
+
+    Args:
+        client: the shim's.
+        exits: tells when the process has exited.
+        create: makes the process with these FIFOs and returns its pid.
+        take: is given what the process writes.
+        stdin: whether it gets something to read.
+        stderr: whether it has an output for errors of its own; a terminal has not.
+        created: what remains to be done once it is there.
+    """
+    with Fifos(stdin=stdin, stderr=stderr) as fifos:
+        readers: list[OutputReader] = []
+        try:
+            readers.append(OutputReader(fifos.stdout, lambda data: take("stdout", data)))
+            if fifos.stderr is not None:
+                readers.append(OutputReader(fifos.stderr, lambda data: take("stderr", data)))
+            pid, exited = await started(client, exits, lambda: create(fifos))
+        except BaseException:
+            for reader in readers:
+                reader.close()
+            raise
+        process = Running(client, pid, exited, readers)
+        process.resume()
+        try:
+            if fifos.stdin is not None:
+                process.stdin = InputWriter(fifos.stdin)
+            if created is not None:
+                await created(pid)
+            yield process
+        except BaseException:
+            process.kill()
+            with suppress(ShimError):
+                await settled(process.wait())
+            raise
+        process.kill()
+        await settled(process.wait())
+
+
+async def started(
+    client: ShimCalls, exits: ExitWatch, create: Callable[[], Awaitable[int]]
+) -> tuple[int, asyncio.Future[int | None]]:
+    """Starts a process; one that is still being started when this is cancelled is deleted.
+
+    The call is not cancelled with the caller: its reply might be lost on the way, and with it the
+    pid by which to delete what it started.
+    """
+    starting = asyncio.ensure_future(exits.start(create))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await settled(_given_up(client, starting))
+        raise
+
+
+async def _given_up(
+    client: ShimCalls, starting: asyncio.Future[tuple[int, asyncio.Future[int | None]]]
+) -> None:
+    with suppress(ShimError, TimeoutError):
+        pid, exited = await asyncio.wait_for(starting, STARTING_GRACE)
+        exited.cancel()
+        await client.delete(pid)

@@ -1,0 +1,253 @@
+"""The calls of the API, one typed method for each."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from shimpy import api
+from shimpy.client.arguments import check_exec
+from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, Rlimit, StrPath, User
+from shimpy.client.rpc import call, seconds
+from shimpy.client.subscription import EventStream
+from shimpy.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Unpack
+
+    from grpclib.client import Channel
+
+
+class ShimCalls:
+    """Makes the calls of one shim, which looks after one container at a time.
+
+    Every method may be called while others are under way. Every method that takes ``timeout``
+    gives the shim that many seconds to answer (None, or infinity: as long as it takes); a call that
+    is out of time, or is cancelled, has no effect or its full effect, never half of it.
+
+    Raises:
+        ValueError: a timeout is negative or NaN.
+        ShimError: from every method; the class says what kind (see :mod:`shimpy.errors`), the
+            message says what was wrong. UnavailableError when the shim is gone.
+
+    Attributes:
+        created: id and runtime of the container that was last created here, None before.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        """Makes the calls over a grpclib channel, which stays the caller's to close."""
+        self._channel = channel
+        self._stub = api.ShimStub(channel)
+        self.created: tuple[str, str] | None = None
+
+    async def create(
+        self,
+        id: str,
+        bundle: StrPath,
+        *,
+        runtime: str = "",
+        no_pivot: bool = False,
+        terminal: bool = False,
+        stdin: StrPath | None = None,
+        stdout: StrPath | None = None,
+        stderr: StrPath | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Creates the container; its init waits for :meth:`start`.
+
+        Args:
+            id: its name: letters, digits and ``_ + - .``.
+            bundle: the folder with its ``config.json``; a relative one is taken from here.
+            runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
+            no_pivot: let the runtime do without ``pivot_root(2)``, as on a ramdisk.
+            terminal: init gets a terminal; must be what the bundle says.
+            stdin: a FIFO, file or character device that init reads; None: ``/dev/null``.
+            stdout: where init writes; with a terminal, what the terminal shows. A FIFO becomes init's
+                user's if that is another in a user namespace; root can read it still.
+            stderr: where init writes its errors, likewise; not used with a terminal.
+            timeout: seconds.
+
+        Returns:
+            the pid of init, as the host numbers it.
+
+        Raises:
+            AlreadyExistsError: the shim has a container.
+            NotFoundError: bundle, runtime or one of the paths is not there.
+        """
+        request = api.CreateRequest(
+            id=id,
+            bundle=os.path.abspath(bundle),
+            runtime=runtime,
+            no_pivot=no_pivot,
+            terminal=terminal,
+            stdin=_path(stdin),
+            stdout=_path(stdout),
+            stderr=_path(stderr),
+        )
+        reply = await call(self._stub.create(request, timeout=seconds(timeout)))
+        self.created = (id, runtime)
+        return reply.pid
+
+    async def start(self, *, timeout: float | None = None) -> None:
+        """Starts init.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            FailedPreconditionError: it has been started, or has died, or was never created.
+        """
+        await call(self._stub.start(api.StartRequest(), timeout=seconds(timeout)))
+
+    async def exec(
+        self,
+        args: Sequence[str],
+        *,
+        terminal: bool = False,
+        stdin: StrPath | None = None,
+        stdout: StrPath | None = None,
+        stderr: StrPath | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ExecOptions],
+    ) -> int:
+        """Runs a further process in the container.
+
+        Args:
+            args: the program and its arguments.
+            terminal: it gets a terminal.
+            stdin: a FIFO, file or character device that it reads; None: ``/dev/null``.
+            stdout: where it writes; with a terminal, what the terminal shows.
+            stderr: where it writes its errors; not used with a terminal.
+            timeout: seconds until it has been started.
+            options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
+
+        Returns:
+            its pid, as the host numbers it.
+
+        Raises:
+            TypeError: there is no such option, or something is of the wrong type.
+            InvalidArgumentError: something has a value that nothing can have.
+            NotFoundError: the program, or one of the paths, is not there.
+            PermissionDeniedError: the program may not be run.
+            FailedPreconditionError: the container is neither created nor running.
+        """
+        check_exec(args, options)
+        request = api.ExecRequest(
+            terminal=terminal,
+            stdin=_path(stdin),
+            stdout=_path(stdout),
+            stderr=_path(stderr),
+            args=list(args),
+            env=environment(options.get("env") or {}),
+            cwd=_path(options.get("cwd")),
+            capabilities=list(options.get("capabilities") or ()),
+            rlimits=[_rlimit(limit) for limit in options.get("rlimits") or ()],
+            no_new_privileges=options.get("no_new_privileges") or False,
+            apparmor_profile=options.get("apparmor_profile") or "",
+            selinux_label=options.get("selinux_label") or "",
+        )
+        user = options.get("user")
+        if user is not None:
+            request.user = _user(user)
+        return (await call(self._stub.exec(request, timeout=seconds(timeout)))).pid
+
+    async def delete(self, pid: int, *, timeout: float | None = None) -> int:
+        """Deletes a process; one that still runs is killed, with everything that it started.
+
+        Args:
+            pid: as create or exec returned it; init's deletes the container.
+            timeout: seconds.
+
+        Returns:
+            its exit code, or 128 + the signal that ended it.
+
+        Raises:
+            NotFoundError: it is not one of this shim's, or has been deleted.
+        """
+        return (
+            await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        ).exit_status
+
+    async def resize(self, pid: int, width: int, height: int, *, timeout: float | None = None) -> None:
+        """Sets the size of a process's terminal.
+
+        Args:
+            pid: as create or exec returned it.
+            width: columns, up to 65,535.
+            height: rows, up to 65,535.
+            timeout: seconds.
+
+        Raises:
+            FailedPreconditionError: the process has exited, or has no terminal.
+            NotFoundError: it is not one of this shim's.
+        """
+        request = api.PtyRequest(pid=pid, width=width, height=height)
+        await call(self._stub.pty(request, timeout=seconds(timeout)))
+
+    async def state(self, *, timeout: float | None = None) -> ContainerState:
+        """Returns what there is; without a container an empty state, so this is a probe as well.
+
+        Args:
+            timeout: seconds.
+        """
+        reply = await call(self._stub.state(api.StateRequest(), timeout=seconds(timeout)))
+        processes = tuple(ProcessInfo(p.pid, ProcessState[p.state.name or ""]) for p in reply.processes)
+        return ContainerState(reply.id, reply.bundle, reply.init_pid, processes)
+
+    async def pause(self, *, timeout: float | None = None) -> None:
+        """Freezes every process of the container.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            FailedPreconditionError: the container is not running.
+        """
+        await call(self._stub.pause(api.PauseRequest(), timeout=seconds(timeout)))
+
+    async def resume(self, *, timeout: float | None = None) -> None:
+        """Lets a paused container go on.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            FailedPreconditionError: the container is not paused.
+        """
+        await call(self._stub.resume(api.ResumeRequest(), timeout=seconds(timeout)))
+
+    def events(self) -> EventStream:
+        """Subscribes to the shim's events.
+
+        ::
+
+            async with client.events() as events:  # from here on none is missed
+                async for event in events:
+                    print(event.type, event.pid)
+        """
+        return EventStream(self._channel)
+
+
+def _path(path: StrPath | None) -> str:
+    return "" if path is None else os.fspath(path)
+
+
+def environment(env: Mapping[str, str]) -> list[str]:
+    """Returns an environment as the OCI runtime-spec has it.
+
+    Raises:
+        InvalidArgumentError: a name is empty or has a ``=`` in it.
+    """
+    for name in env:
+        if not name or "=" in name:
+            raise InvalidArgumentError(f"env: {name!r} is not a valid variable name")
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+def _user(user: User) -> api.User:
+    return api.User(uid=user.uid, gid=user.gid, additional_gids=list(user.additional_gids))
+
+
+def _rlimit(limit: Rlimit) -> api.Rlimit:
+    return api.Rlimit(type=limit.type, soft=limit.soft, hard=limit.hard)

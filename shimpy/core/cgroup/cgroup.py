@@ -1,0 +1,190 @@
+"""What shimpy may do with the cgroups of one container."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+from shimpy.core.cgroup.cleanup import Leftovers
+from shimpy.core.cgroup.freezer import FreezerTree
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, listed, unified_path
+from shimpy.core.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
+from shimpy.core.cgroup.tree import Tree
+from shimpy.core.cgroup.unified import UnifiedTree
+from shimpy.core.cgroup.walk import walk
+from shimpy.core.reaper.procfs import born
+
+_log = logging.getLogger(__name__)
+
+
+class Cgroup:
+    """The cgroups of one container: one tree to kill it through, one to hear of the OOM killer.
+
+    Each may be missing. The runtime may have left the container in our own cgroup (rootless, with
+    no right to make one), it may have joined one that others are in already, there may be no
+    mount: then nothing is killed here, and nothing is watched, since it would hit or tell of
+    others.
+
+    Args:
+        tree: what holds the container's processes and nobody else's, or None.
+        memory: the directory in whose counter its OOM kills show, or None.
+        unified: whether that directory is of version 2.
+        home: the path in the version 2 hierarchy that is the container's own, or None.
+        made: what the container's create has made, in every hierarchy, or None.
+    """
+
+    def __init__(
+        self,
+        tree: Tree | None = None,
+        *,
+        memory: StrPath | None = None,
+        unified: bool = False,
+        home: str | None = None,
+        made: Leftovers | None = None,
+    ) -> None:
+        self._tree = tree
+        self._memory = memory
+        self._unified = unified
+        self._home = home
+        self._made = made
+
+    @classmethod
+    def of(cls, pid: int, *, made: Leftovers | None = None, proc: StrPath = PROC) -> Cgroup:
+        """Returns the cgroups of a container, as far as they are fit to be used.
+
+        The freezer of version 1 goes before version 2 where a machine has both (the hybrid set-up
+        of systemd), since that is what a runtime pauses with there.
+
+        Args:
+            pid: the container's init, right after the runtime has created it: what is older than
+                it in its cgroups belongs to someone else.
+            made: what was not there before that, to be removed with the container.
+            proc: where procfs is.
+        """
+        tree: Tree | None = None
+        view = View(proc)
+        version_2 = _own(view, pid, UNIFIED)
+        home = unified_path(pid, proc) if version_2 else None
+        if path := _own(view, pid, "freezer"):
+            tree = FreezerTree(path, refuge=view.own_directory("freezer"))
+        elif version_2:
+            tree = UnifiedTree(version_2)
+        if made:
+            made.keep(pid)
+        if memory := _own(view, pid, "memory"):
+            return cls(tree, memory=memory, home=home, made=made)
+        if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
+            return cls(tree, memory=version_2, unified=True, home=home, made=made)
+        return cls(tree, home=home, made=made)
+
+    @property
+    def killable(self) -> bool:
+        """Whether there is a tree of the container's own, so that `kill` can do something."""
+        return self._tree is not None
+
+    def pids(self) -> list[int]:
+        """Returns all processes of the container that are not zombies; none if not `killable`."""
+        return self._tree.pids() if self._tree else []
+
+    def populated(self) -> bool:
+        """Returns whether anything runs in the container; False if not `killable`."""
+        return self._tree is not None and self._tree.populated()
+
+    def had(self, pid: int) -> bool:
+        """Returns whether a process, running or a zombie, is certain to be of the container.
+
+        Never, on a machine that has version 1 alone: a zombie has left its cgroups there.
+        """
+        if self._home is None:
+            return False
+        try:
+            path = unified_path(pid)
+        except OSError as error:
+            # Longer than any path that the kernel tells: only a container nests cgroups so deep.
+            return error.errno == errno.ENAMETOOLONG
+        return path is not None and (path == self._home or path.startswith(f"{self._home}/"))
+
+    async def kill(self) -> None:
+        """Kills all that runs in the container; see Tree.kill. Nothing at all if not `killable`.
+
+        Raises:
+            InternalError: the kernel refused.
+        """
+        if self._tree:
+            await self._tree.kill()
+
+    def frozen(self) -> bool:
+        """Returns whether the container is frozen, as a whole; False if not `killable`."""
+        return self._tree is not None and self._tree.frozen()
+
+    def thaw(self) -> bool:
+        """Lets everything in the container go on, as after a Pause that was called off.
+
+        Returns:
+            False where the kernel refused; that is logged.
+        """
+        return self._tree is None or self._tree.thaw()
+
+    async def prune(self) -> None:
+        """Removes the cgroups that a dead container has made below its own, in every hierarchy.
+
+        The runtime, which removes the container's own, goes by path: it cannot remove what is nested
+        deeper than the longest path that the kernel takes.
+        """
+        if self._tree:
+            await self._tree.prune()
+        if self._memory:
+            await Tree(self._memory).prune()
+        if self._made:
+            await self._made.prune()
+
+    def forget(self) -> None:
+        """Removes what the create has made above the container's own, once the runtime has removed that."""
+        if self._made:
+            self._made.remove_above()
+
+    def child(self, name: str) -> Tree | None:
+        """Makes a cgroup below the container's, for one exec'd process; see Tree.child.
+
+        Args:
+            name: one path component that nothing else of this container has.
+        """
+        return self._tree.child(name) if self._tree else None
+
+    def watch_oom(self, callback: Callable[[int], None]) -> OomWatch:
+        """Begins to watch for the OOM killer, in the running event loop; see OomWatch.
+
+        Args:
+            callback: called with how many processes were killed since the last call.
+        """
+        try:
+            if self._memory:
+                return (EventsWatch if self._unified else OomControlWatch)(self._memory, callback)
+        except OSError as error:
+            _log.warning("OOM kills of the container will not be reported: %s", error)
+        return OomWatch(callback)
+
+
+def _own(view: View, pid: int, controller: str) -> str | None:
+    path = view.find(pid, controller)
+    if path is None:
+        return None
+    others = {other for cgroup in walk(path) for other in listed(cgroup)} - {pid}
+    strangers = [other for other in others if _is_older(other, pid)]
+    if strangers:
+        _log.warning("the container shares %s with process %d", path, strangers[0])
+        return None
+    return path
+
+
+def _is_older(other: int, pid: int) -> bool:
+    try:
+        started = born(other)
+    except OSError:
+        return False  # it has ended
+    try:
+        return started < born(pid)
+    except OSError:
+        return True  # init has ended, and nothing of it is certain any more

@@ -1,0 +1,37 @@
+"""How many processes and threads a container has, and may have (the kernel's cgroup-v1/pids.rst)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, read
+
+
+@dataclass(frozen=True, slots=True)
+class PidsUsage:
+    """What counts against the limit of a cgroup: threads too, and zombies until they are waited for.
+
+    Attributes:
+        current: how many there are.
+        limit: how many there may be.
+    """
+
+    current: int
+    limit: int
+
+
+def pids_usage(pid: int, *, proc: StrPath = PROC) -> PidsUsage | None:
+    """Returns how far a live process's limit is used; None where there is none, or none can be seen.
+
+    Args:
+        pid: the process.
+        proc: where procfs is.
+    """
+    view = View(proc)
+    for controller in ("pids", UNIFIED):
+        if directory := view.find(pid, controller):
+            current, limit = (read(os.path.join(directory, f"pids.{name}")) for name in ("current", "max"))
+            if current.strip().isdigit() and limit.strip().isdigit():
+                return PidsUsage(int(current), int(limit))
+    return None

@@ -1,0 +1,1 @@
+"""One container: its states, its processes and the order of its events."""

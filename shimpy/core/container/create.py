@@ -1,0 +1,163 @@
+"""The create of a container, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from shimpy.core.cgroup import Cgroup, Leftovers
+from shimpy.core.container.process import Process
+from shimpy.core.reaper import Reaper
+from shimpy.core.runtime import Runtime
+from shimpy.core.runtime.ids import ContainerId
+from shimpy.core.runtime.state import has_state, may_have_state, remove_copies
+from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
+
+logger = logging.getLogger(__name__)
+
+UNDO_TIMEOUT = 5.0
+"""Seconds for the runtime to remove what a failed create has left."""
+
+
+class Creation:
+    """One try to create a container.
+
+    Args:
+        container_id: the id it is to have.
+        bundle: the absolute path of its bundle.
+        spec: the bundle's configuration.
+        runtime: whose commands create it and remove what is left.
+        reaper: who waits for its init.
+
+    The id is taken from now on, until the create has failed or `release` is called.
+
+    Raises:
+        AlreadyExistsError: the runtime, or anybody in this process, has a container of that id.
+    """
+
+    def __init__(
+        self, container_id: str, bundle: str, spec: Mapping[str, Any], runtime: Runtime, reaper: Reaper
+    ) -> None:
+        self._id = container_id
+        self._bundle = bundle
+        self._spec = spec
+        self._runtime = runtime
+        self._reaper = reaper
+        self._taken = ContainerId(runtime, container_id)
+        if has_state(runtime, container_id):
+            self.release()
+            raise AlreadyExistsError(
+                f"id: {runtime.name} has a container {container_id} already; delete it or take another id"
+            )
+
+    def release(self) -> None:
+        """Lets others take the id: there is no such container, or no longer. Idempotent."""
+        self._taken.release()
+
+    async def run(self, init: Process, *, no_pivot: bool) -> Cgroup:
+        """Creates the container, with `init` as its first process.
+
+        Returns:
+            The container's cgroup.
+
+        Raises:
+            ShimError: the runtime refused, or did not do what it said.
+        """
+        try:
+            return await self._run(init, no_pivot=no_pivot)
+        except BaseException:
+            self.release()
+            raise
+
+    async def _run(self, init: Process, *, no_pivot: bool) -> Cgroup:
+        leftovers = Leftovers.before(self._spec, self._id)
+        began = time.time()
+        cgroup: Cgroup | None = None
+        try:
+            with self._reaper.window():
+                pid = await self._runtime.create(
+                    self._id,
+                    self._bundle,
+                    init.io.fds,
+                    console_socket=init.io.console_socket,
+                    no_pivot=no_pivot,
+                )
+                init.track(self._reaper, pid)
+            cgroup = Cgroup.of(pid, made=leftovers)
+            await init.io.attach()
+        except BaseException as error:
+            release = self._reaper.claim(leftovers.had, watch=False)
+            try:
+                if cgroup is not None:
+                    await cgroup.kill()
+                await init.kill()
+                if not isinstance(error, AlreadyExistsError):
+                    await self._undo_state(init, began)
+                    remove_copies(self._runtime, self._id)
+                await leftovers.remove()
+            finally:
+                leftovers.remove_above()
+                release()
+                init.release()
+            raise
+        return cgroup
+
+    async def _undo_state(self, init: Process, began: float) -> None:
+        try:
+            async with asyncio.timeout(UNDO_TIMEOUT):
+                await self._remove_state(init, began)
+        except (ShimError, TimeoutError) as error:
+            logger.warning("cannot remove what is left of container %s: %s", self._id, error)
+
+    async def _remove_state(self, init: Process, began: float) -> None:
+        """Removes what the runtime holds of a container of which it is not known how far it came."""
+        try:
+            state = await self._runtime.state(self._id)
+        except NotFoundError:
+            # A command that was killed early leaves a folder that the runtime itself does not see.
+            if may_have_state(self._runtime, self._id):
+                await self._runtime.delete(self._id, force=True)
+            return
+        except ShimError as error:
+            # It may have failed at nothing: of an id that no folder can have it says the same each time.
+            if has_state(self._runtime, self._id):
+                raise
+            logger.info(
+                "%s does not tell what is left of container %s: %s", self._runtime.name, self._id, error
+            )
+            return
+        pid = state.get("pid", 0)
+        if isinstance(pid, int) and pid > 0 and pid != init.pid:
+            if self._reaper.is_child(pid):
+                if init.child is None:
+                    init.track(self._reaper, pid)
+                    await init.kill()
+            elif os.path.exists(f"/proc/{pid}"):
+                logger.warning("container %s is somebody else's; it is left alone", self._id)
+                return
+        elif not self._is_ours(state, began):
+            logger.warning("container %s was there before; it is left alone", self._id)
+            return
+        await self._runtime.delete(self._id, force=True)
+
+    def _is_ours(self, state: Mapping[str, Any], began: float) -> bool:
+        """Whether a container without a process is the one that was being created.
+
+        Args:
+            state: what the runtime says of it (runtime-spec, runtime.md).
+            began: when the create began, in seconds since the epoch.
+        """
+        if self._runtime.state_directory(self._id) is not None:
+            return True  # there was nothing before
+        if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle):
+            return False
+        try:
+            # Of the runtime-spec's `state` it is no part, but runc and crun tell it.
+            return datetime.fromisoformat(str(state["created"])).timestamp() >= began
+        except (KeyError, ValueError):
+            return True

@@ -1,0 +1,85 @@
+"""The start of a created container: whether it took effect, however its command ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shimpy.core.container.process import Process
+from shimpy.core.runtime import Runtime
+from shimpy.errors import ShimError
+
+GRACE = 0.5
+"""Seconds that a start command may take longer than its call, or than the life of what it started."""
+
+
+class Starting:
+    """Lets a created container's process run.
+
+    It cannot be undone, and its command can fail, or be killed, after its work as well as before.
+    So it is asked of the process itself whether it has begun.
+
+    Args:
+        container_id: a container that has just been created.
+        init: its init, which is the runtime's own program until it is started.
+        runtime: whose command starts it.
+
+    Attributes:
+        begun: whether the container's own program runs, or has run.
+    """
+
+    def __init__(self, container_id: str, init: Process, runtime: Runtime) -> None:
+        self.begun = False
+        self._id = container_id
+        self._init = init
+        self._runtime = runtime
+        # Init is a fork of the runtime that calls execve(2) once, for the container's own program. Of
+        # a runtime that gives it a program of its own before, this tells nothing.
+        self._is_fork = not init.has_execed
+        self._in_doubt = False
+
+    async def run(self) -> None:
+        """Starts it; when this raises, `begun` says whether it had an effect all the same.
+
+        Called off too late, it completes.
+
+        Raises:
+            ShimError: the runtime refused.
+        """
+        if self._in_doubt and self._runs():
+            self.begun = True
+            return
+        self._in_doubt = True
+        command = asyncio.ensure_future(self._runtime.start(self._id))
+        try:
+            await asyncio.shield(command)
+        except asyncio.CancelledError:
+            # Killed at the wrong moment, the command would take init with it: it has let go of the
+            # FIFO that init waits in but not read from it. So it may end by itself, if it does.
+            await asyncio.wait([command], timeout=GRACE)
+            command.cancel()
+            await asyncio.wait([command])
+            self.begun = self._runs() or (not command.cancelled() and command.exception() is None)
+            if not self.begun:
+                raise
+        except ShimError:
+            self.begun = await self._has_begun()
+            raise
+        else:
+            self.begun = True
+
+    async def _has_begun(self) -> bool:
+        if self._runs():
+            return True
+        # Init may be on its way from the runtime's program to its own; the runtime knows which.
+        try:
+            async with asyncio.timeout(GRACE):
+                if (await self._runtime.state(self._id)).get("status") == "running":
+                    return True
+        except (ShimError, TimeoutError):
+            pass
+        # Meanwhile it may have got there, and to its end as well.
+        return self._runs()
+
+    def _runs(self) -> bool:
+        """Whether it is certain that init has left the runtime's own program for the container's."""
+        return self._is_fork and self._init.has_execed

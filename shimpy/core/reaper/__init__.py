@@ -1,0 +1,7 @@
+"""Who waits for which child process, and for what they leave behind."""
+
+from shimpy.core.reaper.procfs import children, is_dead, is_dying
+from shimpy.core.reaper.reaper import Reaper
+from shimpy.core.reaper.tracking import LOST_STATUS, Child
+
+__all__ = ["LOST_STATUS", "Child", "Reaper", "children", "is_dead", "is_dying"]

@@ -1,0 +1,203 @@
+"""The children that nobody started and nobody waits for: the kernel gives them to a child subreaper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from shimpy.core.reaper import procfs
+from shimpy.core.reaper.registry import registry
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 1.0
+"""Seconds after which claimed orphans are looked for again."""
+
+
+class Orphans:
+    """Reaps orphans, as far as it is certain that they are some.
+
+    None is reaped that may have been born while a `window` of any reaper of this process is open:
+    a process that dies before its pid is known stays a zombie until it is, so its status cannot be
+    lost nor its pid reused. Such zombies wait for the oldest window at the longest, which a runtime
+    that hangs keeps open until its call ends; what is older than that is reaped.
+
+    Args:
+        every: reap every child that no reaper waits for; else those that somebody has a claim to.
+    """
+
+    def __init__(self, *, every: bool) -> None:
+        self._every = every
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._claims: dict[object, Callable[[int], bool]] = {}
+        self._watching: set[object] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._dying: set[int] = set()  # pidfds
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins."""
+        self._loop = loop
+        if self._every:
+            registry.add_sweeper(self, partial(loop.call_soon_threadsafe, self._sweep))
+        self.sweep()
+
+    def close(self) -> None:
+        """Ends; what was claimed is not any more."""
+        if self._loop is None:
+            return
+        registry.discard_sweeper(self)
+        for pidfd in self._dying:
+            self._loop.remove_reader(pidfd)
+        procfs.close(self._dying)
+        self._dying.clear()
+        self._claims.clear()
+        self._watching.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._loop = None
+
+    @contextlib.contextmanager
+    def window(self) -> Iterator[None]:
+        """While it is open, nothing is reaped that was born in it."""
+        try:
+            with registry.window():
+                yield
+        finally:
+            self.sweep()
+
+    def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
+        """Says whose orphans certain processes are; see Reaper.claim."""
+        key = object()
+        self._claims[key] = owns
+        if watch:
+            self._watching.add(key)
+        self.sweep()
+
+        def release() -> None:
+            self._watching.discard(key)
+            self.sweep()
+            # What has just been killed may need a moment to die, and who waits for its end does not
+            # want to wait for ours.
+            if self._loop is not None:
+                for delay in (0.01, 0.1, PERIOD):
+                    self._loop.call_later(delay, self.sweep)
+                self._loop.call_later(2 * PERIOD, self._drop, key, procfs.now())
+
+        return release
+
+    def _drop(self, key: object, released: int) -> None:
+        # What was born in a window that is still open could not be reaped yet.
+        if self._loop is not None and registry.is_open_since(released):
+            self._loop.call_later(PERIOD, self._drop, key, released)
+            return
+        self.sweep()
+        self._claims.pop(key, None)
+
+    def bury(self, killed: dict[int, int]) -> None:
+        """Reaps what was killed, as far as it became our child, when all of it is dead.
+
+        Not each as it dies: as long as its parent lives it is not ours yet.
+
+        Args:
+            killed: the pid for each pidfd; they are closed here.
+        """
+        loop = self._loop
+        if loop is None:
+            procfs.close(killed)
+            return
+        alive = set(killed)
+
+        def died(pidfd: int) -> None:
+            loop.remove_reader(pidfd)
+            alive.discard(pidfd)
+            if alive:
+                return
+            for one, pid in killed.items():
+                with registry.lock, contextlib.suppress(ChildProcessError):
+                    if not registry.knows(pid):
+                        os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
+            procfs.close(killed)
+            self._dying.difference_update(killed)
+
+        self._dying.update(killed)
+        for pidfd in killed:
+            loop.add_reader(pidfd, died, pidfd)
+
+    def sweep(self) -> None:
+        """Reaps those that there are now, here and by whoever else in this process sweeps."""
+        self._sweep()
+        registry.wake(self)
+
+    def _sweep(self) -> None:
+        if self._loop is None:
+            return
+        if self._every:
+            self._sweep_all()
+        elif self._claims:
+            self._sweep_claimed()
+            if self._timer is None:
+                self._timer = self._loop.call_later(PERIOD, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        if self._watching:
+            self.sweep()
+        else:
+            self._sweep_claimed()
+
+    def _sweep_all(self) -> None:
+        """Reaps every one.
+
+        The kernel shows one zombie at a time; where that one is known, its owner reaps it in a
+        moment and then sweeps again; so does a window that closes.
+        """
+        # Somebody else may be quicker, such as the threads of asyncio in Python 3.11.
+        with contextlib.suppress(OSError):
+            while (pid := _zombie()) is not None and _reap(pid):
+                pass
+
+    def _sweep_claimed(self) -> None:
+        first = _zombie()
+        if first is None:
+            return
+        for pid in procfs.children(os.getpid()) or [first]:
+            with contextlib.suppress(OSError):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    _reap(pid, self._is_claimed)
+
+    def _is_claimed(self, pid: int) -> bool:
+        return any(owns(pid) for owns in list(self._claims.values()))
+
+
+def _reap(pid: int, owned: Callable[[int], bool] = lambda _pid: True) -> bool:
+    """Reaps a child that has died, if it is an orphan and owned; returns whether it was.
+
+    Raises:
+        OSError: there is none of that pid any more.
+    """
+    # The program that we live in, or a reaper in another thread, may wait for it at the same time,
+    # and the pid be given out again: the pidfd says that what is reaped is what was asked about.
+    pidfd = os.pidfd_open(pid)
+    try:
+        with registry.lock:
+            if not (registry.is_orphan(pid) and owned(pid)):
+                return False
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    finally:
+        os.close(pidfd)
+    logger.debug("reaped orphan %d", pid)
+    return True
+
+
+def _zombie() -> int | None:
+    """Returns the pid of a child that has ended and that nobody has waited for."""
+    try:
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if dead is None else dead.si_pid

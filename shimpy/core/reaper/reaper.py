@@ -1,0 +1,215 @@
+"""Who waits for which child process: a child subreaper that gives one exit status for each pid."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from shimpy.core.reaper import procfs
+from shimpy.core.reaper.orphans import Orphans
+from shimpy.core.reaper.registry import Waited, registry
+from shimpy.core.reaper.subreaper import Subreaper
+from shimpy.core.reaper.tracking import Child, Tracking
+from shimpy.errors import FailedPreconditionError
+
+
+class Reaper:
+    """Collects the exit statuses of processes that somebody else forked.
+
+    A container's processes are started by a runtime that exits at once; as a child subreaper
+    (prctl(2), PR_SET_CHILD_SUBREAPER) this process becomes their parent. There is one owner of
+    wait() for each child:
+
+    1. asyncio waits for what `spawn` started through it; the reaper never touches these.
+    2. A tracked process is waited for by pid, when its pidfd becomes readable (pidfd_open(2)).
+       SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
+       beside any other user of SIGCHLD. See `Tracking` for those that somebody traces.
+    3. Orphans, which somebody's process has left behind, are reaped too, though never one that
+       was born while a `window` is open, nor one that another reaper of this process waits for or
+       may be about to. With `sweep_orphans` that is whatever else ends as our
+       child, on SIGCHLD. Without, it is what `kill` has killed, and what somebody with a `claim`
+       is certain of; whatever else ends is left to the program that we live in.
+
+    What it changes in the process, from `open` until `close`: the child subreaper attribute is
+    set; SIGCHLD, if it is ignored (the kernel then throws exit statuses away), is set to its
+    default; with `sweep_orphans` the loop's SIGCHLD handler is taken. `close` puts each back.
+
+    Args:
+        sweep_orphans: reap every child that nobody else waits for. For a process that does
+            nothing else; in somebody's program it would steal the statuses of their children.
+    """
+
+    def __init__(self, *, sweep_orphans: bool = False) -> None:
+        self._sweeps = sweep_orphans
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._spawned: dict[asyncio.subprocess.Process, _Command] = {}
+        self._orphans = Orphans(every=sweep_orphans)
+        self._tracking = Tracking(self._orphans.sweep)
+        self._restore: list[Callable[[], object]] = []
+
+    def open(self) -> None:
+        """Becomes a subreaper and, with `sweep_orphans`, begins to sweep. Twice is harmless.
+
+        Raises:
+            FailedPreconditionError: this is not the main thread, the only one that may heed a
+                SIGCHLD that is ignored, or take its handler; or the event loop is not asyncio's own.
+        """
+        if self._loop is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, asyncio.BaseEventLoop):
+            # Another's does not start commands with all that they need: uvloop's knows no process_group.
+            raise FailedPreconditionError(
+                f"this event loop is {type(loop).__module__}.{type(loop).__qualname__}, "
+                "and a shim needs asyncio's own; use that, or shimpy.launch()"
+            )
+        if self._sweeps and threading.current_thread() is not threading.main_thread():
+            raise FailedPreconditionError("only a loop in the main thread can sweep orphans")
+        Subreaper.acquire()
+        self._restore.append(Subreaper.release)
+        self._loop = loop
+        if self._sweeps:
+            self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
+            loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
+            self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+        self._tracking.open(loop)
+        self._orphans.open(loop)
+
+    def close(self) -> None:
+        """Stops waiting for anything and puts back what `open` changed; the processes go on."""
+        if self._loop is None:
+            return
+        self._tracking.close()
+        self._orphans.close()
+        while self._restore:
+            self._restore.pop()()
+        self._loop = None
+
+    def window(self) -> contextlib.AbstractContextManager[None]:
+        """While it is open, no reaper of this process reaps an unknown child that was born in it.
+
+        Open it before a command that makes one.
+        """
+        return self._orphans.window()
+
+    def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
+        """Has orphans reaped although we do not sweep, because it is certain whose they are.
+
+        They are looked for whenever a process that we wait for has ended, and a second later.
+
+        Args:
+            owns: called with the pid of a zombie; True if it is certain to be one of the claim.
+            watch: look each second as well, for somebody who leaves orphans at any time.
+
+        Returns:
+            To be called when there will be no more of them.
+        """
+        return self._orphans.claim(owns, watch=watch)
+
+    async def spawn(self, *argv: str, **options: Any) -> asyncio.subprocess.Process:
+        """Starts a child that asyncio waits for; `wait` or `kill` must be called for it.
+
+        Args:
+            *argv: program and arguments.
+            **options: as asyncio.create_subprocess_exec takes them.
+        """
+        with self.window():
+            begun = procfs.now()
+            process = await asyncio.create_subprocess_exec(*argv, **options)
+            command = self._spawned[process] = _Command(process.pid, begun)
+            try:
+                command.pidfd = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                pass  # a thread of asyncio's has waited for it already
+            except OSError:
+                # Without it there would be no end to one that hangs.
+                process.kill()
+                await self.wait(process)
+                raise
+            else:
+                registry.add(command)
+        return process
+
+    async def wait(self, process: asyncio.subprocess.Process) -> int:
+        """Waits for a child that `spawn` started; returns its code, negative for a signal."""
+        code = await process.wait()
+        command = self._spawned.pop(process, None)
+        if command is None:
+            return code
+        registry.discard(command)
+        if command.pidfd >= 0:
+            os.close(command.pidfd)
+        self._orphans.sweep()
+        if code != 0:
+            # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
+            # that is in a container's pid namespace keeps that container's init from dying.
+            ended = procfs.now()
+
+            def is_left(pid: int) -> bool:
+                # What was born before it was gone can have its group from nobody else, except who has
+                # taken over its pid. A helper that has left the group has entered the container's
+                # pid namespace: no child of this program's own is in one, unless by its own doing.
+                if not command.begun <= procfs.born(pid) <= ended:
+                    return False
+                return os.getpgid(pid) == command.pid != pid or procfs.is_below(pid)
+
+            self.claim(is_left, watch=False)()
+        return code
+
+    async def kill(self, process: asyncio.subprocess.Process) -> None:
+        """Kills a child that `spawn` started, with all that it has started, and waits for it.
+
+        That is its process group, where a runtime's helpers are, and what descends from it, where
+        the process is that it was about to tell of. What a helper left behind that has ended
+        before, in a group of its own, is not to be found.
+        """
+        held: dict[int, int] = {}
+        command = self._spawned.get(process)
+        pidfd = -1 if command is None else command.pidfd
+        if command is not None and pidfd >= 0:
+            with registry.lock:
+                command.pidfd = -1  # closed with the others', in the end
+            held[pidfd] = process.pid
+        try:
+            # Once asyncio has waited for it, its pid may be another's, also before it tells us.
+            if held and procfs.is_there(pidfd):
+                # Stopped first: what one of them was just forking would be nobody's.
+                await procfs.stop_descent(held)
+        finally:
+            if held and procfs.is_there(next(iter(held))):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            for pidfd in held:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._orphans.bury(held)
+        # Helpers that were not found in time, on a busy machine, are claimed there.
+        await self.wait(process)
+
+    def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
+        """Waits for a child by its pid from now on; see `Tracking.track`."""
+        return self._tracking.track(pid, on_exit)
+
+    def is_child(self, pid: int) -> bool:
+        """Whether a process is a child of this one, running or a zombie."""
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+
+class _Command(Waited):
+    """A child that asyncio waits for; begun: when, or a moment before it, as `descent.now` tells it."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self, pid: int, begun: int) -> None:
+        super().__init__(pid, -1)
+        self.begun = begun

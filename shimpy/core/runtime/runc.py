@@ -1,0 +1,277 @@
+"""The OCI runtime's commands: one thin coroutine for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from shimpy.core.reaper import Reaper
+from shimpy.core.runtime.environment import clean_prefix, environment
+from shimpy.core.runtime.files import MAX_LOG, CommandFiles
+from shimpy.core.runtime.log_errors import not_started, refused
+from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError
+
+UMASK = 0o022
+
+# Where the runtimes keep their state when --root is not given and they run as root.
+STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
+
+
+class Runtime(Protocol):
+    """What a container needs of an OCI runtime; every call is one command of it.
+
+    Each raises ShimError when the runtime refuses, with the runtime's own last error message, and
+    kills the command with its whole process group when it is cancelled.
+    """
+
+    name: str
+
+    async def create(
+        self,
+        container_id: str,
+        bundle: str,
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        no_pivot: bool = False,
+    ) -> int:
+        """Creates a container and returns the pid of its init process.
+
+        Args:
+            container_id: the container's id.
+            bundle: the bundle's folder.
+            stdio: the descriptors that become 0, 1 and 2 of the container's process.
+            console_socket: where to send the terminal's master to.
+            no_pivot: do not use pivot_root(2).
+        """
+
+    async def start(self, container_id: str) -> None:
+        """Lets a created container's process run."""
+
+    async def exec(
+        self,
+        container_id: str,
+        process: Mapping[str, Any],
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        extra: Sequence[str] = (),
+    ) -> int:
+        """Starts one more process and returns its pid.
+
+        Args:
+            container_id: the container's id.
+            process: the `process` object of the OCI runtime-spec.
+            stdio: the descriptors that become 0, 1 and 2 of the process.
+            console_socket: where to send the terminal's master to.
+            extra: further arguments, such as the cgroup to start it in.
+        """
+
+    async def pause(self, container_id: str) -> None:
+        """Freezes every process of a container."""
+
+    async def resume(self, container_id: str) -> None:
+        """Thaws every process of a container."""
+
+    async def delete(self, container_id: str, *, force: bool = False) -> None:
+        """Removes what the runtime holds of a container; `force` kills it first."""
+
+    async def version(self) -> str:
+        """Returns what the runtime prints of its version."""
+
+    async def state(self, container_id: str) -> dict[str, Any]:
+        """Returns what the runtime says of a container: the runtime-spec's `state` object."""
+
+    def state_directory(self, container_id: str) -> str | None:
+        """Returns the folder in which the runtime keeps what it knows of a container, if that is known."""
+
+
+class Runc:
+    """runc, or a runtime that takes its command line.
+
+    Args:
+        name: a name on PATH, or an absolute path.
+        root: the folder of the runtime's state (its --root), None for its default.
+        reaper: starts the commands and waits for them.
+
+    Raises:
+        InvalidArgumentError: it is neither a name nor an absolute path, or not an executable file.
+        NotFoundError: there is no such file.
+    """
+
+    def __init__(self, name: str, root: str | None, reaper: Reaper) -> None:
+        self.name = name
+        self._path = find_runtime(name)
+        self._root = root
+        self._reaper = reaper
+
+    async def create(
+        self,
+        container_id: str,
+        bundle: str,
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        no_pivot: bool = False,
+    ) -> int:
+        options = [f"--bundle={bundle}"]
+        if no_pivot:
+            options.append("--no-pivot")
+        with CommandFiles() as files:
+            options.append(f"--pid-file={files.make_pid()}")
+            await self._detach(files, "create", options, container_id, stdio, console_socket)
+            return files.read_pid(self.name)
+
+    async def start(self, container_id: str) -> None:
+        await self._run("start", container_id)
+
+    async def exec(
+        self,
+        container_id: str,
+        process: Mapping[str, Any],
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        extra: Sequence[str] = (),
+    ) -> int:
+        with CommandFiles() as files:
+            told = [f"--process={files.make_process(process)}", f"--pid-file={files.make_pid()}"]
+            options = ["--detach", *told, *extra]
+            # Of the spec's umask runc takes note for init only; an exec has that of the command.
+            umask = (process.get("user") or {}).get("umask")
+            umask = UMASK if umask is None else umask & 0o777
+            await self._detach(files, "exec", options, container_id, stdio, console_socket, umask)
+            return files.read_pid(self.name)
+
+    async def pause(self, container_id: str) -> None:
+        await self._run("pause", container_id)
+
+    async def resume(self, container_id: str) -> None:
+        await self._run("resume", container_id)
+
+    async def delete(self, container_id: str, *, force: bool = False) -> None:
+        await self._run("delete", *(["--force"] if force else []), container_id)
+
+    async def version(self) -> str:
+        return (await self._ask("--version")).decode(errors="replace")
+
+    async def state(self, container_id: str) -> dict[str, Any]:
+        text = await self._ask("state", container_id)
+        try:
+            state = json.loads(text)
+        except (ValueError, RecursionError):
+            state = None
+        if not isinstance(state, dict):
+            raise InternalError(f"{self.name} state told no state of container {container_id}")
+        return state
+
+    def state_directory(self, container_id: str) -> str | None:
+        root = self._root
+        if root is None:
+            root = STATE_ROOTS.get(os.path.basename(self._path))
+        return None if root is None else os.path.join(root, container_id)
+
+    async def _run(self, command: str, *arguments: str) -> None:
+        with CommandFiles() as files:
+            nothing = asyncio.subprocess.DEVNULL
+            await self._call(files, [], command, arguments, (nothing, nothing, nothing))
+
+    async def _ask(self, command: str, *arguments: str) -> bytes:
+        nothing = asyncio.subprocess.DEVNULL
+        with CommandFiles() as files:
+            output = files.capture()
+            await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
+            output.seek(0)
+            return output.read(MAX_LOG)
+
+    async def _detach(
+        self,
+        files: CommandFiles,
+        command: str,
+        options: list[str],
+        container_id: str,
+        stdio: tuple[int, int, int],
+        console_socket: str | None,
+        umask: int = UMASK,
+    ) -> None:
+        if console_socket is not None:
+            options.append(f"--console-socket={console_socket}")
+        await self._call(files, clean_prefix(), command, [*options, container_id], stdio, umask)
+
+    async def _call(
+        self,
+        files: CommandFiles,
+        prefix: Sequence[str],
+        command: str,
+        arguments: Sequence[str],
+        stdio: tuple[int, int, int],
+        umask: int = UMASK,
+    ) -> None:
+        argv = [*prefix, self._path]
+        if self._root is not None:
+            argv += ["--root", self._root]
+        argv += ["--log", files.log, "--log-format", "json", command, *arguments]
+        try:
+            code = await self._complete(argv, stdio, umask)
+        except OSError as error:
+            missing = NotFoundError if command == "create" else FailedPreconditionError
+            raise not_started(self.name, error, missing=missing) from error
+        if code != 0:
+            raise refused(self.name, command, code, files.read_log())
+
+    async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
+        spawning = asyncio.ensure_future(
+            self._reaper.spawn(
+                *argv,
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
+                env=environment(),
+                umask=umask,
+                # A group to kill, but not a session: a new session is a new scheduling group too
+                # (sched(7), autogroup), in which a short command waits long on a busy machine.
+                process_group=0,
+            )
+        )
+        try:
+            process = await asyncio.shield(spawning)
+            return await self._reaper.wait(process)
+        except asyncio.CancelledError:
+            # A spawn is never left half way: without its pid there would be nothing to kill. The
+            # group, because the runtime's own helper processes are where a command hangs.
+            await self._reaper.kill(await spawning)
+            raise
+
+
+def find_runtime(name: str) -> str:
+    """Returns the absolute path of a runtime.
+
+    Args:
+        name: a name that is looked for on PATH, or an absolute path.
+
+    Raises:
+        InvalidArgumentError: it is neither, or not an executable file.
+        NotFoundError: there is none.
+    """
+    if not name or name.startswith("-") or not name.isprintable() or ("/" in name and name[0] != "/"):
+        raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
+    if name in (".", ".."):
+        raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
+    for folder in os.get_exec_path():
+        # Joined with a folder, an absolute path stays what it is. Nor is it tidied up: `link/..` is
+        # not where the link is.
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            if os.path.isabs(path):
+                return path
+            # A current folder that is removed has no path any more, though `..` still leads out of it.
+            with contextlib.suppress(FileNotFoundError):
+                return os.path.join(os.getcwd(), path)
+    if name.startswith("/") and os.path.exists(name):
+        raise InvalidArgumentError(f"runtime: {name} is not an executable file")
+    where = "" if name.startswith("/") else " on PATH"
+    raise NotFoundError(f"runtime: there is no {name}{where}; install it, or name another one")

@@ -1,0 +1,1 @@
+"""The processes that shimpy runs as: their start, their log, their end."""

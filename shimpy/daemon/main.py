@@ -1,0 +1,118 @@
+"""`python -m shimpy`: serves one container on a socket."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+from shimpy.daemon import import_stubs
+from shimpy.daemon.logs import FORMATS, LEVELS
+from shimpy.daemon.process_state import clean_slate, open_standard_descriptors
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong in one line; argparse would write the usage before it."""
+        self.exit(2, f"shimpy: {message}; --help lists what there is\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """Knows how wide the terminal is; argparse would import half of the archive formats to find out."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    try:
+        return max(40, os.get_terminal_size().columns)
+    except (OSError, ValueError, AttributeError):
+        return 100
+
+
+class _Version(argparse.Action):
+    """Prints the version; what finds it out takes a tenth of the start, so only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        try:
+            version = metadata.version("shimpy")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"shimpy {version}")  # noqa: T201 - it was asked for
+        parser.exit()
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m shimpy",
+        description="Serve containerd.shim.v1.Shim on a Unix socket.",
+        formatter_class=_Help,
+    )
+    parser.add_argument("--socket", metavar="PATH", default="./shim.sock", help="default: %(default)s")
+    parser.add_argument(
+        "--runtime",
+        metavar="NAME",
+        default="runc",
+        help="the OCI runtime for requests that name none: a name on PATH, or a path (default: %(default)s)",
+    )
+    parser.add_argument("--root", metavar="DIR", help="where the runtime keeps its state (default: its own)")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: %(default)s")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the server and returns its exit status: 0, 1 for what it was asked and cannot do, 2 for bad usage.
+
+    Args:
+        argv: the arguments; None for those of the process.
+    """
+    open_standard_descriptors()
+    arguments = _arguments(argv)
+    clean_slate()
+
+    # All that takes time to import comes after the arguments are known to be good.
+    with import_stubs.imports():
+        import asyncio
+
+        from shimpy.core.runtime import find_runtime
+        from shimpy.daemon import logs
+        from shimpy.daemon.serve import serve
+        from shimpy.errors import ShimError
+        from shimpy.services.shim_v1 import Shim
+
+    logs.set_up(arguments.log_level, arguments.log_format)
+    sys.excepthook = logs.report_crash
+
+    async def run() -> None:
+        shim = Shim(runtime=arguments.runtime, root=arguments.root, sweep_orphans=True)
+        await serve(shim, arguments.socket)
+
+    if sys.version_info < (3, 12):
+        # 3.11 would have a thread wait for each child; a pidfd is what later versions use.
+        asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
+    try:
+        find_runtime(arguments.runtime)
+        asyncio.run(run())
+    except ShimError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename or arguments.socket}: {error.strerror}")
+    return 0
+
+
+def _complain(message: str) -> int:
+    with contextlib.suppress(OSError, AttributeError):  # there may be no stderr
+        line = message.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+        sys.stderr.write(f"shimpy: {line}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""`python -m shimpy` once its arguments are read: the process, its socket, its signals and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+from shimpy.services.lazy_services import Standard
+from shimpy.services.shim_v1 import Shim
+from shimpy.transport import unix
+from shimpy.transport.grpc import Server
+
+_log = logging.getLogger(__name__)
+
+# Seconds for the calls under way at a shutdown. What follows takes 1.3 s at most, of the 3 that there are.
+GRACE = 1.2
+
+# Seconds until the runtime is asked for its version: not while the first calls, which are sure to follow at
+# once, need the processor.
+CHECK_AFTER = 1.0
+
+# Seconds until the process ends whatever hangs.
+PATIENCE = 2.8
+
+
+async def serve(shim: Shim, path: str) -> None:
+    """Serves until SIGTERM or SIGINT, then lets every client know how its calls ended.
+
+    The second of these signals ends the process at once, with exit status 128 + its number. A container
+    that runs is left running.
+
+    Args:
+        shim: the service, which is closed at the end.
+        path: of the socket; see `endpoint.listen`.
+
+    Raises:
+        ShimError: the socket could not be made.
+    """
+    stop = asyncio.Event()
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(_signals(stop, undo.close))
+        place = unix.listen(path)
+        undo.callback(place.socket.close)
+        undo.callback(place.remove)
+        shim.open()
+        try:
+            standard = Standard("containerd.shim.v1.Shim")
+            server = Server([shim], later=standard.later, admit=unix.admit)
+            await server.start(place.socket)
+            _log.info("serving on %s", place.path)
+            notify("READY=1")
+            checking = asyncio.ensure_future(_check(shim))
+            undo.callback(checking.cancel)
+            await stop.wait()
+            asyncio.get_running_loop().call_later(PATIENCE, _give_up)
+            notify("STOPPING=1")
+            _log.info("shutting down")
+            # First of all, so that who starts the next server finds the place free.
+            place.remove()
+
+            def end_streams() -> None:
+                shim.close_events()
+                standard.close()
+
+            await server.drain(GRACE, end_streams=end_streams)
+        finally:
+            await shim.aclose()
+    _log.info("ended")
+
+
+def notify(state: str) -> None:
+    """Tells the service manager how far this process is, if there is one that wants to know (sd_notify(3)).
+
+    Args:
+        state: such as READY=1.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    # A manager that does not listen is no reason not to serve.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        manager.connect(address)
+        manager.send(state.encode())
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, abandon: Callable[[], None]) -> Iterator[None]:
+    """Has SIGTERM and SIGINT end the server, and the second of them the process."""
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        if not stop.is_set():
+            stop.set()
+            return
+        abandon()
+        os._exit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _check(shim: Shim) -> None:
+    await asyncio.sleep(CHECK_AFTER)
+    await shim.check_runtime()
+
+
+def _give_up() -> None:
+    _log.error("the shutdown took more than %g s; what is left is abandoned", PATIENCE)
+    os._exit(0)

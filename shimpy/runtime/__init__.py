@@ -1,5 +1,0 @@
-"""The OCI runtime: its commands, and all that goes wrong with them."""
-
-from .runc import Runc, Runtime, find_runtime
-
-__all__ = ["Runc", "Runtime", "find_runtime"]

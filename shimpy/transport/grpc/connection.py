@@ -1,0 +1,281 @@
+"""One HTTP/2 connection: h2 and grpclib's protocol with bounds on what a peer can make them do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import h2.events
+import h2.exceptions
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.protocol import Connection, EventsProcessor, H2Protocol
+from h2.connection import ConnectionState
+from h2.errors import ErrorCodes
+
+from shimpy.transport.grpc.calls import Calls
+from shimpy.transport.grpc.coalescing import JoinedWrites
+from shimpy.transport.grpc.http2 import HTTP2
+from shimpy.transport.grpc.limits import (
+    CLOSING_TIMEOUT,
+    MAX_FRAME,
+    MAX_HELD,
+    MAX_STREAMS,
+    PREFACE_TIMEOUT,
+    READ_SIZE,
+    Patience,
+)
+
+_log = logging.getLogger(__name__)
+
+# grpclib's keepalive is for networks: here the kernel says when a peer has gone.
+_CONFIG = Configuration(_keepalive_time=None)
+
+_COSTS: dict[type[h2.events.Event], float] = {
+    h2.events.PingReceived: Patience.FRAME,
+    h2.events.PingAckReceived: Patience.FRAME,
+    h2.events.PriorityUpdated: Patience.FRAME,
+    h2.events.RemoteSettingsChanged: Patience.SETTINGS,
+    h2.events.SettingsAcknowledged: Patience.FRAME,
+    h2.events.StreamReset: Patience.RESET,
+    h2.events.UnknownFrameReceived: Patience.FRAME,
+    h2.events.WindowUpdated: Patience.FRAME,
+}
+
+# Data in smaller pieces than this is no way to send a message.
+_SMALL_DATA = 64
+
+
+class _Connection(Connection):
+    """grpclib's bookkeeping of a connection."""
+
+    def __init__(self, connection: HTTP2, transport: asyncio.Transport, patience: Patience) -> None:
+        super().__init__(connection, transport, config=_CONFIG)
+        self.patience = patience
+
+    def data_send_process(self) -> None:
+        """Rewards a peer for what is sent to it: it has to answer that with frames of its own."""
+        super().data_send_process()
+        self.patience.earn(Patience.SENT)
+
+
+class _Processor(EventsProcessor):
+    """What happens on a connection, with the limits that grpclib does not have."""
+
+    def __init__(self, calls: Calls, connection: _Connection) -> None:
+        super().__init__(calls, connection)
+        self.calls = calls
+        self.processors[h2.events.UnknownFrameReceived] = lambda _: None
+        self._h2 = connection._connection
+        self._patience = connection.patience
+
+    def process_request_received(self, event: h2.events.RequestReceived) -> None:
+        """Starts a call, if there is room for one more."""
+        if len(self.streams) < MAX_STREAMS:
+            super().process_request_received(event)
+        else:
+            self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+            self._patience.spend(Patience.RESET)
+
+    def process_data_received(self, event: h2.events.DataReceived) -> None:
+        """Takes in a piece of a request, if there is room for it."""
+        # grpclib takes an empty frame in the middle of a message for its end.
+        if event.flow_controlled_length:
+            super().process_data_received(event)
+        stream = self.streams.get(event.stream_id)
+        if stream is None or stream.data_received <= READ_SIZE:
+            return
+        if sum(each.data_received for each in self.streams.values()) > MAX_HELD:
+            self.calls.under_way[stream].end(
+                Status.RESOURCE_EXHAUSTED,
+                f"more than {MAX_HELD} bytes of requests under way on one connection",
+            )
+
+
+class Protocol(H2Protocol, asyncio.BufferedProtocol):
+    """One connection, from its first byte to its last.
+
+    Args:
+        calls: makes what serves the calls of the connection, of who calls and of what is to be called for
+            every answer.
+        admit: says who the peer is, for the log; raises PermissionError to send it away.
+        opened: whether there is room for one more connection; called first.
+        closed: called last.
+    """
+
+    processor: _Processor
+    connection: _Connection
+
+    def __init__(
+        self,
+        calls: Callable[[object, Callable[[], None]], Calls],
+        admit: Callable[[asyncio.BaseTransport], object],
+        opened: Callable[[Protocol], bool],
+        closed: Callable[[Protocol], None],
+    ) -> None:
+        self._make_calls = calls
+        self._admit = admit
+        self._opened = opened
+        self._closed = closed
+        self._patience = Patience()
+        self._buffer = memoryview(bytearray(MAX_FRAME))
+        self._next_read = READ_SIZE
+        self._silence: asyncio.TimerHandle | None = None
+        self._ponged = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greets the peer, or sends it away."""
+        self._transport = cast(asyncio.Transport, JoinedWrites(cast(asyncio.Transport, transport)))
+        self._h2 = HTTP2()
+        self.connection = _Connection(self._h2, self._transport, self._patience)
+        try:
+            peer = self._admit(transport)
+        except OSError as error:
+            _log.warning("a connection was refused: %s", error)
+            self._transport.abort()
+            peer = None
+        self.processor = _Processor(
+            self._make_calls(peer, lambda: self._patience.earn(Patience.ANSWERED)), self.connection
+        )
+        if self._transport.is_closing():
+            return
+        if not self._opened(self):
+            _log.warning("a connection was refused: too many are open")
+            self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
+        else:
+            self.connection.flush()
+            self._silence = asyncio.get_running_loop().call_later(PREFACE_TIMEOUT, self._silent)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Returns where to put the next bytes: the rest of one frame, or few, so that all get a turn."""
+        return self._buffer[: self._next_read]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Takes in what has been read."""
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Takes in what has been read; whatever it is, it harms no other connection."""
+        if self._transport.is_closing():
+            return
+        try:
+            events = self._h2.receive_data(data)
+            self._next_read = max(READ_SIZE, self._h2.missing())
+        except h2.exceptions.ProtocolError as error:
+            _log.info("a connection is closed: %s", error)
+            self._hang_up(None)  # h2 has made the GOAWAY
+            return
+        except Exception:  # noqa: BLE001 - it goes to the log
+            # h2 has been seen to fail in other ways on what is not HTTP/2.
+            _log.exception("a connection is closed")
+            self._transport.abort()
+            return
+        self.connection.flush()
+        try:
+            for event in events:
+                if not self._afford(event):
+                    _log.warning("a connection is closed: it sent a flood of %s", type(event).__name__)
+                    self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
+                    return
+            for event in self._merged(events):
+                self.processor.process(event)
+        except Exception:  # noqa: BLE001 - it goes to the log
+            _log.exception("a connection is closed")
+            self._transport.abort()
+            return
+        if not self._transport.is_closing():
+            self.connection.flush()
+
+    def _afford(self, event: h2.events.Event) -> bool:
+        """Takes what an event costs; returns False when the peer has tried shimpy's patience."""
+        if isinstance(event, h2.events.RemoteSettingsChanged):
+            self._heard()
+        elif isinstance(event, h2.events.PingAckReceived):
+            self._ponged.set()
+        elif isinstance(event, h2.events.DataReceived):
+            return len(event.data or b"") >= _SMALL_DATA or self._patience.spend(Patience.FRAME)
+        cost = _COSTS.get(type(event))
+        return cost is None or self._patience.spend(cost)
+
+    @staticmethod
+    def _merged(events: list[h2.events.Event]) -> list[h2.events.Event]:
+        """Returns the events with one left of those that make grpclib visit every stream."""
+        result = []
+        windows: h2.events.Event | None = None
+        for event in events:
+            if isinstance(event, h2.events.RemoteSettingsChanged) or (
+                isinstance(event, h2.events.WindowUpdated) and not event.stream_id
+            ):
+                windows = h2.events.WindowUpdated(stream_id=0, delta=0)
+            else:
+                result.append(event)
+        return result if windows is None else [*result, windows]
+
+    def pause_writing(self) -> None:
+        """Stops to read from a peer that does not read, so that answers to it do not pile up."""
+        super().pause_writing()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Goes on where `pause_writing` has stopped."""
+        super().resume_writing()
+        if not self._transport.is_closing():
+            self.connection.flush()
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Breaks off what the peer has asked for."""
+        self._heard()
+        super().connection_lost(exc)
+        self.lost.set()
+        self._ponged.set()
+        self._closed(self)
+
+    def _heard(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
+    def _silent(self) -> None:
+        _log.info("a connection is closed: it said nothing for %g s", PREFACE_TIMEOUT)
+        self._transport.abort()
+
+    def _hang_up(self, error: ErrorCodes | None) -> None:
+        """Closes the connection after its last words, which the peer has a moment to read."""
+        if self._transport.is_closing():
+            return
+        if error is not None and self._h2.state_machine.state is not ConnectionState.CLOSED:
+            self._h2.close_connection(error)
+        self.connection.flush()
+        self.processor.close()
+        asyncio.get_running_loop().call_later(CLOSING_TIMEOUT, self._transport.abort)
+
+    def abort(self) -> None:
+        """Cuts the connection, whatever is still to be sent."""
+        self._transport.abort()
+
+    async def farewell(self, timeout: float) -> None:
+        """Closes the connection once the peer has taken in everything that was sent to it.
+
+        There are clients, grpclib's own among them, that drop at a GOAWAY or the end of the connection what
+        they have not read yet; the answer to a ping shows that they have.
+
+        Args:
+            timeout: seconds to wait for that answer, and as many for the peer to take in the rest.
+        """
+        with contextlib.suppress(TimeoutError, h2.exceptions.ProtocolError):
+            async with asyncio.timeout(timeout):
+                self._ponged.clear()
+                if not self._transport.is_closing():
+                    self._h2.ping(b"farewell")
+                    self.connection.flush()
+                    await self._ponged.wait()
+        self._hang_up(ErrorCodes.NO_ERROR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.lost.wait()
+        self._transport.abort()

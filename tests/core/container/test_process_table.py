@@ -1,0 +1,99 @@
+"""The order in which the events of a container's processes are published, however early they died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shimpy.core.cgroup import Cgroup, OomWatch
+from shimpy.core.container.process import Process
+from shimpy.core.container.process_table import Processes
+from shimpy.core.events import Event, EventType
+from shimpy.core.stdio import ProcessIO
+from tests.support.lives import KILLED
+
+
+class Killer(OomWatch):
+    """Has killed once, and says so only when it is asked."""
+
+    def __init__(self, callback: Callable[[int], None]) -> None:
+        super().__init__(callback)
+        self._unread = 1
+
+    def _new(self) -> int:
+        new, self._unread = self._unread, 0
+        return new
+
+
+class Told:
+    """Processes that publish to a list, with an init that asks for its EXIT as soon as it may be told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.processes = Processes("web", self.events.append, self._nothing)
+        self.init = self.dead(10, lambda _init: self.processes.finish())
+
+    def _nothing(self) -> None:
+        pass
+
+    @staticmethod
+    def dead(pid: int, on_exit: Callable[[Process], None]) -> Process:
+        process = Process(cast("ProcessIO", None), None, on_exit)
+        process.child = cast("Any", SimpleNamespace(pid=pid, exit_status=KILLED))
+        return process
+
+    @property
+    def kinds(self) -> list[tuple[EventType, int]]:
+        return [(event.type, event.pid) for event in self.events]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def test_create_comes_before_the_exit_of_an_init_that_is_dead_by_then(told: Told) -> None:
+    told.processes.created(told.init, Cgroup())
+    assert told.kinds == [(EventType.CREATE, 10), (EventType.EXIT, 10)]
+
+
+def test_exec_added_comes_before_the_exit_of_an_exec_that_is_dead_by_then(told: Told) -> None:
+    process = told.dead(11, told.processes.exec_exited)
+    told.processes.added(process)
+    assert told.kinds == [(EventType.EXEC_ADDED, 11), (EventType.EXIT, 11)]
+
+
+def test_an_oom_that_nobody_has_told_of_yet_comes_before_the_exit(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = Cgroup()
+    monkeypatch.setattr(cgroup, "watch_oom", Killer)
+    told.processes.created(told.init, cgroup)
+    assert told.kinds == [(EventType.CREATE, 10), (EventType.OOM, 10), (EventType.EXIT, 10)]
+
+
+def test_an_oom_comes_before_the_exit_of_an_exec(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroup = Cgroup()
+    monkeypatch.setattr(cgroup, "watch_oom", Killer)
+    cast("Any", told.init.child).exit_status = None
+    told.processes.created(told.init, cgroup)
+    told.processes.added(told.dead(11, told.processes.exec_exited))
+    assert told.kinds[1:] == [(EventType.EXEC_ADDED, 11), (EventType.OOM, 10), (EventType.EXIT, 11)]
+
+
+def test_the_exit_of_init_waits_for_those_of_the_execs(told: Told) -> None:
+    process = told.dead(11, told.processes.exec_exited)
+    cast("Any", process.child).exit_status = None
+    cast("Any", told.init.child).exit_status = None
+    told.processes.created(told.init, Cgroup())
+    told.processes.added(process)
+    cast("Any", told.init.child).exit_status = KILLED
+    told.processes.finish()
+    assert told.kinds[-1] == (EventType.EXEC_ADDED, 11)
+    cast("Any", process.child).exit_status = KILLED
+    told.processes.exec_exited(process)
+    told.processes.finish()
+    assert told.kinds[-2:] == [(EventType.EXIT, 11), (EventType.EXIT, 10)]

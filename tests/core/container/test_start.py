@@ -1,0 +1,158 @@
+"""Start: whether it took effect is asked of the process, and of the runtime, not of how its command ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shimpy.core.container.process import Process
+from shimpy.core.container.start import Starting
+from shimpy.core.runtime import Runtime
+from shimpy.errors import InternalError, UnavailableError
+from tests.support.leaks import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class Init:
+    """A process that waits, as a created container's init, for a word to run its own program."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(["sh", "-c", "read -r word; exec sleep 1000"], stdin=subprocess.PIPE)
+        self.as_process = cast(
+            "Process", SimpleNamespace(pid=self._process.pid, exit_status=None, died_as=b"")
+        )
+
+    def run(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
+        self._process.stdin.flush()
+
+    def runs(self) -> bool:
+        with open(f"/proc/{self._process.pid}/comm") as file:
+            return file.read() == "sleep\n"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def init() -> Iterator[Init]:
+    with contextlib.closing(Init()) as init:
+        yield init
+
+
+class Commands:
+    """A runtime whose start does what a test says, and whose state is a word or an error."""
+
+    def __init__(self, start: Callable[[], Awaitable[None]], status: str | None) -> None:
+        self.starts = 0
+        self._start = start
+        self._status = status
+
+    async def start(self, container_id: str) -> None:
+        self.starts += 1
+        await self._start()
+
+    async def state(self, container_id: str) -> dict[str, Any]:
+        if self._status is None:
+            raise UnavailableError("nobody tells")
+        return {"status": self._status}
+
+
+def starting(init: Init, commands: Commands) -> Starting:
+    return Starting("a", init.as_process, cast("Runtime", commands))
+
+
+async def fail() -> None:
+    raise InternalError("the pool is on fire")
+
+
+@pytest.mark.parametrize(("status", "begun"), [("running", True), ("created", False), (None, False)])
+async def test_of_an_init_on_its_way_to_its_program_the_runtime_knows(
+    init: Init, status: str | None, begun: bool
+) -> None:
+    one = starting(init, Commands(fail, status))
+
+    with pytest.raises(InternalError, match="on fire"):
+        await one.run()
+
+    assert one.begun is begun
+
+
+async def test_a_start_that_is_cancelled_may_end_by_itself(init: Init) -> None:
+    """Its command is killed only if it does not: that could take init with it."""
+    let_go, ended = asyncio.Event(), asyncio.Event()
+
+    async def start() -> None:
+        await let_go.wait()
+        ended.set()
+
+    one = starting(init, Commands(start, "created"))
+    call = asyncio.ensure_future(one.run())
+    await asyncio.sleep(0)
+    call.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not call.done()
+    let_go.set()
+
+    await call
+    assert one.begun
+    assert ended.is_set()
+
+
+async def test_a_start_that_is_cancelled_and_does_not_end_is_killed(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimpy.core.container.start.GRACE", 0.01)
+    killed = asyncio.Event()
+
+    async def start() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            killed.set()
+
+    one = starting(init, Commands(start, "created"))
+    call = asyncio.ensure_future(one.run())
+    await asyncio.sleep(0)
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert killed.is_set()
+    assert not one.begun
+
+
+async def test_a_second_start_finds_what_the_first_has_done(init: Init) -> None:
+    """One that failed after its work, when nobody could tell."""
+    commands = Commands(fail, None)
+    one = starting(init, commands)
+    with pytest.raises(InternalError):
+        await one.run()
+    assert not one.begun
+    init.run()
+    await eventually(init.runs)
+
+    await one.run()
+
+    assert one.begun
+    assert commands.starts == 1
+
+
+async def test_a_second_start_of_what_has_not_begun_is_a_start(init: Init) -> None:
+    commands = Commands(fail, "created")
+    one = starting(init, commands)
+    for _ in range(2):
+        with pytest.raises(InternalError):
+            await one.run()
+
+    assert (one.begun, commands.starts) == (False, 2)

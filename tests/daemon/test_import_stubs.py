@@ -1,0 +1,66 @@
+"""What `python -m shimpy` leaves out of its start, and that nobody else is without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import Server
+
+
+def run(program: str) -> str:
+    """Runs a program in a fresh interpreter and returns what it prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LEAN = """
+import sys
+from shimpy.daemon import import_stubs
+with import_stubs.imports():
+    from shimpy.services.shim_v1 import Shim
+"""
+
+
+def test_what_a_shim_never_uses_is_not_loaded() -> None:
+    unused = {
+        "betterproto.lib.std",
+        "ssl",
+        "_ssl",
+        "dateutil",
+        "importlib.metadata",
+        "google.protobuf",
+        "ipaddress",
+        "shutil",
+    }
+    assert run(LEAN + f"print(sorted({unused} & sys.modules.keys()))") == "[]"
+
+
+def test_the_plain_import_is_as_the_libraries_have_it() -> None:
+    assert run("import sys; import shimpy.services.shim_v1; print('dateutil' in sys.modules)") == "True"
+
+
+@pytest.mark.parametrize("module", ["ssl", "dateutil.parser", "importlib.metadata"])
+def test_what_was_left_out_can_be_imported_afterwards(module: str) -> None:
+    assert run(f"{LEAN}import {module}; print(bool({module}.__file__))") == "True"
+
+
+def test_what_is_loaded_already_stays_as_it_is() -> None:
+    assert (
+        run("import ssl\n" + LEAN + "assert sys.modules['ssl'] is ssl; print(ssl.OPENSSL_VERSION != '')")
+        == "True"
+    )
+
+
+def test_a_message_that_the_api_does_not_have_is_still_a_message() -> None:
+    assert run(LEAN + "from betterproto import BoolValue; print(bytes(BoolValue()))") == "b''"
+
+
+@pytest.mark.anyio
+async def test_the_server_runs_lean(start_server: Callable[..., Server]) -> None:
+    assert "libssl" not in Path(f"/proc/{start_server().pid}/maps").read_text()

@@ -1,0 +1,154 @@
+"""The README's examples, run as they stand, where their paths are what the README takes them to be."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.support.paths import ROOT
+
+_README = (ROOT / "README.md").read_text()
+_BLOCKS = re.findall(r"^(## .*?)$|^(### .*?)$|^```(\w+)\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
+
+# /srv and /run of a mount namespace of its own: the README's folders, and nothing of this machine's.
+_ELSEWHERE = """
+set -e
+mount -t tmpfs none /srv
+mkdir /srv/rootfs
+mount --bind "$0" /srv/rootfs
+mount -t tmpfs none /run
+mkdir /run/web /run/job
+exec "$@"
+"""
+
+
+_LOCK = Path(tempfile.gettempdir(), "shimpy-test-readme")
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time() -> Iterator[None]:
+    """The README's ids are cgroups of the whole machine's: of two examples, or two runs, one waits."""
+    with _LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _examples(language: str, heading: str) -> list[str]:
+    """Returns the examples in a language, under a heading."""
+    found, current = [], ""
+    for chapter, section, kind, text in _BLOCKS:
+        current = chapter or section or current
+        if kind == language and current.lstrip("# ") == heading:
+            found.append(text)
+    return found
+
+
+def _elsewhere(rootfs: Path, *command: str) -> list[str]:
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ELSEWHERE, str(rootfs), *command]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
+
+
+def _expected(example: str) -> list[str]:
+    """Returns the lines that an example says it prints, in the comments behind its print calls."""
+    said = re.findall(r"print\(.*\)  # (.*)$", example, re.MULTILINE)
+    # One line each, where one print call is made several times.
+    return [
+        line
+        for comment in said
+        for line in (re.split(r", (?=[a-zA-Z])", comment) if "[" not in comment else [comment])
+    ]
+
+
+def _output_of(example: str, rootfs: Path) -> list[str]:
+    done = subprocess.run(
+        _elsewhere(rootfs, sys.executable, "-c", example),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("heading", ["Launch it from Python", "Embed it"])
+def test_python(heading: str, rootfs: Path) -> None:
+    (example,) = _examples("python", heading)
+    assert sorted(_output_of(example, rootfs)) == sorted(_expected(example))
+
+
+def test_call_it(rootfs: Path) -> None:
+    (example,) = _examples("python", "Call it")
+    # What has to be there before: the shim of the section, a bundle, and a file for its output.
+    before = """
+    shimpy bundle /run/web/bundle --rootfs /srv/rootfs -- echo hello >/dev/null
+    touch /run/web/log
+    python -m shimpy --socket /run/web/shim.sock --log-level error &
+    until [ -S /run/web/shim.sock ]; do sleep 0.01; done
+    "$@"
+    cat /run/web/log
+    kill $!
+    wait
+    """
+    done = subprocess.run(
+        _elsewhere(rootfs, "sh", "-ec", before, "sh", sys.executable, "-c", example),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=_environment(),
+    )
+    assert (done.stdout.splitlines(), done.stderr) == ([*_expected(example), "hello"], "")
+
+
+def _terminal(rootfs: Path, script: str) -> pexpect.spawn[str]:
+    command, *arguments = _elsewhere(rootfs, "bash", "-c", script)
+    return pexpect.spawn(
+        command, arguments, encoding="utf-8", timeout=20, env=_environment(), dimensions=(24, 100)
+    )
+
+
+def test_run_at_a_terminal(rootfs: Path) -> None:
+    example, _, _ = _examples("sh", "At a terminal")
+    terminal = _terminal(rootfs, example)
+    terminal.expect("/ # ")
+    terminal.sendline("echo $((6 * 7))")
+    terminal.expect("42\r")
+    terminal.sendline("exit")
+    terminal.expect("hello\r\n9\r\n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+
+
+def test_shim_that_stays_at_a_terminal(rootfs: Path) -> None:
+    _, one, other = _examples("sh", "At a terminal")
+    wait = "until [ -S /run/web/shim.sock ]; do sleep 0.01; done"
+    terminal = _terminal(rootfs, f"({one}) 2>/dev/null &\n{wait}\n{other}kill $!\n")
+    terminal.expect("/ # ")
+    terminal.sendline("exit")
+    terminal.expect("PID.*STATE.*KIND.*CONTAINER")
+    terminal.expect("RUNNING.*init.*web")
+    terminal.expect("137\r\n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+
+
+def test_every_python_example_is_run() -> None:
+    assert [text for *_, kind, text in _BLOCKS if kind == "python"] == [
+        example
+        for heading in ("Call it", "Launch it from Python", "Embed it")
+        for example in _examples("python", heading)
+    ]

@@ -1,0 +1,1 @@
+"""The transport alone, before a service that does as it is told."""
