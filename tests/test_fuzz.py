@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from shimpy import api
 from shimpy.core.cgroup import leftover_paths
+from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.files import MAX_LOG
 from shimpy.core.runtime.log_errors import MAX_LOG_LINES, MAX_MESSAGE, last_error
-from shimpy.core.runtime.spec import ExecSpec, check_terminal, process_of, read_bundle, shares_pids
+from shimpy.core.runtime.spec import ExecSpec
 from shimpy.errors import InvalidArgumentError, ShimError
 from shimpy.testing import error_line
 from shimpy.transport.protobuf import decode
@@ -221,17 +222,17 @@ configurations = anything | st.fixed_dictionaries(
 def test_any_configuration_is_read_or_refused(tmp_path: Path, configuration: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(configuration))
     try:
-        spec = read_bundle(str(tmp_path))
-        check_terminal(spec, terminal=False)
+        bundle = Bundle.read(str(tmp_path))
+        bundle.check_terminal(terminal=False)
     except ShimError as error:
         assert str(error).startswith(("bundle: ", "terminal: "))
         return
 
-    shares_pids(spec)
-    for path in leftover_paths(spec, "id"):
+    _ = bundle.shares_pids
+    for path in leftover_paths(bundle.spec, "id"):
         with contextlib.suppress(OSError):
             os.stat(path)
-    process_of(spec, ExecSpec(args=("true",)))
+    bundle.process_for(ExecSpec(args=("true",)))
 
 
 @given(
@@ -242,4 +243,4 @@ def test_any_bytes_for_a_configuration_are_refused(tmp_path: Path, text: bytes) 
     (tmp_path / "config.json").write_bytes(text)
 
     with pytest.raises(ShimError, match=r"^bundle: "):
-        read_bundle(str(tmp_path))
+        Bundle.read(str(tmp_path))

@@ -1,12 +1,10 @@
-"""What happens to a container, told to whoever listens: the events and the channel that carries them."""
+"""The channel that carries events to any number of listeners."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shimpy.errors import ResourceExhaustedError, UnavailableError
@@ -18,33 +16,6 @@ BACKLOG = 4096
 
 The worst burst is a container's end with every record in use: one EXIT for each of 4,096 execs.
 """
-
-
-class EventType(enum.Enum):
-    """What can happen to a process of a container."""
-
-    CREATE = "create"
-    START = "start"
-    EXEC_ADDED = "exec-added"
-    OOM = "oom"
-    EXIT = "exit"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a process.
-
-    Attributes:
-        container_id: the container's id.
-        type: what happened.
-        pid: the process, in the pid namespace of the shim.
-        exit_status: for EXIT, the exit code, or 128 + the number of the signal that ended it; else 0.
-    """
-
-    container_id: str
-    type: EventType
-    pid: int
-    exit_status: int = 0
 
 
 class Subscription(AsyncIterator[T]):

@@ -12,25 +12,33 @@ from grpclib.const import Handler
 
 from shimpy import api
 from shimpy.core import tempdirs
-from shimpy.core.container.container import Container
+from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
-from shimpy.core.events import Broadcast, Event, EventType, Subscription
-from shimpy.core.reaper import Reaper
+from shimpy.core.events import Broadcast, Subscription
+from shimpy.core.model import ContainerEvent, EventKind, Policy, Rlimit, StdioPaths, User
 from shimpy.core.runtime import Runc
-from shimpy.core.runtime.spec import ExecSpec, Rlimit, User, check_id
-from shimpy.core.stdio import StdioHub
-from shimpy.errors import (
-    AlreadyExistsError,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnavailableError,
-)
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.runtime.spec import ExecSpec, check_exec, check_id
+from shimpy.core.supervisor import Supervisor
+from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from shimpy.services.pid_index import PidIndex
 from shimpy.transport.grpc import guarded
 
-# By name: the proto's numbers are the door's own affair.
+# Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
-_EVENT_TYPES = {kind: api.EventType.from_string(kind.name) for kind in EventType}
+
+# What happens between these is the core's and the Task API's to tell.
+_EVENT_TYPES = {
+    kind: api.EventType.from_string(name)
+    for kind, name in {
+        EventKind.CREATE: "CREATE",
+        EventKind.START: "START",
+        EventKind.EXEC_STARTED: "EXEC_ADDED",
+        EventKind.OOM: "OOM",
+        EventKind.EXIT: "EXIT",
+    }.items()
+}
 
 
 class Shim(api.ShimBase):
@@ -54,11 +62,11 @@ class Shim(api.ShimBase):
     ) -> None:
         self._default_runtime = runtime
         self._root = root
-        self._reaper = Reaper(sweep_orphans=sweep_orphans)
-        self._hub = StdioHub()
-        self._events: Broadcast[Event] = Broadcast()
-        self._container: Container | None = None
-        self._closed = False
+        self._policy = Policy()
+        self._supervisor = Supervisor(sweep_orphans=sweep_orphans)
+        self._supervisor.observe(self._observe)
+        self._events: Broadcast[api.Event] = Broadcast()
+        self._pids = PidIndex(self._forget)
 
     async def __aenter__(self) -> Self:
         self.open()
@@ -79,7 +87,7 @@ class Shim(api.ShimBase):
         )
 
     def open(self) -> None:
-        """Becomes a subreaper, so that nothing is lost before the first Create. Twice is harmless.
+        """Becomes a subreaper, so that nothing is lost before the first Create. Idempotent.
 
         What shims that were killed have left of temporary files is removed.
 
@@ -87,32 +95,27 @@ class Shim(api.ShimBase):
             FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
                 this is not the main thread.
         """
-        self._reaper.open()
+        self._supervisor.open()
         tempdirs.remove_abandoned()
 
     async def check_runtime(self) -> None:
         """Warns in the log when the default runtime is older than the fixes of its known escapes."""
         from shimpy.core.runtime.advisories import warn_of_known_escapes
 
-        await warn_of_known_escapes(Runc(self._default_runtime, self._root, self._reaper))
+        await warn_of_known_escapes(Runc(self._default_runtime, self._root, self._supervisor.reaper))
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""
         self._events.close()
 
     async def aclose(self) -> None:
-        """Ends the service; a container that runs is left running. Twice is harmless.
+        """Ends the service; a container that runs is left running. Idempotent.
 
         Calls under way are rolled back, Events streams end with OK after what was published, and
         what was changed in the process is put back.
         """
-        self._closed = True
-        reason = UnavailableError("the shim is shutting down")
-        if self._container is not None:
-            await self._container.abandon(reason)
+        await self._supervisor.aclose()
         self._events.close()
-        self._hub.close()
-        self._reaper.close()
 
     async def create(self, create_request: api.CreateRequest) -> api.CreateResponse:
         """Creates the container, up to where Start lets its process run; publishes CREATE.
@@ -125,38 +128,23 @@ class Shim(api.ShimBase):
             ShimError: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, or what the runtime refused with.
         """
         request = create_request
-        self._check_open()
+        self._supervisor.check_open()
         check_id(request.id)
-        runtime = Runc(request.runtime or self._default_runtime, self._root, self._reaper)
-        while (taken := self._held()) is not None:
-            if not taken.undoing:
-                raise AlreadyExistsError(f"id: this shim has container {taken.id} already; delete it first")
-            # The create before this one was called off; what it made is just being removed.
-            await taken.undone()
-        container = Container(
+        runtime = Runc(request.runtime or self._default_runtime, self._root, self._supervisor.reaper)
+        while (held := next(iter(self._supervisor), None)) is not None:
+            if not held.is_rolling_back:
+                raise AlreadyExistsError(f"id: this shim has container {held.id} already; delete it first")
+            await held.wait_rolled_back()
+        stdio = StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal)
+        container = await self._supervisor.create(
             request.id,
-            request.bundle,
-            runtime=runtime,
-            reaper=self._reaper,
-            hub=self._hub,
-            publish=self._events.publish,
-        )
-        self._reaper.open()
-        creation = container.create(
-            terminal=request.terminal,
-            stdin=request.stdin,
-            stdout=request.stdout,
-            stderr=request.stderr,
+            Bundle.read(request.bundle),
+            runtime,
+            stdio,
+            policy=self._policy,
             no_pivot=request.no_pivot,
         )
-        self._container = container
-        try:
-            pid = await creation
-        finally:
-            # Refused before anything began; a create that is being undone keeps its place.
-            if not container.begun:
-                self._container = None
-        return api.CreateResponse(pid=pid)
+        return api.CreateResponse(pid=_init(container).pid)
 
     async def start(self, start_request: api.StartRequest) -> Empty:
         """Lets the container's process run; publishes START.
@@ -173,8 +161,10 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: INVALID_ARGUMENT for pid 0, NOT_FOUND for one that is not ours.
         """
-        pid = delete_request.pid
-        return api.DeleteResponse(exit_status=await self._owner(pid).delete(pid))
+        container, process = self._find(delete_request.pid)
+        status = await container.delete(process)
+        self._pids.remove(process)
+        return api.DeleteResponse(exit_status=status)
 
     async def exec(self, exec_request: api.ExecRequest) -> api.ExecResponse:
         """Starts one more process in the container; publishes EXEC_ADDED.
@@ -184,6 +174,7 @@ class Shim(api.ShimBase):
                 the runtime refused with.
         """
         request = exec_request
+        container = self._existing("exec")
         user = None
         if betterproto.serialized_on_wire(request.user):
             user = User(request.user.uid, request.user.gid, tuple(request.user.additional_gids))
@@ -199,10 +190,14 @@ class Shim(api.ShimBase):
             selinux_label=request.selinux_label,
             terminal=request.terminal,
         )
-        pid = await self._existing("exec").exec(
-            asked, stdin=request.stdin, stdout=request.stdout, stderr=request.stderr
+        check_exec(asked)
+        process = await container.exec(
+            container.bundle.process_for(asked),
+            StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
+            policy=self._policy,
+            name=self._name,
         )
-        return api.ExecResponse(pid=pid)
+        return api.ExecResponse(pid=process.pid)
 
     async def pty(self, pty_request: api.PtyRequest) -> Empty:
         """Sets the window size of a process's terminal, also before it is started.
@@ -210,8 +205,8 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION without a terminal.
         """
-        pid = pty_request.pid
-        self._owner(pid).resize(pid, pty_request.width, pty_request.height)
+        container, process = self._find(pty_request.pid)
+        container.resize(process, pty_request.width, pty_request.height)
         return Empty()
 
     async def events(self, events_request: api.EventsRequest) -> AsyncIterator[api.Event]:
@@ -239,9 +234,13 @@ class Shim(api.ShimBase):
             return api.StateResponse()
         return api.StateResponse(
             id=container.id,
-            bundle=container.bundle,
-            init_pid=container.init_pid,
-            processes=[api.Process(pid=pid, state=_STATES[state]) for pid, state in container.processes()],
+            bundle=container.bundle.path,
+            init_pid=_init(container).pid,
+            processes=[
+                api.Process(pid=process.pid, state=_STATES[container.state_of(process)])
+                for process in container.processes()
+                if process.pid
+            ],
         )
 
     async def pause(self, pause_request: api.PauseRequest) -> Empty:
@@ -262,55 +261,78 @@ class Shim(api.ShimBase):
         await self._existing("resume").resume()
         return Empty()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UnavailableError("the shim is shutting down")
+    def _live(self) -> ManagedContainer | None:
+        """Returns the container, None before its create has succeeded and once it is deleted."""
+        return next((one for one in self._supervisor if one.init is not None), None)
 
-    def _held(self) -> Container | None:
-        """The container, also while it is being created or a create of it is being undone."""
-        if self._container is not None and self._container.gone:
-            self._container = None
-        return self._container
-
-    def _live(self) -> Container | None:
-        container = self._held()
-        return container if container is not None and container.init_pid else None
-
-    def _existing(self, call: str) -> Container:
-        self._check_open()
+    def _existing(self, call: str) -> ManagedContainer:
+        self._supervisor.check_open()
         container = self._live()
         if container is None:
             raise FailedPreconditionError(f"{call}: there is no container; create one first")
         return container
 
-    def _owner(self, pid: int) -> Container:
-        self._check_open()
+    def _find(self, pid: int) -> tuple[ManagedContainer, Process]:
+        """Returns the process of a pid, and the container that it is of."""
+        self._supervisor.check_open()
         if pid == 0:
             raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         container = self._live()
         if container is None:
             raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
-        return container
+        process = self._pids.get(pid)
+        if process is None:
+            raise NotFoundError(
+                f"pid: container {container.id} has no process {pid}, or it is deleted already"
+            )
+        return container, process
+
+    def _name(self, pid: int) -> str:
+        """Names an exec after its pid, which an earlier one that has exited may have had."""
+        self._pids.free(pid)
+        return str(pid)
+
+    def _forget(self, process: Process) -> None:
+        # Another API's execs have names of their own and stay until they are deleted.
+        if process.exec_id == str(process.pid) and (container := self._live()) is not None:
+            container.forget(process)
+
+    def _observe(self, event: ContainerEvent) -> None:
+        container = self._supervisor.find(event.container_id)
+        if container is not None and event.pid:
+            if event.kind in (EventKind.CREATE, EventKind.EXEC_STARTED):
+                self._pids.add(container.get(event.exec_id))
+            elif event.kind is EventKind.EXIT and event.exec_id:
+                self._pids.exited(container.get(event.exec_id))
+            elif event.kind is EventKind.DELETE:
+                self._pids.clear()
+        if event.kind in _EVENT_TYPES:
+            self._events.publish(
+                api.Event(
+                    id=event.container_id,
+                    type=_EVENT_TYPES[event.kind],
+                    pid=event.pid,
+                    exit_status=event.exit_status,
+                )
+            )
+
+
+def _init(container: ManagedContainer) -> Process:
+    return container.get("")
 
 
 class EventStream(AsyncIterator[api.Event]):
-    """A subscription, in the words of the API.
+    """A subscription, closed by `aclose`.
 
     Not a generator: closing one that was never begun would not end the subscription.
     """
 
-    def __init__(self, subscription: Subscription[Event]) -> None:
+    def __init__(self, subscription: Subscription[api.Event]) -> None:
         self._subscription = subscription
 
     async def __anext__(self) -> api.Event:
-        event = await self._subscription.__anext__()
-        return api.Event(
-            id=event.container_id,
-            type=_EVENT_TYPES[event.type],
-            pid=event.pid,
-            exit_status=event.exit_status,
-        )
+        return await self._subscription.__anext__()
 
     async def aclose(self) -> None:
-        """Leaves the channel. Twice is harmless."""
+        """Leaves the channel. Idempotent."""
         self._subscription.close()

@@ -7,8 +7,7 @@ import contextlib
 import subprocess
 import time
 
-from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, StartRequest, StateRequest
-from shimpy.core.events import Event, EventType
+from shimpy.api import CreateRequest, DeleteRequest, Event, ExecRequest, StartRequest, StateRequest
 from shimpy.services.shim_v1 import Shim
 from shimpy.transport import unix
 from shimpy.transport.grpc import Server
@@ -61,7 +60,7 @@ async def _events(bench: Bench, subscribers: int) -> None:
             number = _BATCH if subscribers == 1 else _BATCH // 10
             began = time.perf_counter()
             for pid in range(1, number + 1):
-                shim._events.publish(Event("bench", EventType.EXIT, pid))
+                shim._events.publish(Event(id="bench", type=EXIT, pid=pid))
             await asyncio.gather(*(recorder.wait_for(EXIT, number) for recorder in recorders))
             rates.append(number * subscribers / (time.perf_counter() - began))
         shim.close_events()

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shimpy.core.events import BACKLOG, Broadcast, Event, EventType, Subscription
+from shimpy.core.events import BACKLOG, Broadcast, Subscription
+from shimpy.core.model import ContainerEvent, EventKind
 from shimpy.errors import ResourceExhaustedError, UnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -206,12 +207,12 @@ async def test_a_closed_subscription_makes_no_noise() -> None:
 
 async def test_what_is_unread_costs_little() -> None:
     """Five listeners that read nothing hold the same events, not a copy each."""
-    channel: Broadcast[Event] = Broadcast()
+    channel: Broadcast[ContainerEvent] = Broadcast()
     listeners = [channel.subscribe() for _ in range(5)]
     tracemalloc.start()
     try:
         for pid in range(BACKLOG):
-            channel.publish(Event("container", EventType.EXIT, 100_000 + pid, 137))
+            channel.publish(ContainerEvent("container", EventKind.EXIT, 1, 100_000 + pid, exit_status=137))
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

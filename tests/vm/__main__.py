@@ -6,7 +6,7 @@ kernel and its cgroups matter: first on runc, then on crun. What they print appe
 exit status is theirs.
 
 * ``make vm ARGS="-k oom -x"``: ARGS is pytest's, as with ``make test``.
-* ``make vm ARGS=tests/test_faults.py``: other tests than the usual ones.
+* ``make vm ARGS=tests/services/shim_v1/test_faults.py``: other tests than the usual ones.
 * ``make vm ARGS="--runtime crun"``: one runtime only.
 
 The processor is emulated: the machine needs no /dev/kvm, and is some ten times slower than the one it runs
@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from tests.vm import machine
 
 SELECTION = (
-    "tests/cgroup",
-    "tests/test_oom.py",
-    "tests/test_lifecycle.py",
-    "tests/test_exec.py",
-    "tests/test_exec_delete.py",
+    "tests/core/cgroup",
+    "tests/services/shim_v1/test_oom.py",
+    "tests/services/shim_v1/test_lifecycle.py",
+    "tests/services/shim_v1/test_exec.py",
+    "tests/services/shim_v1/test_exec_delete.py",
 )
 """What runs if ARGS names no file."""
 

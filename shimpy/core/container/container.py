@@ -6,38 +6,44 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
 from shimpy.core.cgroup import Cgroup
-from shimpy.core.container.create import Creation
-from shimpy.core.container.exec import Execution
+from shimpy.core.container.create import Create
+from shimpy.core.container.delete import Delete
+from shimpy.core.container.exec import Exec
 from shimpy.core.container.operation import Operation, Operations
-from shimpy.core.container.pause import Freezing
+from shimpy.core.container.pause import Pause
 from shimpy.core.container.process import Process
-from shimpy.core.container.process_table import Processes
-from shimpy.core.container.start import Starting
+from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.container.start import Start
 from shimpy.core.container.state import State, require
-from shimpy.core.events import Event
+from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
-from shimpy.core.runtime.spec import (
-    ExecSpec,
-    check_exec,
-    check_terminal,
-    process_of,
-    read_bundle,
-    shares_pids,
-)
-from shimpy.core.runtime.state import delete_state
-from shimpy.core.stdio import ProcessIO, StdioHub, check_window, open_stdio, owner_of
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.stdio import StdioHub, check_window, open_stdio, owner_of
 from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
+
+_exec_numbers = itertools.count(1)
 
 
-class Container:
+@dataclass(frozen=True, slots=True)
+class _Created:
+    """What there is of a container once its create has succeeded."""
+
+    init: Process
+    cgroup: Cgroup
+    start: Start
+    pause: Pause
+
+
+class ManagedContainer:
     """A container of the runtime: its init process and any number of exec'd ones.
 
     Whoever serves it says what to do; the container knows no protocol. Each method is all or
@@ -45,18 +51,17 @@ class Container:
 
     Args:
         container_id: its id, as `spec.check_id` accepts it.
-        bundle: the absolute path of its bundle.
+        bundle: what it is made from.
         runtime: whose commands run it.
-        reaper: who waits for its processes.
-        hub: where its FIFOs are watched.
-        publish: called with each Event, in order; see `processes.Processes`.
-
-    Raises:
-        ShimError: the bundle is not one; see `spec.read_bundle`.
+        reaper: waits for its processes.
+        hub: watches its FIFOs.
+        publish: called with each event, in order; see `process_table.ProcessTable`.
+        policy: how its init lives.
 
     Attributes:
         id: its id.
         bundle: its bundle.
+        runtime: see above.
         state: what it is doing.
         deleted: True once init is deleted, and with it the container.
     """
@@ -64,264 +69,322 @@ class Container:
     def __init__(
         self,
         container_id: str,
-        bundle: str,
+        bundle: Bundle,
         *,
         runtime: Runtime,
         reaper: Reaper,
         hub: StdioHub,
-        publish: Callable[[Event], None],
+        publish: Callable[[ContainerEvent], None],
+        policy: Policy,
     ) -> None:
         self.id = container_id
         self.bundle = bundle
+        self.runtime = runtime
         self.state = State.CREATED
         self.deleted = False
-        self._spec = read_bundle(bundle)
-        self._runtime = runtime
         self._reaper = reaper
         self._hub = hub
-        self._processes = Processes(container_id, publish, self._settle)
-        self._cgroup = Cgroup()
+        self._policy = policy
+        self._table = ProcessTable(container_id, publish, self._settle)
         self._held = ExitStack()
-        self._exec_names = (f"exec-{os.getpid()}-{number}" for number in itertools.count(1))
         self._operations = Operations(self._settle)
-        self._creation: Operation[int] | None = None
-        self._deleting = False
+        self._create_operation: Operation[Process] | None = None
+        self._created: _Created | None = None
+        self._delete = Delete(container_id, self._table, self._operations, runtime)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def init_pid(self) -> int:
-        """The pid of its init process, 0 before it is created."""
-        return 0 if self._processes.init is None else self._processes.init.pid
+    def init(self) -> Process | None:
+        """Its first process; None before it is created and once it is deleted."""
+        return self._table.init
 
     @property
-    def begun(self) -> bool:
+    def cgroup(self) -> Cgroup:
+        """Its cgroups.
+
+        Raises:
+            NotFoundError: it is not created.
+        """
+        return self._existing().cgroup
+
+    @property
+    def create_started(self) -> bool:
         """True once a create of it has got as far as the runtime."""
-        return self._creation is not None
+        return self._create_operation is not None
 
     @property
-    def gone(self) -> bool:
-        """True once nothing of it is left: it is deleted, or its create failed."""
-        return self.deleted or (self._creation is not None and self._creation.over and self.init_pid == 0)
+    def is_gone(self) -> bool:
+        """True once nothing of it is left: it is deleted, or its create has failed."""
+        create = self._create_operation
+        return self.deleted or (create is not None and create.done and self.init is None)
 
     @property
-    def undoing(self) -> bool:
-        """True while a create that was called off is being undone."""
-        return self._creation is not None and self._creation.ending and not self._creation.over
+    def is_rolling_back(self) -> bool:
+        """True while a create that was cancelled is rolled back."""
+        create = self._create_operation
+        return create is not None and create.cancelling_or_done and not create.done
 
-    async def undone(self) -> None:
-        """Waits until a create that was called off has been undone."""
-        if self._creation is not None:
-            await self._creation.settled()
+    async def wait_rolled_back(self) -> None:
+        """Waits until a create that was cancelled has been rolled back."""
+        if self._create_operation is not None:
+            await self._create_operation.wait()
 
-    def processes(self) -> list[tuple[int, State]]:
-        """Returns pid and state of its processes, init first, then the execs in order of start."""
-        return self._processes.states(self.state)
+    def processes(self) -> Iterator[Process]:
+        """Yields its processes, init first, then the execs in order of start."""
+        return iter(list(self._table))
 
-    async def create(self, *, terminal: bool, stdin: str, stdout: str, stderr: str, no_pivot: bool) -> int:
+    def get(self, exec_id: str) -> Process:
+        """Returns a process that is not deleted; "" is init.
+
+        Raises:
+            NotFoundError: there is none, or no longer.
+        """
+        return self._table.get(exec_id)
+
+    def state_of(self, process: Process) -> State:
+        """Returns what a process of it is doing."""
+        if process is self.init:
+            return self.state
+        if process.exit_status is not None:
+            return State.STOPPED
+        if process.pid == 0:
+            return State.CREATED
+        return State.RUNNING if self.state is State.CREATED else self.state
+
+    async def create(self, stdio: StdioPaths, *, no_pivot: bool) -> Process:
         """Creates it, up to where `start` lets its process run.
 
         Args:
-            terminal: init gets a terminal; the bundle has to say the same.
-            stdin: an existing FIFO, regular file or character device; "" is /dev/null.
-            stdout: likewise.
-            stderr: likewise; not used with a terminal.
+            stdio: what init reads and writes; the bundle has to say the same of a terminal.
             no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
 
         Returns:
-            The pid of init.
+            Its init.
         """
-        check_terminal(self._spec, terminal=terminal)
-        creation = Creation(self.id, self.bundle, self._spec, self._runtime, self._reaper)
-        owner = owner_of(self._spec, self._spec["process"])
+        self.bundle.check_terminal(terminal=stdio.terminal)
+        create = Create(self.id, self.bundle, self.runtime, self._reaper)
         try:
-            io = open_stdio(
-                self._hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner
-            )
+            init = self._process(stdio, self.bundle.process, self._policy, self._init_exited, self._init_died)
         except BaseException:
-            creation.release()
+            create.release()
             raise
-        init = Process(io, None, self._init_exited, self._init_died)
-        self._creation = self._operations.begin(self._create(creation, init, no_pivot=no_pivot))
-        return await self._creation.result()
+        self._create_operation = self._operations.begin(self._run_create(create, init, no_pivot=no_pivot))
+        return await self._create_operation.result()
 
     async def start(self) -> None:
         """Lets the created container's process run."""
         await self._require("start")
-        await self._operations.begin(self._start(), "started").result()
+        await self._operations.begin(self._run_start(self._existing()), "started").result()
 
     async def pause(self) -> None:
         """Freezes every process of the running container."""
         await self._require("pause")
-        await self._operations.begin(self._pause(), "paused").result()
+        await self._operations.begin(self._run_pause(self._existing()), "paused").result()
 
     async def resume(self) -> None:
         """Thaws every process of the paused container."""
         await self._require("resume")
-        await self._operations.begin(self._resume(), "resumed").result()
+        await self._operations.begin(self._run_resume(self._existing()), "resumed").result()
 
-    async def exec(self, asked: ExecSpec, *, stdin: str, stdout: str, stderr: str) -> int:
+    async def exec(
+        self,
+        spec: Mapping[str, Any],
+        stdio: StdioPaths,
+        *,
+        policy: Policy,
+        name: Callable[[int], str],
+    ) -> Process:
         """Starts one more process in the container; any number may be starting at a time.
 
         Args:
-            asked: what to run.
-            stdin: as for `create`.
-            stdout: likewise.
-            stderr: likewise.
-
-        Returns:
-            The pid of the process.
+            spec: the `process` object of the OCI runtime-spec.
+            stdio: what it reads and writes.
+            policy: how it lives.
+            name: called with its pid once that is known, before anything is published of it; returns its
+                exec id.
         """
-        check_exec(asked)
         await self._require("exec")
-        owner = owner_of(self._spec, process_of(self._spec, asked))
-        io = open_stdio(
-            self._hub, terminal=asked.terminal, stdin=stdin, stdout=stdout, stderr=stderr, owner=owner
-        )
-        return await self._operations.begin(self._exec(asked, io)).result()
+        process = self._process(stdio, spec, policy, self._table.exec_exited)
 
-    def resize(self, pid: int, width: int, height: int) -> None:
+        async def run() -> Process:
+            await self._run_exec(process)
+            process.exec_id = name(process.pid)
+            self._table.exec_started(process)
+            return process
+
+        return await self._operations.begin(run()).result()
+
+    async def add_exec(
+        self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, *, policy: Policy
+    ) -> Process:
+        """Registers one more process, for `start_exec` to start.
+
+        Args:
+            exec_id: its name in the container.
+            spec: the `process` object of the OCI runtime-spec.
+            stdio: what it reads and writes.
+            policy: how it lives.
+
+        Raises:
+            AlreadyExistsError: the exec id is taken.
+        """
+        await self._require("exec")
+        self._table.check_free(exec_id)
+        process = self._process(stdio, spec, policy, self._table.exec_exited, exec_id=exec_id)
+        self._table.added(process)
+        return process
+
+    async def start_exec(self, process: Process) -> None:
+        """Starts an exec that was registered. One that fails to start stays, with an exit status of 255.
+
+        Raises:
+            FailedPreconditionError: it was started before, or the state of the container forbids it.
+        """
+        await self._require("exec")
+        if process.deleted or process.deletion is not None:
+            raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")
+        if process.spec is None:
+            raise FailedPreconditionError(f"exec_id: exec {process.exec_id} has been started already")
+        await self._operations.begin(self._run_added(process)).result()
+
+    def resize(self, process: Process, width: int, height: int) -> None:
         """Sets the window size of a process's terminal, also before it is started.
 
         Args:
-            pid: the process.
+            process: one of its processes.
             width: in columns.
             height: in rows.
         """
         check_window(width, height)
-        process = self._processes.find(pid)
         if process.exit_status is not None:
-            raise FailedPreconditionError(f"pid: process {pid} is stopped")
+            raise FailedPreconditionError(f"pid: process {process.pid} is stopped")
         process.io.resize(width, height)
 
-    async def delete(self, pid: int) -> int:
-        """Kills a process if it still runs, with everything that it started, and forgets it.
+    async def delete(self, process: Process) -> int:
+        """Kills a process if it still runs, with what its policy says, and forgets it.
 
-        Deleting init deletes the container. Concurrent calls for one pid share one answer.
+        Deleting init deletes the container. Concurrent calls for one process share one answer.
 
         Returns:
             The exit status: the exit code, or 128 + the number of the signal.
         """
-        process = self._processes.find(pid)
-        while process.deletion is not None and process.deletion.ending:
-            await process.deletion.settled()
-            if self._processes.find(pid) is not process:
-                raise NotFoundError(f"pid: process {pid} is deleted already, and its pid another's")
-        if process.deletion is None:
-            work = self._delete if process is self._processes.init else self._delete_exec
-            process.deletion = Operation(work(process), partial(_deletion_over, process))
-        return await process.deletion.result()
+        work = self._run_delete if process is self.init else self._delete.exec
+        return await self._delete.shared(process, work)
+
+    def forget(self, process: Process) -> None:
+        """Forgets an exec that has exited, without a delete."""
+        self._table.remove(process)
 
     async def abandon(self, reason: ShimError) -> None:
-        """Calls off whatever is under way, and waits until it is rolled back; processes go on."""
-        await self._operations.call_off(reason)
-        for process in list(self._processes):
+        """Cancels whatever is under way, and waits until it is rolled back; processes go on."""
+        await self._operations.cancel_all(reason)
+        for process in list(self._table):
             if process.deletion is not None:
                 process.deletion.abort(reason)
-                await process.deletion.settled()
+                await process.deletion.wait()
             process.io.close()
-        self._processes.close()
+        self._table.close()
         if self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
-        self._cgroup.forget()
+        if self._created is not None:
+            self._created.cgroup.forget()
         self._held.close()
 
-    # What the calls do, each as an operation of its own.
+    def _process(
+        self,
+        stdio: StdioPaths,
+        spec: Mapping[str, Any],
+        policy: Policy,
+        on_exit: Callable[[Process], None],
+        on_death: Callable[[], None] | None = None,
+        *,
+        exec_id: str = "",
+    ) -> Process:
+        io = open_stdio(self._hub, stdio, owner=owner_of(self.bundle.spec, spec))
+        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec)
 
-    async def _create(self, creation: Creation, init: Process, *, no_pivot: bool) -> int:
-        self._cgroup = await creation.run(init, no_pivot=no_pivot)
-        self._held.callback(creation.release)
-        self._held.callback(self._reaper.claim(self._cgroup.had, watch=shares_pids(self._spec)))
-        self._starting = Starting(self.id, init, self._runtime)
-        self._freezing = Freezing(self.id, self._cgroup, self._runtime)
-        logger.info("container %s created with init %d", self.id, init.pid)
-        self._processes.created(init, self._cgroup)
-        return init.pid
+    async def _run_create(self, create: Create, init: Process, *, no_pivot: bool) -> Process:
+        cgroup = await create.run(init, no_pivot=no_pivot)
+        self._held.callback(create.release)
+        self._held.callback(self._reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
+        start = Start(self.id, init, self.runtime)
+        self._created = _Created(init, cgroup, start, Pause(self.id, cgroup, self.runtime))
+        _log.info("container %s created with init %d", self.id, init.pid)
+        self._table.created(init, cgroup)
+        return init
 
-    async def _start(self) -> None:
-        init = self._init()
-        starting = self._starting
+    async def _run_start(self, created: _Created) -> None:
+        init, start = created.init, created.start
         try:
-            await starting.run()
+            await start.run()
         except ShimError as error:
-            if not starting.begun and init.exit_status is not None:
+            if not start.begun and init.exit_status is not None:
                 raise FailedPreconditionError(
                     f"start: init of container {self.id} has died with status {init.exit_status}: {error}"
                 ) from error
             raise
         finally:
-            if starting.begun:
+            if start.begun:
                 if init.exit_status is None:
                     self.state = State.RUNNING
-                logger.info("container %s started", self.id)
-                self._processes.started(init)
+                _log.info("container %s started", self.id)
+                self._table.started(init)
 
-    async def _pause(self) -> None:
-        await self._freezing.pause()
+    async def _run_pause(self, created: _Created) -> None:
+        await created.pause.pause()
         if self.state is State.RUNNING:
             self.state = State.PAUSED
-            logger.info("container %s paused", self.id)
+            _log.info("container %s paused", self.id)
+            self._table.publish(EventKind.PAUSED, created.init)
 
-    async def _resume(self) -> None:
+    async def _run_resume(self, created: _Created) -> None:
         try:
-            await self._freezing.resume()
+            await created.pause.resume()
         except ShimError:
-            if self._freezing.thawed:
-                self._resumed()
+            if created.pause.thawed:
+                self._resumed(created)
             raise
-        self._resumed()
+        self._resumed(created)
 
-    def _resumed(self) -> None:
+    def _resumed(self, created: _Created) -> None:
         if self.state is State.PAUSED:
             self.state = State.RUNNING
-            logger.info("container %s resumed", self.id)
+            _log.info("container %s resumed", self.id)
+            self._table.publish(EventKind.RESUMED, created.init)
 
-    async def _exec(self, asked: ExecSpec, io: ProcessIO) -> int:
-        execution = Execution(self.id, self.init_pid, self._cgroup, self._runtime, self._reaper)
-        process = Process(io, self._cgroup.child(next(self._exec_names)), self._processes.exec_exited)
-        await execution.run(process, process_of(self._spec, asked))
-        logger.info("process %d added to container %s", process.pid, self.id)
-        self._processes.added(process)
-        return process.pid
+    async def _run_exec(self, process: Process) -> None:
+        """Has the runtime start a process, whole or not at all."""
+        created = self._existing()
+        if process.policy.exec_cgroups:
+            process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_exec_numbers)}")
+        run = Exec(self.id, created.init.pid, created.cgroup, self.runtime, self._reaper)
+        spec, process.spec = process.spec, None
+        await run.run(process, spec or {})
+        _log.info("process %d added to container %s", process.pid, self.id)
 
-    async def _delete_exec(self, process: Process) -> int:
-        await process.kill()
-        await process.told()
-        await process.io.drain()
-        self._processes.remove(process)
-        return process.final_status
-
-    async def _delete(self, init: Process) -> int:
-        self._deleting = True
+    async def _run_added(self, process: Process) -> None:
         try:
-            await self._operations.call_off(FailedPreconditionError(f"container {self.id} is being deleted"))
-            await self._processes.kill()
-            if self._tasks:
-                # One may be about to thaw again what it has frozen, of which the runtime must see nothing.
-                await asyncio.wait(self._tasks)
-            await init.told()
-            await asyncio.gather(*(process.io.drain() for process in self._processes))
-            # A cgroup that was frozen when init was dead already stays so, and the runtime would not
-            # delete what it takes to be paused.
-            self._cgroup.thaw()
-            await self._cgroup.prune()
-            await delete_state(self._runtime, self.id)
-            self._cgroup.forget()
-        finally:
-            self._deleting = False
-        self.deleted = True
-        self._processes.clear()
-        self._held.close()
-        logger.info("container %s deleted", self.id)
-        return init.final_status
+            await self._run_exec(process)
+        except BaseException:
+            process.mark_start_failed()
+            raise
+        self._table.exec_started(process)
 
-    # What happens to it.
+    async def _run_delete(self, init: Process) -> int:
+        status = await self._delete.init(init, self._existing().cgroup, self._tasks)
+        self.deleted = True
+        self._table.publish(EventKind.DELETE, init)
+        self._table.clear()
+        self._held.close()
+        _log.info("container %s deleted", self.id)
+        return status
 
     def _init_died(self) -> None:
-        """Init is dead: nothing else of the container may outlive it, nor any call wait for it."""
-        if self._processes.init is None:
-            # Still being created. Its death is part of undoing that, or is told after the reply.
+        """Nothing else of the container may outlive its init, nor may any call wait for it."""
+        if self.init is None:
+            # Still being created. Its death is part of rolling that back, or is published after the reply.
             return
         reason = FailedPreconditionError(f"container {self.id} has stopped")
         for operation in self._operations:
@@ -334,30 +397,26 @@ class Container:
     async def _kill_rest(self) -> None:
         # In a pid namespace of its own the kernel has killed it already.
         try:
-            await self._processes.kill()
+            await self._table.kill()
         except ShimError as error:
-            logger.warning("cannot kill what is left in container %s after its init: %s", self.id, error)
+            _log.warning("cannot kill what is left in container %s after its init: %s", self.id, error)
 
     def _init_exited(self, init: Process) -> None:
         self.state = State.STOPPED
-        logger.info("container %s stopped with status %d", self.id, init.final_status)
+        _log.info("container %s stopped with status %d", self.id, init.final_status)
         self._settle()
 
     def _settle(self) -> None:
-        """Lets init's exit be told, once nothing is under way that could still name a process."""
+        """Publishes init's exit, once nothing is under way that could still name a process."""
         if not self._operations:
-            self._processes.finish()
+            self._table.finish()
 
-    def _init(self) -> Process:
-        if self._processes.init is None:
+    def _existing(self) -> _Created:
+        if self._created is None or self.init is None:
             raise NotFoundError(f"container {self.id} is not created, or deleted already")
-        return self._processes.init
+        return self._created
 
     async def _require(self, call: str) -> None:
-        await self._operations.rolled_back()
-        change = "deleted" if self._deleting else self._operations.change
-        require(call, self.id, self.state, change)
-
-
-def _deletion_over(process: Process, _operation: Operation[int]) -> None:
-    process.deletion = None
+        await self._operations.wait_rolled_back()
+        exclusive = "deleted" if self._delete.is_deleting_init else self._operations.exclusive
+        require(call, self.id, self.state, exclusive)

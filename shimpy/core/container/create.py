@@ -14,23 +14,23 @@ from shimpy.core.cgroup import Cgroup, Leftovers
 from shimpy.core.container.process import Process
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
+from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.ids import ContainerId
 from shimpy.core.runtime.state import has_state, may_have_state, remove_copies
 from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 UNDO_TIMEOUT = 5.0
 """Seconds for the runtime to remove what a failed create has left."""
 
 
-class Creation:
+class Create:
     """One try to create a container.
 
     Args:
         container_id: the id it is to have.
-        bundle: the absolute path of its bundle.
-        spec: the bundle's configuration.
+        bundle: what it is made from.
         runtime: whose commands create it and remove what is left.
         reaper: who waits for its init.
 
@@ -40,12 +40,9 @@ class Creation:
         AlreadyExistsError: the runtime, or anybody in this process, has a container of that id.
     """
 
-    def __init__(
-        self, container_id: str, bundle: str, spec: Mapping[str, Any], runtime: Runtime, reaper: Reaper
-    ) -> None:
+    def __init__(self, container_id: str, bundle: Bundle, runtime: Runtime, reaper: Reaper) -> None:
         self._id = container_id
         self._bundle = bundle
-        self._spec = spec
         self._runtime = runtime
         self._reaper = reaper
         self._taken = ContainerId(runtime, container_id)
@@ -75,14 +72,14 @@ class Creation:
             raise
 
     async def _run(self, init: Process, *, no_pivot: bool) -> Cgroup:
-        leftovers = Leftovers.before(self._spec, self._id)
+        leftovers = Leftovers.before(self._bundle.spec, self._id)
         began = time.time()
         cgroup: Cgroup | None = None
         try:
             with self._reaper.window():
                 pid = await self._runtime.create(
                     self._id,
-                    self._bundle,
+                    self._bundle.path,
                     init.io.fds,
                     console_socket=init.io.console_socket,
                     no_pivot=no_pivot,
@@ -112,7 +109,7 @@ class Creation:
             async with asyncio.timeout(UNDO_TIMEOUT):
                 await self._remove_state(init, began)
         except (ShimError, TimeoutError) as error:
-            logger.warning("cannot remove what is left of container %s: %s", self._id, error)
+            _log.warning("cannot remove what is left of container %s: %s", self._id, error)
 
     async def _remove_state(self, init: Process, began: float) -> None:
         """Removes what the runtime holds of a container of which it is not known how far it came."""
@@ -127,7 +124,7 @@ class Creation:
             # It may have failed at nothing: of an id that no folder can have it says the same each time.
             if has_state(self._runtime, self._id):
                 raise
-            logger.info(
+            _log.info(
                 "%s does not tell what is left of container %s: %s", self._runtime.name, self._id, error
             )
             return
@@ -138,10 +135,10 @@ class Creation:
                     init.track(self._reaper, pid)
                     await init.kill()
             elif os.path.exists(f"/proc/{pid}"):
-                logger.warning("container %s is somebody else's; it is left alone", self._id)
+                _log.warning("container %s is somebody else's; it is left alone", self._id)
                 return
         elif not self._is_ours(state, began):
-            logger.warning("container %s was there before; it is left alone", self._id)
+            _log.warning("container %s was there before; it is left alone", self._id)
             return
         await self._runtime.delete(self._id, force=True)
 
@@ -154,7 +151,7 @@ class Creation:
         """
         if self._runtime.state_directory(self._id) is not None:
             return True  # there was nothing before
-        if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle):
+        if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle.path):
             return False
         try:
             # Of the runtime-spec's `state` it is no part, but runc and crun tell it.

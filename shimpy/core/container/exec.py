@@ -15,7 +15,7 @@ RUNTIME_TASKS = 16
 """Processes and threads that a runtime has in the container while it starts a process there, at most."""
 
 
-class Execution:
+class Exec:
     """One try to start a process in a container.
 
     Args:
@@ -45,7 +45,7 @@ class Execution:
         Raises:
             ShimError: the runtime refused, or did not do what it said.
         """
-        group = process.group
+        cgroup = process.cgroup
         try:
             with self._reaper.window():
                 pid = await self._runtime.exec(
@@ -53,7 +53,7 @@ class Execution:
                     spec,
                     process.io.fds,
                     console_socket=process.io.console_socket,
-                    extra=() if group is None else group.runtime_args,
+                    extra=() if cgroup is None else cgroup.runtime_args,
                 )
                 process.track(self._reaper, pid)
             await process.io.attach()

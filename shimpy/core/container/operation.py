@@ -22,36 +22,36 @@ class Operation(Generic[T]):
     Args:
         work: the coroutine; when it is cancelled it undoes what it did and lets the
             CancelledError out, or completes.
-        then: called with this operation once the work is over, before anybody hears of it.
+        on_done: called with this operation once the work is over, before anybody hears of it.
     """
 
     def __init__(
-        self, work: Coroutine[Any, Any, T], then: Callable[[Operation[T]], object] | None = None
+        self, work: Coroutine[Any, Any, T], on_done: Callable[[Operation[T]], object] | None = None
     ) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
-        self._then = then
+        self._on_done = on_done
         self._task.add_done_callback(self._over)
         self._waiters = 0
         self._cancelled = False
         self._reason: ShimError | None = None
 
     @property
-    def ending(self) -> bool:
-        """True once it has been called off, or is over."""
+    def cancelling_or_done(self) -> bool:
+        """True once it has been cancelled, or is over."""
         return self._cancelled or self._task.done()
 
     @property
-    def over(self) -> bool:
+    def done(self) -> bool:
         """True once the work is over, its rollback included."""
         return self._task.done()
 
     def abort(self, reason: ShimError) -> None:
         """Calls the work off; whoever waits for it gets the reason instead of a result."""
-        if not self.ending:
+        if not self.cancelling_or_done:
             self._reason = reason
             self._cancel()
 
-    async def settled(self) -> None:
+    async def wait(self) -> None:
         """Waits until the work is over, whatever came of it, and never ends it."""
         await asyncio.wait([self._task])
 
@@ -79,18 +79,18 @@ class Operation(Generic[T]):
         if not task.cancelled():
             # An error that nobody is left to see is no fault that the loop has to report.
             task.exception()
-        if self._then is not None:
-            self._then(self)
+        if self._on_done is not None:
+            self._on_done(self)
 
     def _cancel(self) -> None:
-        if not self.ending:
+        if not self.cancelling_or_done:
             self._cancelled = True
             # Not before its first step: what never began could not give back what it was given.
             asyncio.get_running_loop().call_soon(self._task.cancel)
 
 
 class Operations:
-    """What is under way at one time; at most one of it is a change, which excludes others.
+    """What is under way at one time; at most one operation is exclusive.
 
     Args:
         ended: called after each operation's end.
@@ -99,7 +99,7 @@ class Operations:
     def __init__(self, ended: Callable[[], None]) -> None:
         self._ended = ended
         self._under_way: set[Operation[Any]] = set()
-        self._change: tuple[str, Operation[Any]] | None = None
+        self._exclusive: tuple[str, Operation[Any]] | None = None
 
     def __iter__(self) -> Iterator[Operation[Any]]:
         return iter(list(self._under_way))
@@ -108,38 +108,42 @@ class Operations:
         return bool(self._under_way)
 
     @property
-    def change(self) -> str | None:
-        """What is being changed, if anything is."""
-        return None if self._change is None else self._change[0]
+    def exclusive(self) -> str | None:
+        """What the exclusive operation does to the container, such as "started"; None without one."""
+        return None if self._exclusive is None else self._exclusive[0]
 
-    def begin(self, work: Coroutine[Any, Any, T], change: str | None = None) -> Operation[T]:
+    def exclusive_name(self, operation: Operation[Any]) -> str | None:
+        """Returns what an operation does to the container if it is the exclusive one."""
+        return self._exclusive[0] if self._exclusive is not None and self._exclusive[1] is operation else None
+
+    def begin(self, work: Coroutine[Any, Any, T], exclusive: str | None = None) -> Operation[T]:
         """Starts an operation.
 
         Args:
             work: as Operation takes it.
-            change: what it changes, when nothing else may change meanwhile.
+            exclusive: what it does to the container, when no other such operation may run beside it.
         """
         operation = Operation(work, self._over)
         self._under_way.add(operation)
-        if change is not None:
-            self._change = (change, operation)
+        if exclusive is not None:
+            self._exclusive = (exclusive, operation)
         return operation
 
-    async def rolled_back(self) -> None:
-        """Waits while a change that was called off is being rolled back, so that it can be made again."""
-        while self._change is not None and self._change[1].ending:
-            await self._change[1].settled()
+    async def wait_rolled_back(self) -> None:
+        """Waits while a cancelled exclusive operation is rolled back, so that it can be tried again."""
+        while self._exclusive is not None and self._exclusive[1].cancelling_or_done:
+            await self._exclusive[1].wait()
 
-    async def call_off(self, reason: ShimError) -> None:
-        """Aborts all of it, and waits until it is rolled back."""
+    async def cancel_all(self, reason: ShimError) -> None:
+        """Aborts every operation, and waits until each is rolled back."""
         operations = list(self)
         for operation in operations:
             operation.abort(reason)
         for operation in operations:
-            await operation.settled()
+            await operation.wait()
 
     def _over(self, operation: Operation[Any]) -> None:
         self._under_way.discard(operation)
-        if self._change is not None and self._change[1] is operation:
-            self._change = None
+        if self.exclusive_name(operation) is not None:
+            self._exclusive = None
         self._ended()

@@ -8,7 +8,7 @@ from shimpy.core.cgroup import Cgroup
 from shimpy.core.runtime import Runtime
 
 
-class Freezing:
+class Pause:
     """Freezes and thaws all that runs in a container.
 
     Args:

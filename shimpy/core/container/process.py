@@ -4,62 +4,93 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from shimpy.core.cgroup import Tree
 from shimpy.core.container.operation import Operation
-from shimpy.core.reaper import Child, Reaper
+from shimpy.core.model import Policy, StdioPaths
+from shimpy.core.reaper import LOST_STATUS, Child, Reaper
 from shimpy.core.stdio import ProcessIO
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Process:
-    """A process that the runtime has started, until it is deleted.
+    """A process of a container, from before the runtime has started it until it is deleted.
 
-    Its exit is told in its place: an exit that is reaped before the process itself has been
-    announced waits for `announce`.
+    Exits are published in order: one that is reaped before the process itself was announced is held until
+    `announce`.
 
     Args:
-        io: what it reads and writes.
-        group: its own cgroup, where it has one.
+        stdio: what it reads and writes, as its client named it.
+        io: the same, opened.
+        policy: how it lives.
         on_exit: called in the event loop when the process has exited and been announced.
         on_death: called as soon as it has exited, announced or not.
+        exec_id: its name in the container; "" for init, and for an exec that is named after its pid once it
+            has one.
+        spec: the `process` object of the OCI runtime-spec; of an exec that is not started yet.
 
     Attributes:
-        io: what it reads and writes.
+        stdio: see above.
+        io: see above.
+        policy: see above.
+        exec_id: see above.
+        spec: see above.
+        cgroup: its own cgroup, from its start until that is removed.
         child: the reaper's hold on it, once the runtime has told its pid.
-        deletion: its Delete, while one is under way.
-        group: its own cgroup, until that is removed.
+        exited_at: when its exit was noticed, in nanoseconds since the epoch; 0 while it lives.
+        deletion: its delete, while one is under way.
+        deleted: True once it is forgotten.
     """
 
     __slots__ = (
         "_announced",
+        "_exit_published",
         "_on_death",
         "_on_exit",
-        "_told",
+        "_start_failed",
         "_waiters",
+        "cgroup",
         "child",
+        "deleted",
         "deletion",
-        "group",
+        "exec_id",
+        "exited_at",
         "io",
+        "policy",
+        "spec",
+        "stdio",
     )
 
     def __init__(
         self,
+        stdio: StdioPaths,
         io: ProcessIO,
-        group: Tree | None,
+        policy: Policy,
         on_exit: Callable[[Process], None],
         on_death: Callable[[], None] | None = None,
+        *,
+        exec_id: str = "",
+        spec: Mapping[str, Any] | None = None,
     ) -> None:
+        self.stdio = stdio
         self.io = io
+        self.policy = policy
+        self.exec_id = exec_id
+        self.spec = spec
+        self.cgroup: Tree | None = None
         self.child: Child | None = None
+        self.exited_at = 0
         self.deletion: Operation[int] | None = None
-        self.group = group
+        self.deleted = False
         self._on_exit = on_exit
         self._on_death = on_death
         self._announced = False
-        self._told = False
+        self._exit_published = False
+        self._start_failed = False
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -70,6 +101,8 @@ class Process:
     @property
     def exit_status(self) -> int | None:
         """None while it lives, then the exit code, or 128 + the number of the signal."""
+        if self._start_failed:
+            return LOST_STATUS
         return None if self.child is None else self.child.exit_status
 
     @property
@@ -85,32 +118,38 @@ class Process:
         return self.exit_status
 
     @property
-    def exit_due(self) -> bool:
-        """True when its exit may be told, and has not been."""
-        return self._announced and not self._told and self.exit_status is not None
+    def exit_ready(self) -> bool:
+        """True when its exit may be published, and has not been."""
+        return self._announced and not self._exit_published and self.exit_status is not None
 
     def track(self, reaper: Reaper, pid: int) -> None:
         """Takes the pid that the runtime told; from now on its exit is noticed."""
         self.child = reaper.track(pid, self._exited)
 
     def announce(self) -> None:
-        """Says that what precedes its exit has been published; an exit that waited is told now."""
+        """Says that what precedes its exit has been published; an exit that was held is published now."""
         self._announced = True
-        self._tell()
+        self._publish_exit()
 
     async def exited(self) -> None:
-        """Waits until it has been reaped, told or not."""
+        """Waits until it has been reaped, published or not."""
         while self.child is not None and self.child.exit_status is None:
             await self._next()
 
-    async def told(self) -> None:
-        """Waits until its exit has been told."""
-        while not self._told:
+    async def exit_published(self) -> None:
+        """Waits until its exit has been published, or its start has failed."""
+        while not self._exit_published:
             await self._next()
 
-    def told_exit(self) -> None:
+    def mark_start_failed(self) -> None:
+        """Notes that it will never run: whoever waits for its end hears of it, with status 255."""
+        self._start_failed = True
+        self.exited_at = time.time_ns()
+        self.mark_exit_published()
+
+    def mark_exit_published(self) -> None:
         """Notes that its exit is published, and wakes who waits for that."""
-        self._told = True
+        self._exit_published = True
         self._wake()
 
     async def kill(self) -> None:
@@ -121,31 +160,32 @@ class Process:
         """
         if self.child is not None:
             self.child.kill()
-        if (group := self.group) is not None:  # it is let go of when the process exits
-            await group.kill()
-            await group.prune()
+        if (cgroup := self.cgroup) is not None:  # it is removed when the process exits
+            await cgroup.kill()
+            await cgroup.prune()
         await self.exited()
 
-    def let_go(self) -> None:
+    def remove_cgroup(self) -> None:
         """Removes its cgroup, unless something that it started still runs there."""
-        if self.group is not None and self.group.remove():
-            self.group = None
+        if self.cgroup is not None and self.cgroup.remove():
+            self.cgroup = None
 
     def release(self) -> None:
-        """Closes what it read and wrote and lets go of its cgroup. Twice is harmless."""
+        """Closes what it read and wrote, and removes its cgroup. Idempotent."""
         self.io.close()
-        self.let_go()
+        self.remove_cgroup()
 
     def _exited(self, status: int) -> None:
-        logger.info("process %d exited with status %d", self.pid, status)
+        self.exited_at = time.time_ns()
+        _log.info("process %d exited with status %d", self.pid, status)
         self.io.process_exited()
         self._wake()
         if self._on_death is not None:
             self._on_death()
-        self._tell()
+        self._publish_exit()
 
-    def _tell(self) -> None:
-        if self.exit_due:
+    def _publish_exit(self) -> None:
+        if self.exit_ready:
             self._on_exit(self)
 
     async def _next(self) -> None:

@@ -1,100 +1,97 @@
-"""The processes of one container, and the order in which what happens to them is told."""
+"""The processes of one container, and the order in which what happens to them is published."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from shimpy.core.cgroup import Cgroup, OomWatch
 from shimpy.core.container.process import Process
-from shimpy.core.container.state import State
-from shimpy.core.events import Event, EventType
-from shimpy.errors import NotFoundError
-
-MAX_EXITED = 4096
-"""How many exited execs stay listed until they are deleted; the oldest gives way."""
+from shimpy.core.model import ContainerEvent, EventKind
+from shimpy.errors import AlreadyExistsError, NotFoundError
 
 
-class Processes:
-    """Init and the execs of a container, by pid, and what is published of them.
+class ProcessTable:
+    """Init and the execs of a container, by exec id, and what is published of them.
 
-    CREATE < START < EXIT of init; EXEC_ADDED < EXIT of an exec; an OOM before the EXIT that it
-    caused; one EXIT for each; init's last, which is why `finish` is asked for it.
+    CREATE < START < EXIT of init < DELETE; EXEC_ADDED < EXEC_STARTED < EXIT of an exec; an OOM before the
+    EXIT that it caused; one EXIT for each process that was started; init's last, which is why `finish` is
+    asked for it.
 
     Args:
         container_id: the container's id.
-        publish: called with each Event.
-        exec_exited: called after the EXIT of an exec.
+        publish: called with each event.
+        after_exec_exit: called after the EXIT of an exec.
+
+    Attributes:
+        init: the container's first process, once it is created.
     """
 
     def __init__(
-        self, container_id: str, publish: Callable[[Event], None], exec_exited: Callable[[], None]
+        self,
+        container_id: str,
+        publish: Callable[[ContainerEvent], None],
+        after_exec_exit: Callable[[], None],
     ) -> None:
         self._container_id = container_id
         self._publish = publish
-        self._after_exec = exec_exited
-        self._execs: dict[int, Process] = {}
+        self._after_exec_exit = after_exec_exit
+        self._execs: dict[str, Process] = {}
         self._running = 0
         self._cgroup = Cgroup()
         self._oom: OomWatch | None = None
         self.init: Process | None = None
 
     def __iter__(self) -> Iterator[Process]:
-        """Init first, then the execs in order of start."""
+        """Init first, then the execs in the order in which they were started, or added."""
         if self.init is not None:
             yield self.init
         yield from self._execs.values()
 
-    def states(self, of_container: State) -> list[tuple[int, State]]:
-        """Returns the pid and state of each.
-
-        Args:
-            of_container: the state of the container, which is that of init.
-        """
-        running = State.RUNNING if of_container is State.CREATED else of_container
-        return [
-            (process.pid, of_container)
-            if process is self.init
-            else (process.pid, running if process.exit_status is None else State.STOPPED)
-            for process in self
-        ]
-
-    def find(self, pid: int) -> Process:
-        """Returns a process that is not deleted.
+    def get(self, exec_id: str) -> Process:
+        """Returns a process that is not deleted; "" is init.
 
         Raises:
-            NotFoundError: there is none, or no more.
+            NotFoundError: there is none, or no longer.
         """
-        if self.init is not None and pid == self.init.pid:
-            return self.init
-        process = self._execs.get(pid)
+        process = self._execs.get(exec_id) if exec_id else self.init
         if process is None:
-            raise NotFoundError(
-                f"pid: container {self._container_id} has no process {pid}, or it is deleted already"
-            )
+            name = f"exec {exec_id}" if exec_id else "init"
+            raise NotFoundError(f"container {self._container_id} has no {name}, or it is deleted already")
         return process
+
+    def check_free(self, exec_id: str) -> None:
+        """Refuses an exec id that is taken.
+
+        Raises:
+            AlreadyExistsError: an exec has it.
+        """
+        if exec_id in self._execs:
+            raise AlreadyExistsError(f"exec_id: container {self._container_id} has an exec {exec_id} already")
 
     def created(self, init: Process, cgroup: Cgroup) -> None:
         """Takes up the created container's init; publishes CREATE, and from now on OOMs."""
         self.init = init
         self._cgroup = cgroup
-        self._tell(EventType.CREATE, init.pid)
+        self.publish(EventKind.CREATE, init)
         self._oom = cgroup.watch_oom(self._oom_struck)
         init.announce()
 
     def started(self, init: Process) -> None:
         """Publishes START; `finish` has not been asked for yet, so that the exit comes after."""
-        self._tell(EventType.START, init.pid)
+        self.publish(EventKind.START, init)
 
     def added(self, process: Process) -> None:
-        """Takes up an exec that runs; publishes EXEC_ADDED.
+        """Takes up an exec that is to be started later; publishes EXEC_ADDED."""
+        self._execs[process.exec_id] = process
+        self.publish(EventKind.EXEC_ADDED, process)
 
-        A dead process whose pid the kernel has given out again gives way: nobody could tell the
-        two apart by pid any more.
-        """
-        self.remove(self._execs.get(process.pid))
-        self._execs[process.pid] = process
+    def exec_started(self, process: Process) -> None:
+        """Takes up an exec that runs; publishes EXEC_STARTED, and its exit if that is there already."""
+        self._execs.pop(process.exec_id, None)
+        self._execs[process.exec_id] = process
         self._running += 1
-        self._tell(EventType.EXEC_ADDED, process.pid)
+        self.publish(EventKind.EXEC_STARTED, process)
         process.announce()
 
     async def kill(self) -> None:
@@ -108,23 +105,23 @@ class Processes:
                 process.child.kill()
         await self._cgroup.kill()
 
-    def remove(self, process: Process | None) -> None:
-        """Forgets a process, if it is still listed, and releases what it held."""
-        if process is None:
-            return
+    def remove(self, process: Process) -> None:
+        """Forgets an exec, if it is still listed, and releases what it held."""
         process.release()
-        if self._execs.get(process.pid) is process:
-            del self._execs[process.pid]
+        process.deleted = True
+        if self._execs.get(process.exec_id) is process:
+            del self._execs[process.exec_id]
 
     def clear(self) -> None:
         """Forgets all of them, with the container."""
         for process in list(self):
             process.release()
+            process.deleted = True
         self._execs.clear()
         self.init = None
 
     def close(self) -> None:
-        """Watches for nothing any more."""
+        """Stops watching for OOM kills."""
         if self._oom is not None:
             self._oom.close()
             self._oom = None
@@ -132,30 +129,44 @@ class Processes:
     def exec_exited(self, process: Process) -> None:
         """Publishes the EXIT of an exec; called by the process itself."""
         self._running -= 1
-        self._tell_exit(process)
-        process.let_go()
-        if len(self._execs) - self._running > MAX_EXITED:
-            self.remove(next(one for one in self._execs.values() if one.exit_status is not None))
-        self._after_exec()
+        self._publish_exit(process)
+        process.remove_cgroup()
+        self._after_exec_exit()
 
     def finish(self) -> None:
-        """Publishes the EXIT of init, once it is dead and every exec's has been."""
+        """Publishes the EXIT of init, once it is dead and every exec's has been published."""
         init = self.init
-        if init is not None and init.exit_due and not self._running:
-            self._tell_exit(init)
+        if init is not None and init.exit_ready and not self._running:
+            self._publish_exit(init)
             self.close()
 
-    def _tell_exit(self, process: Process) -> None:
+    def publish(self, kind: EventKind, process: Process) -> None:
+        """Publishes what happened to a process, or with init to its container.
+
+        Args:
+            kind: what happened, now or, of an exit, when it was noticed.
+            process: to which.
+        """
+        ended = kind in (EventKind.EXIT, EventKind.DELETE)
+        self._publish(
+            ContainerEvent(
+                self._container_id,
+                kind,
+                process.exited_at if ended else time.time_ns(),
+                process.pid,
+                process.exec_id,
+                process.final_status if ended else 0,
+            )
+        )
+
+    def _publish_exit(self, process: Process) -> None:
         # The kernel counts a kill before it sends the signal, so this one's is counted by now.
         if self._oom is not None:
             self._oom.poll()
-        self._tell(EventType.EXIT, process.pid, process.final_status)
-        process.told_exit()
+        self.publish(EventKind.EXIT, process)
+        process.mark_exit_published()
 
     def _oom_struck(self, count: int) -> None:
         if self.init is not None:
             for _ in range(count):
-                self._tell(EventType.OOM, self.init.pid)
-
-    def _tell(self, type: EventType, pid: int, exit_status: int = 0) -> None:
-        self._publish(Event(self._container_id, type, pid, exit_status))
+                self.publish(EventKind.OOM, self.init)

@@ -12,7 +12,7 @@ GRACE = 0.5
 """Seconds that a start command may take longer than its call, or than the life of what it started."""
 
 
-class Starting:
+class Start:
     """Lets a created container's process run.
 
     It cannot be undone, and its command can fail, or be killed, after its work as well as before.

@@ -15,6 +15,7 @@ import select
 from contextlib import ExitStack
 from typing import Final, Protocol
 
+from shimpy.core.model import StdioPaths
 from shimpy.core.stdio.fifo import StdioHub, poll
 from shimpy.core.stdio.owner import Owner, give
 from shimpy.core.stdio.streams import Stream, open_output
@@ -67,16 +68,18 @@ class ProcessIO(Protocol):
     def process_exited(self) -> None:
         """The process has been reaped: nothing more is read for it."""
 
-    async def drain(self) -> None:
-        """Waits, at most 2 s, until what was written to the terminal has reached its output."""
+    async def drain(self, timeout: float) -> None:
+        """Waits until what was written to the terminal has reached its output.
+
+        Args:
+            timeout: seconds that it waits at most.
+        """
 
     def close(self) -> None:
         """Lets go of everything; readers see EOF, and what nobody read is gone. Idempotent."""
 
 
-def open_stdio(
-    hub: StdioHub, *, terminal: bool, stdin: str, stdout: str, stderr: str, owner: Owner | None = None
-) -> ProcessIO:
+def open_stdio(hub: StdioHub, stdio: StdioPaths, *, owner: Owner | None = None) -> ProcessIO:
     """Opens what a process is to read and write. Never waits for anyone.
 
     Each path is empty for /dev/null, or absolute and names a FIFO, a regular file (outputs are
@@ -85,10 +88,7 @@ def open_stdio(
 
     Args:
         hub: watches the FIFOs; of the running event loop.
-        terminal: whether the process gets a pty.
-        stdin: what the process reads, or is typed on its terminal.
-        stdout: what the process writes, or its terminal shows.
-        stderr: what the process writes to its descriptor 2.
+        stdio: what the process reads and writes, or its terminal shows and is typed on it.
         owner: whom the FIFOs that the process writes, and the pipe that it reads, are made to belong
             to, so that it may open /dev/stdout anew; None: nobody else. Files, devices and the FIFO
             that stdin comes from keep their owner, and with a terminal all do.
@@ -101,9 +101,9 @@ def open_stdio(
         InternalError: there is no place for a temporary file.
     """
     try:
-        if terminal:
-            return TerminalIO(hub, stdin, stdout)
-        return PlainIO(hub, stdin, stdout, stderr, owner)
+        if stdio.terminal:
+            return TerminalIO(hub, stdio.stdin, stdio.stdout)
+        return PlainIO(hub, stdio, owner)
     except OSError as error:
         failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
         raise failure(f"stdio could not be set up: {error.strerror}") from error
@@ -114,7 +114,7 @@ class PlainIO:
 
     console_socket: str | None = None
 
-    def __init__(self, hub: StdioHub, stdin: str, stdout: str, stderr: str, owner: Owner | None) -> None:
+    def __init__(self, hub: StdioHub, stdio: StdioPaths, owner: Owner | None) -> None:
         self._pump: StdinPump | None = None
         self._exited = False
         # Pipes, those behind FIFOs among them, that the process itself has open.
@@ -123,8 +123,8 @@ class PlainIO:
         self._lent = ExitStack()
         try:
             self.fds = (
-                self._open_input(hub, stdin),
-                *self._open_outputs(hub, stdout, stderr),
+                self._open_input(hub, stdio.stdin),
+                *self._open_outputs(hub, stdio.stdout, stdio.stderr),
             )
         except BaseException:
             self.close()
@@ -174,7 +174,7 @@ class PlainIO:
         if self._pump is not None:
             self._pump.stop()
 
-    async def drain(self) -> None:
+    async def drain(self, timeout: float) -> None:
         """See `ProcessIO.drain`."""
 
     def close(self) -> None:

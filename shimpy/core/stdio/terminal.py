@@ -20,8 +20,6 @@ from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumen
 MAX_WINDOW: Final = 65535
 """The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
 
-# Seconds: a reader that does not read must not hold up Delete.
-_DRAIN_TIMEOUT: Final = 2.0
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTPEER: Final = 0x5441
 
@@ -110,11 +108,11 @@ class TerminalIO:
         if self._output is not None:
             self._output.process_exited()
 
-    async def drain(self) -> None:
+    async def drain(self, timeout: float) -> None:
         """See `ProcessIO.drain`."""
         if self._output is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN_TIMEOUT):
+                async with asyncio.timeout(timeout):
                     await self._output.drained.wait()
 
     def close(self) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from shimpy.core.container.container import Container
+from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.process import Process
+from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runc
+from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import ExecSpec
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import NotFoundError
@@ -19,25 +21,25 @@ from tests.support.lives import KILLED
 
 pytestmark = pytest.mark.anyio
 
-NOTHING = {"stdin": "", "stdout": "", "stderr": ""}
 
-
-async def test_a_delete_that_waited_for_another_never_takes_the_next_process_of_that_pid(
+async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_forgotten_meanwhile(
     bundle: Callable[..., str], new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reaper, hub = Reaper(), StdioHub()
     reaper.open()
-    container = Container(
+    container = ManagedContainer(
         new_id(),
-        bundle("sleep", "1000"),
+        Bundle.read(bundle("sleep", "1000")),
         runtime=Runc("runc", None, reaper),
         reaper=reaper,
         hub=hub,
         publish=lambda _event: None,
+        policy=Policy(),
     )
-    init = await container.create(terminal=False, no_pivot=False, **NOTHING)
+    init = await container.create(StdioPaths(), no_pivot=False)
     await container.start()
-    pid, other = [await container.exec(ExecSpec(("sleep", "1000")), **NOTHING) for _ in range(2)]
+    spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
+    process = await container.exec(spec, StdioPaths(), policy=Policy(), name=str)
     killing, undone = asyncio.Event(), asyncio.Event()
 
     async def kill(_process: Process) -> None:
@@ -49,23 +51,20 @@ async def test_a_delete_that_waited_for_another_never_takes_the_next_process_of_
 
     with monkeypatch.context() as patch:
         patch.setattr(Process, "kill", kill)
-        first = asyncio.create_task(container.delete(pid))
+        first = asyncio.create_task(container.delete(process))
         await killing.wait()
         first.cancel()
         await asyncio.sleep(0)
-        second = asyncio.create_task(container.delete(pid))
+        second = asyncio.create_task(container.delete(process))
         await asyncio.sleep(0)
-        # The kernel gives the pid out again; here the record of the other takes the place.
-        execs = container._processes._execs
-        former, execs[pid] = execs[pid], execs.pop(other)
+        # As for an exec that has got its pid.
+        container.forget(process)
         undone.set()
-        with pytest.raises(NotFoundError, match="another's"):
+        with pytest.raises(NotFoundError, match="deleted already"):
             await second
         await asyncio.wait([first])
-    assert alive(other)
-    execs[pid], execs[other] = former, execs[pid]
+    assert alive(process.pid)
 
-    assert await container.delete(other) == KILLED
     assert await container.delete(init) == KILLED
     reaper.close()
     hub.close()

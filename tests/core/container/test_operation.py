@@ -31,8 +31,8 @@ class Work:
         self.begun = asyncio.Event()
         self.go = asyncio.Event()
         self.rolling_back = asyncio.Event()
-        self.rolled_back = asyncio.Event()
-        self.over = False
+        self.wait_rolled_back = asyncio.Event()
+        self.done = False
 
     async def run(self) -> int:
         self.begun.set()
@@ -42,12 +42,12 @@ class Work:
             self.cancelled += 1
             self.rolling_back.set()
             try:
-                await self.rolled_back.wait()
+                await self.wait_rolled_back.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
             raise
         finally:
-            self.over = True
+            self.done = True
         return 7
 
 
@@ -80,8 +80,8 @@ async def test_the_result_is_for_everybody_who_waits() -> None:
     work.go.set()
     assert await asyncio.gather(*waiting) == [7, 7, 7]
     assert await operation.result() == 7
-    assert operation.over
-    assert operation.ending
+    assert operation.done
+    assert operation.cancelling_or_done
 
 
 async def test_one_waiter_of_two_that_leaves_ends_nothing() -> None:
@@ -92,7 +92,7 @@ async def test_one_waiter_of_two_that_leaves_ends_nothing() -> None:
     leaves.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaves
-    assert not operation.ending
+    assert not operation.cancelling_or_done
     work.go.set()
     assert await stays == 7
     assert work.cancelled == 0
@@ -106,14 +106,14 @@ async def test_the_last_waiter_that_leaves_ends_it_and_waits_for_the_rollback() 
     for one in both:
         one.cancel()
     await work.rolling_back.wait()
-    assert operation.ending
-    assert not operation.over
+    assert operation.cancelling_or_done
+    assert not operation.done
     assert both[0].done()
     assert not both[1].done()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     with pytest.raises(asyncio.CancelledError):
         await both[1]
-    assert work.over
+    assert work.done
     assert work.cancelled == 1
 
 
@@ -127,11 +127,11 @@ async def test_cancelling_again_while_it_is_rolled_back_does_not_reach_it() -> N
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
-    assert not work.over
+    assert not work.done
     operation.abort(REASON)
     await ticks()
-    work.rolled_back.set()
-    await operation.settled()
+    work.wait_rolled_back.set()
+    await operation.wait()
     assert work.cancelled == 1
 
 
@@ -143,7 +143,7 @@ async def test_an_abort_gives_its_reason_to_everybody_who_waits() -> None:
     operation.abort(REASON)
     operation.abort(FailedPreconditionError("a second reason is too late"))
     await work.rolling_back.wait()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     assert await asyncio.gather(*waiting, return_exceptions=True) == [REASON, REASON]
     with pytest.raises(UnavailableError, match="shutting down"):
         await operation.result()
@@ -157,7 +157,7 @@ async def test_a_waiter_that_is_cancelled_itself_does_not_get_the_reason() -> No
     await ticks()
     operation.abort(REASON)
     waiter.cancel()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     with pytest.raises(asyncio.CancelledError):
         await waiter
 
@@ -165,7 +165,7 @@ async def test_a_waiter_that_is_cancelled_itself_does_not_get_the_reason() -> No
 async def test_an_abort_before_the_first_step_lets_it_take_that_step() -> None:
     """What is cancelled before it begins runs none of its own code, so it could give nothing back."""
     work = Work()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     operation = Operation(work.run())
     operation.abort(REASON)
     with pytest.raises(UnavailableError):
@@ -236,7 +236,7 @@ async def test_an_error_that_nobody_sees_makes_no_noise(noises: list[Any], *, wa
         with pytest.raises(asyncio.CancelledError):
             await waiter
     go.set()
-    await operation.settled()
+    await operation.wait()
     del operation
     gc.collect()
     await ticks()
@@ -250,7 +250,7 @@ async def test_what_follows_the_end_comes_before_anybody_hears_of_it() -> None:
         order.append("work")
 
     def then(operation: Operation[None]) -> None:
-        assert operation.over
+        assert operation.done
         order.append("then")
 
     operation = Operation(quick(), then)
@@ -263,24 +263,24 @@ async def test_settled_waits_for_any_end_and_raises_nothing() -> None:
     async def fails() -> None:
         raise InternalError("broken")
 
-    await Operation(fails()).settled()
+    await Operation(fails()).wait()
     work = Work()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     operation = await begin(work)
     operation.abort(REASON)
-    await operation.settled()
-    assert work.over
+    await operation.wait()
+    assert work.done
 
 
 async def test_who_settles_and_is_cancelled_ends_nothing() -> None:
     work = Work()
     operation = await begin(work)
-    settling = asyncio.create_task(operation.settled())
+    settling = asyncio.create_task(operation.wait())
     await ticks()
     settling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await settling
-    assert not operation.ending
+    assert not operation.cancelling_or_done
     work.go.set()
     assert await operation.result() == 7
 
@@ -297,11 +297,11 @@ async def test_of_what_is_under_way_one_is_a_change() -> None:
     change = operations.begin(pausing.run(), "paused")
     other = operations.begin(execing.run())
     assert operations
-    assert operations.change == "paused"
+    assert operations.exclusive == "paused"
     assert set(operations) == {change, other}
     pausing.go.set()
     await change.result()
-    assert operations.change is None
+    assert operations.exclusive is None
     assert list(operations) == [other]
     execing.go.set()
     await other.result()
@@ -315,12 +315,12 @@ async def test_calling_off_reaches_all_and_waits_for_every_rollback() -> None:
     running = [operations.begin(work.run()) for work in works]
     await ticks()
     waiting = [asyncio.create_task(operation.result()) for operation in running]
-    calling = asyncio.create_task(operations.call_off(REASON))
+    calling = asyncio.create_task(operations.cancel_all(REASON))
     for work in works:
         await work.rolling_back.wait()
     assert not calling.done()
     for work in works:
-        work.rolled_back.set()
+        work.wait_rolled_back.set()
     await calling
     results: list[int | BaseException] = await asyncio.gather(*waiting, return_exceptions=True)
     assert [isinstance(result, ShimError) for result in results] == [True, True, True]
@@ -330,15 +330,15 @@ async def test_calling_off_reaches_all_and_waits_for_every_rollback() -> None:
 async def test_a_change_that_was_called_off_can_be_awaited() -> None:
     """So that the same call can be made again at once."""
     operations = Operations(lambda: None)
-    await operations.rolled_back()
+    await operations.wait_rolled_back()
     work = Work()
     change = operations.begin(work.run(), "paused")
     await work.begun.wait()
-    await operations.rolled_back()
+    await operations.wait_rolled_back()
     change.abort(REASON)
-    waiting = asyncio.create_task(operations.rolled_back())
+    waiting = asyncio.create_task(operations.wait_rolled_back())
     await work.rolling_back.wait()
     assert not waiting.done()
-    work.rolled_back.set()
+    work.wait_rolled_back.set()
     await waiting
-    assert operations.change is None
+    assert operations.exclusive is None

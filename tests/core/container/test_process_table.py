@@ -10,8 +10,8 @@ import pytest
 
 from shimpy.core.cgroup import Cgroup, OomWatch
 from shimpy.core.container.process import Process
-from shimpy.core.container.process_table import Processes
-from shimpy.core.events import Event, EventType
+from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
 from shimpy.core.stdio import ProcessIO
 from tests.support.lives import KILLED
 
@@ -29,11 +29,11 @@ class Killer(OomWatch):
 
 
 class Told:
-    """Processes that publish to a list, with an init that asks for its EXIT as soon as it may be told."""
+    """ProcessTable that publish to a list, with an init that asks for its EXIT as soon as it may be told."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.processes = Processes("web", self.events.append, self._nothing)
+        self.events: list[ContainerEvent] = []
+        self.processes = ProcessTable("web", self.events.append, self._nothing)
         self.init = self.dead(10, lambda _init: self.processes.finish())
 
     def _nothing(self) -> None:
@@ -41,13 +41,15 @@ class Told:
 
     @staticmethod
     def dead(pid: int, on_exit: Callable[[Process], None]) -> Process:
-        process = Process(cast("ProcessIO", None), None, on_exit)
+        process = Process(
+            StdioPaths(), cast("ProcessIO", None), Policy(), on_exit, exec_id="" if pid == 10 else str(pid)
+        )
         process.child = cast("Any", SimpleNamespace(pid=pid, exit_status=KILLED))
         return process
 
     @property
-    def kinds(self) -> list[tuple[EventType, int]]:
-        return [(event.type, event.pid) for event in self.events]
+    def kinds(self) -> list[tuple[EventKind, int]]:
+        return [(event.kind, event.pid) for event in self.events]
 
 
 @pytest.fixture
@@ -57,13 +59,13 @@ def told() -> Told:
 
 def test_create_comes_before_the_exit_of_an_init_that_is_dead_by_then(told: Told) -> None:
     told.processes.created(told.init, Cgroup())
-    assert told.kinds == [(EventType.CREATE, 10), (EventType.EXIT, 10)]
+    assert told.kinds == [(EventKind.CREATE, 10), (EventKind.EXIT, 10)]
 
 
-def test_exec_added_comes_before_the_exit_of_an_exec_that_is_dead_by_then(told: Told) -> None:
+def test_exec_started_comes_before_the_exit_of_an_exec_that_is_dead_by_then(told: Told) -> None:
     process = told.dead(11, told.processes.exec_exited)
-    told.processes.added(process)
-    assert told.kinds == [(EventType.EXEC_ADDED, 11), (EventType.EXIT, 11)]
+    told.processes.exec_started(process)
+    assert told.kinds == [(EventKind.EXEC_STARTED, 11), (EventKind.EXIT, 11)]
 
 
 def test_an_oom_that_nobody_has_told_of_yet_comes_before_the_exit(
@@ -72,7 +74,7 @@ def test_an_oom_that_nobody_has_told_of_yet_comes_before_the_exit(
     cgroup = Cgroup()
     monkeypatch.setattr(cgroup, "watch_oom", Killer)
     told.processes.created(told.init, cgroup)
-    assert told.kinds == [(EventType.CREATE, 10), (EventType.OOM, 10), (EventType.EXIT, 10)]
+    assert told.kinds == [(EventKind.CREATE, 10), (EventKind.OOM, 10), (EventKind.EXIT, 10)]
 
 
 def test_an_oom_comes_before_the_exit_of_an_exec(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +82,8 @@ def test_an_oom_comes_before_the_exit_of_an_exec(told: Told, monkeypatch: pytest
     monkeypatch.setattr(cgroup, "watch_oom", Killer)
     cast("Any", told.init.child).exit_status = None
     told.processes.created(told.init, cgroup)
-    told.processes.added(told.dead(11, told.processes.exec_exited))
-    assert told.kinds[1:] == [(EventType.EXEC_ADDED, 11), (EventType.OOM, 10), (EventType.EXIT, 11)]
+    told.processes.exec_started(told.dead(11, told.processes.exec_exited))
+    assert told.kinds[1:] == [(EventKind.EXEC_STARTED, 11), (EventKind.OOM, 10), (EventKind.EXIT, 11)]
 
 
 def test_the_exit_of_init_waits_for_those_of_the_execs(told: Told) -> None:
@@ -89,11 +91,11 @@ def test_the_exit_of_init_waits_for_those_of_the_execs(told: Told) -> None:
     cast("Any", process.child).exit_status = None
     cast("Any", told.init.child).exit_status = None
     told.processes.created(told.init, Cgroup())
-    told.processes.added(process)
+    told.processes.exec_started(process)
     cast("Any", told.init.child).exit_status = KILLED
     told.processes.finish()
-    assert told.kinds[-1] == (EventType.EXEC_ADDED, 11)
+    assert told.kinds[-1] == (EventKind.EXEC_STARTED, 11)
     cast("Any", process.child).exit_status = KILLED
     told.processes.exec_exited(process)
     told.processes.finish()
-    assert told.kinds[-2:] == [(EventType.EXIT, 11), (EventType.EXIT, 10)]
+    assert told.kinds[-2:] == [(EventKind.EXIT, 11), (EventKind.EXIT, 10)]

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from shimpy.core.container.process import Process
-from shimpy.core.container.start import Starting
+from shimpy.core.container.start import Start
 from shimpy.core.runtime import Runtime
 from shimpy.errors import InternalError, UnavailableError
 from tests.support.leaks import eventually
@@ -67,8 +67,8 @@ class Commands:
         return {"status": self._status}
 
 
-def starting(init: Init, commands: Commands) -> Starting:
-    return Starting("a", init.as_process, cast("Runtime", commands))
+def starting(init: Init, commands: Commands) -> Start:
+    return Start("a", init.as_process, cast("Runtime", commands))
 
 
 async def fail() -> None:

@@ -7,7 +7,8 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from shimpy.core.runtime.spec import MAX_ID, check_id, check_terminal, shares_pids
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.runtime.spec import MAX_ID, check_id
 from shimpy.errors import InvalidArgumentError
 
 # -- ids -----------------------------------------------------------------------------------------
@@ -61,10 +62,10 @@ def test_a_terminal_is_asked_for_exactly_if_the_bundle_has_one(said: bool | None
     spec = {"process": {} if said is None else {"terminal": said}}
 
     if bool(said) == asked:
-        check_terminal(spec, terminal=asked)
+        Bundle("/bundle", spec).check_terminal(terminal=asked)
         return
     with pytest.raises(InvalidArgumentError) as raised:
-        check_terminal(spec, terminal=asked)
+        Bundle("/bundle", spec).check_terminal(terminal=asked)
     words = {True: "true", False: "false"}
     assert f"terminal: {words[asked]} asked for" in str(raised.value)
     assert f"process.terminal is {words[bool(said)]}" in str(raised.value)
@@ -83,4 +84,4 @@ def test_a_terminal_is_asked_for_exactly_if_the_bundle_has_one(said: bool | None
     ],
 )
 def test_a_container_without_a_pid_namespace_shares_ours(linux: object, expected: bool) -> None:
-    assert shares_pids({"process": {}, "linux": linux}) == expected
+    assert Bundle("/bundle", {"process": {}, "linux": linux}).shares_pids == expected

@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from shimpy.core.runtime.spec import MAX_UID, ExecSpec, Rlimit, User, check_exec, process_of
+from shimpy.core.model import Rlimit, User
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.runtime.spec import MAX_UID, ExecSpec, check_exec
 from shimpy.errors import InvalidArgumentError
 from tests.support.machine import lacking
+
+
+def process_for(spec: dict[str, Any], asked: ExecSpec) -> dict[str, Any]:
+    return Bundle("/bundle", spec).process_for(asked)
+
 
 # -- what no container could run -----------------------------------------------------------------
 
@@ -165,7 +172,7 @@ def test_what_is_left_unset_is_the_containers_own(process: dict[str, Any], asked
     # It has a program of its own, and a terminal of its own or none.
     never = {"args", "terminal", "consoleSize", "commandLine"}
 
-    found = process_of({"process": process}, asked)
+    found = process_for({"process": process}, asked)
 
     kept = {key: value for key, value in process.items() if key not in is_set | never}
     assert {key: value for key, value in found.items() if key not in is_set | never} == kept
@@ -208,7 +215,7 @@ def test_what_is_set_takes_the_place_of_the_containers_own(
         "terminal": False,
     }
 
-    found = process_of({"process": own if has_its_own else {}}, FULL)
+    found = process_for({"process": own if has_its_own else {}}, FULL)
 
     assert found[KEYS[field]] == expected
 
@@ -217,14 +224,14 @@ def test_what_is_set_takes_the_place_of_the_containers_own(
 def test_the_containers_configuration_stays_as_it_is(process: dict[str, Any], asked: ExecSpec) -> None:
     before = copy.deepcopy(process)
 
-    process_of({"process": process}, asked)
+    process_for({"process": process}, asked)
 
     assert process == before
 
 
 @given(process=processes, asked=requests)
 def test_it_can_be_written_as_JSON(process: dict[str, Any], asked: ExecSpec) -> None:  # noqa: N802
-    found = process_of({"process": process}, asked)
+    found = process_for({"process": process}, asked)
 
     assert json.loads(json.dumps(found)) == found
 
@@ -237,7 +244,7 @@ def test_capabilities_that_are_asked_for_are_never_handed_on(
     asked = replace(LEAST, capabilities=tuple(capabilities))
     expected = sorted({*capabilities})
 
-    found = process_of({"process": process}, asked)["capabilities"]
+    found = process_for({"process": process}, asked)["capabilities"]
 
     assert found == dict.fromkeys(["bounding", "effective", "permitted"], expected)
 
@@ -245,14 +252,14 @@ def test_capabilities_that_are_asked_for_are_never_handed_on(
 @pytest.mark.parametrize("containers", [None, False, True])
 @pytest.mark.parametrize("asked", [False, True])
 def test_there_are_no_new_privileges_if_either_says_so(containers: bool | None, asked: bool) -> None:
-    found = process_of({"process": {"noNewPrivileges": containers}}, replace(LEAST, no_new_privileges=asked))
+    found = process_for({"process": {"noNewPrivileges": containers}}, replace(LEAST, no_new_privileges=asked))
 
     assert bool(found["noNewPrivileges"]) == bool(containers or asked)
 
 
 @pytest.mark.parametrize("own", [None, {}, {"uid": 1000, "gid": 1000, "additionalGids": [7]}], ids=str)
 def test_a_user_of_zeros_is_a_user(own: object) -> None:
-    found = process_of({"process": {"user": own}}, replace(LEAST, user=User(uid=0, gid=0)))
+    found = process_for({"process": {"user": own}}, replace(LEAST, user=User(uid=0, gid=0)))
 
     assert found["user"] == {"uid": 0, "gid": 0, "additionalGids": []}
 
@@ -262,13 +269,13 @@ def test_a_user_of_zeros_is_a_user(own: object) -> None:
 def test_the_containers_umask_is_for_every_user(user: User | None, umask: int) -> None:
     spec = {"process": {"user": {"uid": 1, "gid": 2, "umask": umask}}}
 
-    assert process_of(spec, replace(LEAST, user=user))["user"]["umask"] == umask
+    assert process_for(spec, replace(LEAST, user=user))["user"]["umask"] == umask
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_of_inits_terminal_and_program_it_has_nothing(asked: bool) -> None:
     process = {"terminal": not asked, "consoleSize": {"height": 5, "width": 5}, "commandLine": "init"}
 
-    found = process_of({"process": process}, replace(LEAST, terminal=asked))
+    found = process_for({"process": process}, replace(LEAST, terminal=asked))
 
     assert found == {"args": ["true"], "terminal": asked}

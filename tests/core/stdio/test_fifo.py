@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, open_stdio
 from shimpy.core.stdio.fifo import _WAKEUPS, _WINDOW, Fifo as Keeper, StdioHub
 from tests.support.fifos import Fifo
@@ -42,7 +43,7 @@ class Writer:
 
 
 async def writer(hub: StdioHub, stdout: object) -> Writer:
-    io = open_stdio(hub, terminal=False, stdin="", stdout=str(stdout), stderr="")
+    io = open_stdio(hub, StdioPaths(stdin="", stdout=str(stdout), stderr=""))
     process = Writer(io)
     await io.attach()
     return process
@@ -60,7 +61,7 @@ async def within(future: asyncio.Future[bytes], seconds: float = 5) -> bytes:
 async def test_the_shim_copies_nothing(hub: StdioHub, fifo: MakeFifo) -> None:
     out = fifo("out")
     size = 200_000_000  # a tenth of a second would not do to copy it
-    io = open_stdio(hub, terminal=False, stdin="/dev/zero", stdout=str(out), stderr="")
+    io = open_stdio(hub, StdioPaths(stdin="/dev/zero", stdout=str(out), stderr=""))
     process = await asyncio.create_subprocess_exec(
         "head", "-c", str(size), stdin=io.fds[0], stdout=io.fds[1], stderr=io.fds[2]
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import Owner, StdioHub, open_stdio, owner_of
 from shimpy.errors import NotFoundError
 from tests.support.fifos import Fifo
@@ -83,7 +84,7 @@ async def test_only_what_the_process_has_open_itself_is_given_to_it(
     source, out, file = fifo("in"), fifo("out"), tmp_path / "file"
     file.touch()
     mode = os.stat(out).st_mode
-    io = open_stdio(hub, terminal=False, stdin=str(source), stdout=str(out), stderr=str(file), owner=SOMEBODY)
+    io = open_stdio(hub, StdioPaths(stdin=str(source), stdout=str(out), stderr=str(file)), owner=SOMEBODY)
     pipe = os.fstat(io.fds[0])
     io.close()
     assert (pipe.st_uid, pipe.st_gid) == SOMEBODY
@@ -98,16 +99,16 @@ async def test_files_and_devices_keep_their_owner(hub: StdioHub, tmp_path: Path)
     file.touch()
     # Another /dev/null.
     os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    io = open_stdio(
-        hub, terminal=False, stdin=str(file), stdout=str(device), stderr=str(file), owner=SOMEBODY
-    )
+    io = open_stdio(hub, StdioPaths(stdin=str(file), stdout=str(device), stderr=str(file)), owner=SOMEBODY)
     io.close()
     assert owned(file) == owned(device) == (os.geteuid(), os.getegid())
 
 
 async def test_with_a_terminal_fifos_keep_their_owner(hub: StdioHub, fifo: MakeFifo) -> None:
     source, out = fifo("in"), fifo("out")
-    io = open_stdio(hub, terminal=True, stdin=str(source), stdout=str(out), stderr="", owner=SOMEBODY)
+    io = open_stdio(
+        hub, StdioPaths(terminal=True, stdin=str(source), stdout=str(out), stderr=""), owner=SOMEBODY
+    )
     io.close()
     assert owned(source) == owned(out) == (os.geteuid(), os.getegid())
 
@@ -116,7 +117,7 @@ async def test_what_is_refused_changes_no_owner(hub: StdioHub, fifo: MakeFifo, t
     out = fifo("out")
     missing = str(tmp_path / "missing")
     with pytest.raises(NotFoundError):
-        open_stdio(hub, terminal=False, stdin="", stdout=str(out), stderr=missing, owner=SOMEBODY)
+        open_stdio(hub, StdioPaths(stdin="", stdout=str(out), stderr=missing), owner=SOMEBODY)
     assert owned(out) == (os.geteuid(), os.getegid())
 
 
@@ -127,6 +128,6 @@ async def test_a_file_system_that_knows_no_owners_is_no_obstacle(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "fchown", refuse)
-    io = open_stdio(hub, terminal=False, stdin="", stdout=str(fifo("out")), stderr="", owner=SOMEBODY)
+    io = open_stdio(hub, StdioPaths(stdout=str(fifo("out"))), owner=SOMEBODY)
     assert os.write(io.fds[1], b"x") == 1
     io.close()

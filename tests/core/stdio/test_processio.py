@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, StdioHub, open_stdio
 from shimpy.core.stdio.fifo import poll
 from shimpy.core.stdio.processio import StdinPump
@@ -40,7 +41,7 @@ FIELDS = ["stdin", "stdout", "stderr"]
 
 
 def opened(hub: StdioHub, stdin: object = "", stdout: object = "", stderr: object = "") -> ProcessIO:
-    return open_stdio(hub, terminal=False, stdin=str(stdin), stdout=str(stdout), stderr=str(stderr))
+    return open_stdio(hub, StdioPaths(stdin=str(stdin), stdout=str(stdout), stderr=str(stderr)))
 
 
 async def run(io: ProcessIO, *args: str) -> asyncio.subprocess.Process:
@@ -57,7 +58,7 @@ def refused(hub: StdioHub, field: str, path: str, *, terminal: bool = False) -> 
     before = descriptors()
     stdin, stdout, stderr = (path if name == field else "" for name in FIELDS)
     with pytest.raises(ShimError) as caught:
-        open_stdio(hub, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        open_stdio(hub, StdioPaths(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr))
     assert descriptors().items() <= before.items()
     assert caught.value.args[0].startswith(field)
     return caught.value
@@ -171,7 +172,9 @@ async def test_no_descriptors(hub: StdioHub, fifo: MakeFifo) -> None:
             for limit in range(3, 60):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
                 try:
-                    io = open_stdio(hub, terminal=terminal, stdin=str(source), stdout=str(out), stderr="")
+                    io = open_stdio(
+                        hub, StdioPaths(terminal=terminal, stdin=str(source), stdout=str(out), stderr="")
+                    )
                 except ResourceExhaustedError:
                     refusals += 1
                 else:
@@ -263,7 +266,7 @@ async def test_no_terminal_to_resize(hub: StdioHub) -> None:
     io = opened(hub)
     with pytest.raises(FailedPreconditionError, match="no terminal"):
         io.resize(80, 25)
-    await io.drain()
+    await io.drain(2)
     io.close()
 
 

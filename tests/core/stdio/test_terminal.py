@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, StdioHub, open_stdio
 from shimpy.core.stdio.relay import InputRelay, OutputRelay
 from shimpy.core.stdio.terminal import TerminalIO
@@ -46,7 +47,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def opened(hub: StdioHub, stdin: object = "", stdout: object = "") -> ProcessIO:
-    return open_stdio(hub, terminal=True, stdin=str(stdin), stdout=str(stdout), stderr="")
+    return open_stdio(hub, StdioPaths(terminal=True, stdin=str(stdin), stdout=str(stdout), stderr=""))
 
 
 def connect(io: ProcessIO, *fds: int, data: bytes = b"/dev/ptmx") -> None:
@@ -198,7 +199,7 @@ socket.send_fds(sock, [b"/dev/ptmx"], [master])
     assert await asyncio.to_thread(subprocess.call, python(stranger)) == 0
     process = await run(io, "echo", "hello")
     await process.exit()
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(out.read(), 5) == b"hello\r\n"
     io.close()
 
@@ -260,7 +261,7 @@ async def test_runc_finds_the_console(
     await source.write(b"typed\n")
     await eventually(lambda: _runc_status(container) == "stopped")
     io.process_exited()
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(reader, 5) == b"hi\r\ntyped\r\n"
     io.close()
     await asyncio.to_thread(remove, container)
@@ -283,7 +284,7 @@ async def test_everything_arrives(hub: StdioHub, fifo: MakeFifo, background: boo
     process = await run(io, "sh", "-c", code)
     group = process.popen.pid
     assert await process.exit() == 0
-    await io.drain()
+    await io.drain(2)
     if background:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
@@ -296,7 +297,7 @@ async def test_output_that_nobody_reads_is_thrown_away(hub: StdioHub) -> None:
     io = opened(hub)
     process = await run(io, "seq", "1", "200000")
     assert await process.exit() == 0
-    await io.drain()
+    await io.drain(2)
     io.close()
 
 
@@ -306,7 +307,7 @@ async def test_output_to_a_file(hub: StdioHub, tmp_path: Path) -> None:
     io = opened(hub, "", log)
     process = await run(io, "seq", "1", "60000")
     await process.exit()
-    await io.drain()
+    await io.drain(2)
     assert log.read_text().split() == ["before", *(str(number) for number in range(1, 60001))]
     io.close()
 
@@ -317,7 +318,7 @@ async def test_output_to_a_device(hub: StdioHub) -> None:
     io = opened(hub, "", os.ttyname(follower))
     process = await run(io, "echo", "hello")
     await process.exit()
-    await io.drain()
+    await io.drain(2)
     assert _exactly(leader, 7) == b"hello\r\n"
     io.close()
     os.close(leader)
@@ -330,7 +331,7 @@ async def test_output_that_fails_does_not_stop_the_process(
     io = opened(hub, "", "/dev/full")
     process = await run(io, "seq", "1", "60000")
     assert await process.exit() == 0
-    await io.drain()
+    await io.drain(2)
     io.close()
     assert "No space left on device" in caplog.text
 
@@ -345,7 +346,7 @@ async def test_a_process_may_close_its_terminal_and_open_it_again(hub: StdioHub,
     # While nobody has the terminal open.
     await source.write(b"typed\n")
     assert await process.exit() == 0
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(reader, 5) == b"typed\r\nhi typed\r\n"
     io.close()
 
@@ -362,7 +363,7 @@ async def test_a_process_that_nobody_reads_waits(hub: StdioHub, fifo: MakeFifo, 
     assert process.popen.poll() is None
     reader = out.read()
     assert await process.exit() == 0
-    await io.drain()
+    await io.drain(2)
     assert len(await asyncio.wait_for(reader, 5)) == 600_000
     io.close()
 
@@ -406,7 +407,7 @@ async def test_the_rest_of_a_short_output_waits_for_a_reader_until_delete(
     process = await run(io, "echo", "bye")
     await process.exit()
     began = time.monotonic()
-    await io.drain()
+    await io.drain(2)
     assert time.monotonic() - began < 1.8
     assert await asyncio.wait_for(out.read(), 5) == b"bye\r\n"
     io.close()
@@ -418,7 +419,7 @@ async def test_drain_gives_up(hub: StdioHub, fifo: MakeFifo) -> None:
     process = await run(io, *python("import os; os.write(1, b'x' * 75000); os._exit(0)"), raw=True)
     await process.exit()
     began = time.monotonic()
-    await io.drain()
+    await io.drain(2)
     assert 1.5 < time.monotonic() - began < 20
     io.close()
 
@@ -432,7 +433,7 @@ async def test_children_that_hold_the_terminal_are_relayed_until_they_are_gone(
     process = await run(io, "sh", "-c", f"trap '' HUP; {{ read x <{go}; echo child; }} & echo parent")
     await process.exit()
     began = time.monotonic()
-    await io.drain()
+    await io.drain(2)
     assert time.monotonic() - began < 1.8
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(reader), 0.1)
@@ -457,7 +458,7 @@ async def test_an_exit_before_the_runtime_is_done(hub: StdioHub, fifo: MakeFifo)
     process = Process(io, ["echo", "gone"])
     await process.exit()
     await io.attach()
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(out.read(), 5) == b"gone\r\n"
     io.close()
 
@@ -489,7 +490,7 @@ async def test_input_reaches_the_process(hub: StdioHub, fifo: MakeFifo) -> None:
     reader = out.read()
     await source.write(b"two\n")
     await process.exit()
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(reader, 5) == b"two one\r\n"
     io.close()
 
@@ -532,7 +533,7 @@ async def test_input_from_a_device(hub: StdioHub, fifo: MakeFifo) -> None:
     process = await run(io, "sh", "-c", "read x; echo got $x")
     os.write(leader, b"typed\n")
     await process.exit()
-    await io.drain()
+    await io.drain(2)
     assert await asyncio.wait_for(reader, 5) == b"typed\r\ngot typed\r\n"
     io.close()
     os.close(leader)
@@ -588,7 +589,7 @@ async def test_the_process_finds_its_size(hub: StdioHub, fifo: MakeFifo) -> None
         await io.attach()
         await start.write(b"\n")
         await process.exit()
-        await io.drain()
+        await io.drain(2)
         assert await asyncio.wait_for(reader, 5) == b"40 %d\r\n" % (100 + number)
         io.close()
 
@@ -625,7 +626,7 @@ async def test_descriptors_terminals_and_tasks_stay_flat(hub: StdioHub, fifo: Ma
         reader = out.read()
         process = await run(io, "echo", "hello")
         await process.exit()
-        await io.drain()
+        await io.drain(2)
         assert await asyncio.wait_for(reader, 5) == b"hello\r\n"
         io.close()
         # A terminal is there as long as somebody has its master open.

@@ -17,7 +17,6 @@ from grpclib.exceptions import GRPCError
 from grpclib.testing import ChannelFor
 
 from shimpy.api import CreateRequest, DeleteRequest, Event, EventsRequest, ExecRequest, ShimStub, StartRequest
-from shimpy.core import events
 from shimpy.services.shim_v1 import Shim
 from shimpy.transport.grpc import Server as ServerOf
 from tests.support.events import Recorder, record
@@ -37,7 +36,7 @@ PATH = "/containerd.shim.v1.Shim/Events"
 def publish(service: Shim, count: int) -> None:
     """Publishes as many events as it would take as many processes to cause."""
     for number in range(count):
-        service._events.publish(events.Event("a" * 500, events.EventType.EXIT, number + 1))
+        service._events.publish(Event(id="a" * 500, type=EXIT, pid=number + 1))
 
 
 async def whole_life(life: Life) -> list[Event]:

@@ -251,12 +251,12 @@ async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Ca
 @pytest.mark.timeout(3600)
 async def test_execs_without_delete_are_bounded(live: Prepare) -> None:
     """The 4,096 latest of those that have exited stay listed; the oldest gives way."""
-    from shimpy.core.container import process_table
+    from shimpy.services import pid_index
 
     listed = rounds(20, LISTED)
-    assert process_table.MAX_EXITED == LISTED
+    assert pid_index.MAX_EXITED == LISTED
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process_table, "MAX_EXITED", listed)
+        patch.setattr(pid_index, "MAX_EXITED", listed)
         life = await running(live)
         living = await life.exec(*SLEEP)
         pids: list[int] = []

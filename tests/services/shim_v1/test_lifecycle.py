@@ -29,7 +29,6 @@ from shimpy.api import (
     State,
     StateRequest,
 )
-from shimpy.core import events
 from shimpy.core.cgroup import Cgroup
 from shimpy.core.cgroup.freezer import FreezerTree
 from shimpy.core.cgroup.unified import UnifiedTree
@@ -510,9 +509,9 @@ async def test_a_create_whose_client_goes_at_the_last_moment(
         create = asyncio.create_task(service.create(request))
         cancelled = []
 
-        def cancel_at_create(item: events.Event) -> None:
+        def cancel_at_create(item: Event) -> None:
             publish(item)
-            if item.type is events.EventType.CREATE:
+            if item.type == CREATE:
                 cancelled.append(create.cancel())
 
         service._events.publish = cancel_at_create  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shimpy.core.runtime.spec import MAX_CGROUPS_PATH, MAX_CONFIG, read_bundle
+from shimpy.core.runtime.bundle import MAX_CGROUPS_PATH, MAX_CONFIG, Bundle
 from shimpy.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -39,7 +39,7 @@ def configure(bundle: Path, text: str | bytes) -> str:
 def refusal(error: type[ShimError], bundle: str) -> str:
     """Returns with what message a bundle is refused, which names the field and can be printed."""
     with pytest.raises(error) as raised:
-        read_bundle(bundle)
+        Bundle.read(bundle)
     message = str(raised.value)
     assert type(raised.value) is error
     assert message.startswith("bundle: ")
@@ -54,11 +54,11 @@ def test_a_bundle_is_read_whole(tmp_path: Path) -> None:
     """What nobody here knows of is kept: it is handed to the runtime again with each exec."""
     spec = {"process": {"args": ["ä"], "x-new": {"a": [1.5, None]}}, "linux": {"y": 2**70}, "z": 1}
 
-    assert read_bundle(configure(tmp_path, json.dumps(spec))) == spec
+    assert Bundle.read(configure(tmp_path, json.dumps(spec))).spec == spec
 
 
 def test_a_configuration_of_the_greatest_size_is_read(tmp_path: Path) -> None:
-    assert read_bundle(configure(tmp_path, LEAST.ljust(MAX_CONFIG))) == {"process": {}}
+    assert Bundle.read(configure(tmp_path, LEAST.ljust(MAX_CONFIG))).spec == {"process": {}}
 
 
 def test_a_bundle_may_be_reached_and_hold_its_configuration_by_links(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_a_bundle_may_be_reached_and_hold_its_configuration_by_links(tmp_path: P
     (tmp_path / "bundle" / "config.json").symlink_to("../real")
     (tmp_path / "link").symlink_to("bundle")
 
-    assert read_bundle(f"{tmp_path}/link") == {"process": {}}
+    assert Bundle.read(f"{tmp_path}/link").spec == {"process": {}}
 
 
 def test_a_bundle_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
     bundle = os.fsdecode(os.fsencode(tmp_path) + b"/\xff \n'$(x)")
     os.mkdir(bundle)
 
-    assert read_bundle(configure(Path(bundle), LEAST)) == {"process": {}}
+    assert Bundle.read(configure(Path(bundle), LEAST)).spec == {"process": {}}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_bundle_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_is_null_or_at_the_limit_is_as_specified(tmp_path: Path, spec: dict[str, Any]) -> None:
-    assert read_bundle(configure(tmp_path, json.dumps(spec))) == spec
+    assert Bundle.read(configure(tmp_path, json.dumps(spec))).spec == spec
 
 
 # -- a bundle that is none -----------------------------------------------------------------------
@@ -174,9 +174,9 @@ def test_a_configuration_that_is_no_file_is_refused_and_not_waited_for(tmp_path:
 
 _OPENS_A_TERMINAL = """
 import os, sys
-from shimpy.core.runtime.spec import read_bundle
+from shimpy.core.runtime.bundle import Bundle
 try:
-    read_bundle(sys.argv[1])
+    Bundle.read(sys.argv[1])
 except Exception as error:
     print(error)
 try:
@@ -217,7 +217,7 @@ def test_a_configuration_is_closed_whether_it_is_taken_or_refused(tmp_path: Path
     before = descriptors()
 
     with contextlib.suppress(InvalidArgumentError):
-        read_bundle(str(tmp_path))
+        Bundle.read(str(tmp_path))
 
     assert opened_since(before) == []
 
@@ -310,7 +310,7 @@ def test_a_process_that_no_kernel_takes_is_refused_by_the_name_of_its_field(
 def test_every_oom_score_that_there_is_is_taken(tmp_path: Path, score: int | None) -> None:
     spec = {"process": {"oomScoreAdj": score}}
 
-    assert read_bundle(configure(tmp_path, json.dumps(spec))) == spec
+    assert Bundle.read(configure(tmp_path, json.dumps(spec))).spec == spec
 
 
 def test_without_a_descriptor_to_read_it_with_the_bundle_is_not_to_blame(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""What any API of a shim stands on: the containers by id, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from shimpy.core.container.container import ManagedContainer
+from shimpy.core.model import ContainerEvent, Policy, StdioPaths
+from shimpy.core.reaper import Reaper
+from shimpy.core.runtime import Runtime
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.stdio import StdioHub
+from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
+
+Observer = Callable[[ContainerEvent], None]
+"""Is called with each event, in order, in the event loop. It must not raise and not block."""
+
+
+class Supervisor:
+    """Any number of containers by id, with one reaper and one hub for the stdio of all of them.
+
+    It belongs to the event loop in which it is first used. While it is open the process is a child subreaper;
+    see `reaper.Reaper` for all that it changes.
+
+    Args:
+        sweep_orphans: reap every child of this process that nobody waits for. Only for a process that does
+            nothing else.
+
+    Attributes:
+        reaper: waits for the processes of all containers.
+    """
+
+    def __init__(self, *, sweep_orphans: bool = False) -> None:
+        self.reaper = Reaper(sweep_orphans=sweep_orphans)
+        self._hub = StdioHub()
+        self._observers: list[Observer] = []
+        self._containers: dict[str, ManagedContainer] = {}
+        self._closed = False
+
+    def __iter__(self) -> Iterator[ManagedContainer]:
+        """The containers that are there, also those that are being created or whose create is rolled back."""
+        for container in list(self._containers.values()):
+            if container.is_gone:
+                del self._containers[container.id]
+            else:
+                yield container
+
+    def observe(self, observer: Observer) -> None:
+        """Has an observer told of every event from now on, after those that were there before it.
+
+        What has to know of an event before any client does, such as a journal, observes first.
+
+        Args:
+            observer: called with each event.
+        """
+        self._observers.append(observer)
+
+    def open(self) -> None:
+        """Becomes a subreaper, so that nothing is lost before the first create. Idempotent.
+
+        Raises:
+            FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
+                this is not the main thread.
+        """
+        self.reaper.open()
+
+    def check_open(self) -> None:
+        """Refuses a call that comes after `aclose`.
+
+        Raises:
+            UnavailableError: it has been closed.
+        """
+        if self._closed:
+            raise UnavailableError("the shim is shutting down")
+
+    def find(self, container_id: str) -> ManagedContainer | None:
+        """Returns a container whose create has succeeded, None if there is none of that id."""
+        container = self._containers.get(container_id)
+        return None if container is None or container.is_gone or container.init is None else container
+
+    def get(self, container_id: str) -> ManagedContainer:
+        """Returns a container whose create has succeeded.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        container = self.find(container_id)
+        if container is None:
+            raise NotFoundError(f"container {container_id} does not exist")
+        return container
+
+    async def create(
+        self,
+        container_id: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        stdio: StdioPaths,
+        *,
+        policy: Policy,
+        no_pivot: bool = False,
+    ) -> ManagedContainer:
+        """Creates a container, up to where its `start` lets its process run; publishes CREATE.
+
+        It waits for an earlier create of the same id that is being rolled back.
+
+        Args:
+            container_id: its id, as `spec.check_id` accepts it.
+            bundle: what it is made from.
+            runtime: whose commands run it.
+            stdio: what its process reads and writes.
+            policy: how its processes live.
+            no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
+
+        Raises:
+            AlreadyExistsError: there is a container of that id.
+            ShimError: the stdio cannot be used, or the runtime refused.
+        """
+        self.check_open()
+        self.open()
+        while (held := self._held(container_id)) is not None:
+            if not held.is_rolling_back:
+                raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
+            await held.wait_rolled_back()
+        container = ManagedContainer(
+            container_id,
+            bundle,
+            runtime=runtime,
+            reaper=self.reaper,
+            hub=self._hub,
+            publish=self._publish,
+            policy=policy,
+        )
+        creating = container.create(stdio, no_pivot=no_pivot)
+        self._containers[container_id] = container
+        try:
+            await creating
+        finally:
+            # Refused before anything was done. A create that is being rolled back keeps its id.
+            if not container.create_started and self._containers.get(container_id) is container:
+                del self._containers[container_id]
+        return container
+
+    async def aclose(self) -> None:
+        """Ends it: calls under way are rolled back, containers are left running. Idempotent.
+
+        What was changed in the process is put back.
+        """
+        self._closed = True
+        reason = UnavailableError("the shim is shutting down")
+        for container in list(self):
+            await container.abandon(reason)
+        self._hub.close()
+        self.reaper.close()
+
+    def _held(self, container_id: str) -> ManagedContainer | None:
+        container = self._containers.get(container_id)
+        return None if container is None or container.is_gone else container
+
+    def _publish(self, event: ContainerEvent) -> None:
+        for observer in self._observers:
+            observer(event)
