@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.context import Context
 from shimpy.core.model import ContainerEvent, Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
@@ -89,6 +90,16 @@ class Supervisor:
             raise NotFoundError(f"container {container_id} does not exist")
         return container
 
+    def check_free(self, container_id: str) -> None:
+        """Refuses an id that a container has already.
+
+        Raises:
+            AlreadyExistsError: there is a container of that id.
+        """
+        held = self._held(container_id)
+        if held is not None and not held.is_rolling_back:
+            raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
+
     async def create(
         self,
         container_id: str,
@@ -98,6 +109,7 @@ class Supervisor:
         *,
         policy: Policy,
         no_pivot: bool = False,
+        no_new_keyring: bool = False,
     ) -> ManagedContainer:
         """Creates a container, up to where its `start` lets its process run; publishes CREATE.
 
@@ -110,6 +122,7 @@ class Supervisor:
             stdio: what its process reads and writes.
             policy: how its processes live.
             no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
+            no_new_keyring: do not make a session keyring (session-keyring(7)).
 
         Raises:
             AlreadyExistsError: there is a container of that id.
@@ -118,19 +131,11 @@ class Supervisor:
         self.check_open()
         self.open()
         while (held := self._held(container_id)) is not None:
-            if not held.is_rolling_back:
-                raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
+            self.check_free(container_id)
             await held.wait_rolled_back()
-        container = ManagedContainer(
-            container_id,
-            bundle,
-            runtime=runtime,
-            reaper=self.reaper,
-            hub=self._hub,
-            publish=self._publish,
-            policy=policy,
-        )
-        creating = container.create(stdio, no_pivot=no_pivot)
+        context = Context(container_id, bundle, runtime, self.reaper, self._hub)
+        container = ManagedContainer(context, publish=self._publish, policy=policy)
+        creating = container.create(stdio, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
         self._containers[container_id] = container
         try:
             await creating

@@ -115,6 +115,15 @@ class Cgroup:
         if self._tree:
             await self._tree.kill()
 
+    def signal(self, signum: int) -> None:
+        """Sends a signal to all that runs in the container; nothing at all if not `killable`.
+
+        Args:
+            signum: the number of the signal.
+        """
+        if self._tree:
+            self._tree.signal(signum)
+
     def frozen(self) -> bool:
         """Returns whether the container is frozen, as a whole; False if not `killable`."""
         return self._tree is not None and self._tree.frozen()

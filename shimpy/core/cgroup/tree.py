@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from signal import SIGKILL
 from typing import ClassVar, Self
 
 from shimpy.core.cgroup.hierarchies import StrPath, View, listed
@@ -59,6 +60,20 @@ class Tree:
     def populated(self) -> bool:
         """Returns whether there is any process in the tree that is not a zombie."""
         return any(map(listed, walk(self.path)))
+
+    def signal(self, signum: int) -> None:
+        """Sends a signal to all that is in the tree now.
+
+        Args:
+            signum: the number of the signal.
+        """
+        signalled: list[int] = []
+        try:
+            for cgroup in walk(self.path):
+                self._signal(listed(cgroup), cgroup, signalled, signum)
+        finally:
+            for pidfd in signalled:
+                os.close(pidfd)
 
     def frozen(self) -> bool:
         """Returns whether the tree is frozen, or about to be."""
@@ -195,7 +210,7 @@ class Tree:
                 await asyncio.sleep(0)
         return len(struck) > known
 
-    def _signal(self, pids: list[int], cgroup: int, dying: list[int]) -> None:
+    def _signal(self, pids: list[int], cgroup: int, dying: list[int], signum: int = SIGKILL) -> None:
         opened: dict[int, int] = {}
         try:
             for pid in pids:
@@ -205,7 +220,7 @@ class Tree:
             # unless that one is dead: one that took the pid over cannot be hit.
             for pid in opened.keys() & set(listed(cgroup)):
                 with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(opened[pid], signal.SIGKILL)
+                    signal.pidfd_send_signal(opened[pid], signum)
                 if len(dying) < _HELD:
                     dying.append(opened.pop(pid))
         finally:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from shimpy.core.cgroup import Cgroup
+from shimpy.core.container.context import Context, Created
 from shimpy.core.container.create import Create
 from shimpy.core.container.delete import Delete
-from shimpy.core.container.exec import Exec
+from shimpy.core.container.execs import Execs
 from shimpy.core.container.operation import Operation, Operations
 from shimpy.core.container.pause import Pause
 from shimpy.core.container.process import Process
@@ -22,25 +21,10 @@ from shimpy.core.container.process_table import ProcessTable
 from shimpy.core.container.start import Start
 from shimpy.core.container.state import State, require
 from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
-from shimpy.core.reaper import Reaper
-from shimpy.core.runtime import Runtime
-from shimpy.core.runtime.bundle import Bundle
-from shimpy.core.stdio import StdioHub, check_window, open_stdio, owner_of
+from shimpy.core.stdio import check_window
 from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
 
 _log = logging.getLogger(__name__)
-
-_exec_numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Created:
-    """What there is of a container once its create has succeeded."""
-
-    init: Process
-    cgroup: Cgroup
-    start: Start
-    pause: Pause
 
 
 class ManagedContainer:
@@ -50,47 +34,37 @@ class ManagedContainer:
     nothing: when it raises, or is cancelled, nothing of what it began is left.
 
     Args:
-        container_id: its id, as `spec.check_id` accepts it.
-        bundle: what it is made from.
-        runtime: whose commands run it.
-        reaper: waits for its processes.
-        hub: watches its FIFOs.
+        context: what it is made with.
         publish: called with each event, in order; see `process_table.ProcessTable`.
         policy: how its init lives.
 
     Attributes:
-        id: its id.
-        bundle: its bundle.
-        runtime: see above.
+        id: its id, as `spec.check_id` accepts it.
+        bundle: what it is made from.
+        runtime: whose commands run it.
         state: what it is doing.
         deleted: True once init is deleted, and with it the container.
     """
 
     def __init__(
-        self,
-        container_id: str,
-        bundle: Bundle,
-        *,
-        runtime: Runtime,
-        reaper: Reaper,
-        hub: StdioHub,
-        publish: Callable[[ContainerEvent], None],
-        policy: Policy,
+        self, context: Context, *, publish: Callable[[ContainerEvent], None], policy: Policy
     ) -> None:
-        self.id = container_id
-        self.bundle = bundle
-        self.runtime = runtime
+        self.id = context.id
+        self.bundle = context.bundle
+        self.runtime = context.runtime
         self.state = State.CREATED
         self.deleted = False
-        self._reaper = reaper
-        self._hub = hub
+        self._context = context
         self._policy = policy
-        self._table = ProcessTable(container_id, publish, self._settle)
+        self._table = ProcessTable(self.id, publish, self._settle)
         self._held = ExitStack()
         self._operations = Operations(self._settle)
         self._create_operation: Operation[Process] | None = None
-        self._created: _Created | None = None
-        self._delete = Delete(container_id, self._table, self._operations, runtime)
+        self._created: Created | None = None
+        self._delete = Delete(self.id, self._table, self._operations, self.runtime)
+        self._execs = Execs(
+            context, self._table, self._operations, self._existing, lambda: self._require("exec")
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -106,6 +80,11 @@ class ManagedContainer:
             NotFoundError: it is not created.
         """
         return self._existing().cgroup
+
+    @property
+    def is_pausing(self) -> bool:
+        """True while it is being paused."""
+        return self._operations.exclusive == "paused"
 
     @property
     def create_started(self) -> bool:
@@ -151,24 +130,31 @@ class ManagedContainer:
             return State.CREATED
         return State.RUNNING if self.state is State.CREATED else self.state
 
-    async def create(self, stdio: StdioPaths, *, no_pivot: bool) -> Process:
+    async def create(
+        self, stdio: StdioPaths, *, no_pivot: bool = False, no_new_keyring: bool = False
+    ) -> Process:
         """Creates it, up to where `start` lets its process run.
 
         Args:
             stdio: what init reads and writes; the bundle has to say the same of a terminal.
             no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
+            no_new_keyring: do not make a session keyring (session-keyring(7)).
 
         Returns:
             Its init.
         """
         self.bundle.check_terminal(terminal=stdio.terminal)
-        create = Create(self.id, self.bundle, self.runtime, self._reaper)
+        create = Create(self.id, self.bundle, self.runtime, self._context.reaper)
         try:
-            init = self._process(stdio, self.bundle.process, self._policy, self._init_exited, self._init_died)
+            init = self._context.open_process(
+                stdio, self.bundle.process, self._policy, self._init_exited, self._init_died
+            )
         except BaseException:
             create.release()
             raise
-        self._create_operation = self._operations.begin(self._run_create(create, init, no_pivot=no_pivot))
+        self._create_operation = self._operations.begin(
+            self._run_create(create, init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
+        )
         return await self._create_operation.result()
 
     async def start(self) -> None:
@@ -203,16 +189,7 @@ class ManagedContainer:
             name: called with its pid once that is known, before anything is published of it; returns its
                 exec id.
         """
-        await self._require("exec")
-        process = self._process(stdio, spec, policy, self._table.exec_exited)
-
-        async def run() -> Process:
-            await self._run_exec(process)
-            process.exec_id = name(process.pid)
-            self._table.exec_started(process)
-            return process
-
-        return await self._operations.begin(run()).result()
+        return await self._execs.run(spec, stdio, policy, name)
 
     async def add_exec(
         self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, *, policy: Policy
@@ -228,11 +205,7 @@ class ManagedContainer:
         Raises:
             AlreadyExistsError: the exec id is taken.
         """
-        await self._require("exec")
-        self._table.check_free(exec_id)
-        process = self._process(stdio, spec, policy, self._table.exec_exited, exec_id=exec_id)
-        self._table.added(process)
-        return process
+        return await self._execs.add(exec_id, spec, stdio, policy)
 
     async def start_exec(self, process: Process) -> None:
         """Starts an exec that was registered. One that fails to start stays, with an exit status of 255.
@@ -240,12 +213,55 @@ class ManagedContainer:
         Raises:
             FailedPreconditionError: it was started before, or the state of the container forbids it.
         """
-        await self._require("exec")
-        if process.deleted or process.deletion is not None:
-            raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")
-        if process.spec is None:
-            raise FailedPreconditionError(f"exec_id: exec {process.exec_id} has been started already")
-        await self._operations.begin(self._run_added(process)).result()
+        await self._execs.start(process)
+
+    def kill(self, process: Process, signum: int, *, everything: bool = False) -> None:
+        """Sends a signal.
+
+        Args:
+            process: one of its processes.
+            signum: the number of the signal.
+            everything: to every process in the container instead.
+
+        Raises:
+            NotFoundError: it has exited.
+            FailedPreconditionError: it is not started.
+        """
+        if process.exit_status is not None:
+            raise NotFoundError(f"process {process.pid} has exited already")
+        if process.child is None:
+            raise FailedPreconditionError(f"exec_id: exec {process.exec_id} is not started")
+        cgroup = self._existing().cgroup
+        process.child.kill(signum)
+        if everything:
+            cgroup.signal(signum)
+        if signum == signal.SIGKILL and process is self.init and cgroup.frozen():
+            # What is frozen by version 1 does not see it.
+            cgroup.thaw()
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """Changes the limits of the container.
+
+        Args:
+            resources: the `linux.resources` object of the OCI runtime-spec.
+
+        Raises:
+            FailedPreconditionError: it is stopped.
+        """
+        await self._require("update")
+        await self.runtime.update(self.id, resources)
+
+    async def checkpoint(self, options: Sequence[str]) -> None:
+        """Writes the state of its processes to files.
+
+        Args:
+            options: of the runtime's command.
+
+        Raises:
+            FailedPreconditionError: it does not run.
+        """
+        await self._require("checkpoint")
+        await self._operations.begin(self.runtime.checkpoint(self.id, options), "checkpointed").result()
 
     def resize(self, process: Process, width: int, height: int) -> None:
         """Sets the window size of a process's terminal, also before it is started.
@@ -292,30 +308,19 @@ class ManagedContainer:
             self._created.cgroup.forget()
         self._held.close()
 
-    def _process(
-        self,
-        stdio: StdioPaths,
-        spec: Mapping[str, Any],
-        policy: Policy,
-        on_exit: Callable[[Process], None],
-        on_death: Callable[[], None] | None = None,
-        *,
-        exec_id: str = "",
+    async def _run_create(
+        self, create: Create, init: Process, *, no_pivot: bool, no_new_keyring: bool
     ) -> Process:
-        io = open_stdio(self._hub, stdio, owner=owner_of(self.bundle.spec, spec))
-        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec)
-
-    async def _run_create(self, create: Create, init: Process, *, no_pivot: bool) -> Process:
-        cgroup = await create.run(init, no_pivot=no_pivot)
+        cgroup = await create.run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
         self._held.callback(create.release)
-        self._held.callback(self._reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
+        self._held.callback(self._context.reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
         start = Start(self.id, init, self.runtime)
-        self._created = _Created(init, cgroup, start, Pause(self.id, cgroup, self.runtime))
+        self._created = Created(init, cgroup, start, Pause(self.id, cgroup, self.runtime))
         _log.info("container %s created with init %d", self.id, init.pid)
         self._table.created(init, cgroup)
         return init
 
-    async def _run_start(self, created: _Created) -> None:
+    async def _run_start(self, created: Created) -> None:
         init, start = created.init, created.start
         try:
             await start.run()
@@ -332,14 +337,14 @@ class ManagedContainer:
                 _log.info("container %s started", self.id)
                 self._table.started(init)
 
-    async def _run_pause(self, created: _Created) -> None:
+    async def _run_pause(self, created: Created) -> None:
         await created.pause.pause()
         if self.state is State.RUNNING:
             self.state = State.PAUSED
             _log.info("container %s paused", self.id)
             self._table.publish(EventKind.PAUSED, created.init)
 
-    async def _run_resume(self, created: _Created) -> None:
+    async def _run_resume(self, created: Created) -> None:
         try:
             await created.pause.resume()
         except ShimError:
@@ -348,29 +353,11 @@ class ManagedContainer:
             raise
         self._resumed(created)
 
-    def _resumed(self, created: _Created) -> None:
+    def _resumed(self, created: Created) -> None:
         if self.state is State.PAUSED:
             self.state = State.RUNNING
             _log.info("container %s resumed", self.id)
             self._table.publish(EventKind.RESUMED, created.init)
-
-    async def _run_exec(self, process: Process) -> None:
-        """Has the runtime start a process, whole or not at all."""
-        created = self._existing()
-        if process.policy.exec_cgroups:
-            process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_exec_numbers)}")
-        run = Exec(self.id, created.init.pid, created.cgroup, self.runtime, self._reaper)
-        spec, process.spec = process.spec, None
-        await run.run(process, spec or {})
-        _log.info("process %d added to container %s", process.pid, self.id)
-
-    async def _run_added(self, process: Process) -> None:
-        try:
-            await self._run_exec(process)
-        except BaseException:
-            process.mark_start_failed()
-            raise
-        self._table.exec_started(process)
 
     async def _run_delete(self, init: Process) -> int:
         status = await self._delete.init(init, self._existing().cgroup, self._tasks)
@@ -411,7 +398,7 @@ class ManagedContainer:
         if not self._operations:
             self._table.finish()
 
-    def _existing(self) -> _Created:
+    def _existing(self) -> Created:
         if self._created is None or self.init is None:
             raise NotFoundError(f"container {self.id} is not created, or deleted already")
         return self._created

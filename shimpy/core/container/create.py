@@ -56,7 +56,7 @@ class Create:
         """Lets others take the id: there is no such container, or no longer. Idempotent."""
         self._taken.release()
 
-    async def run(self, init: Process, *, no_pivot: bool) -> Cgroup:
+    async def run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
         """Creates the container, with `init` as its first process.
 
         Returns:
@@ -66,12 +66,12 @@ class Create:
             ShimError: the runtime refused, or did not do what it said.
         """
         try:
-            return await self._run(init, no_pivot=no_pivot)
+            return await self._run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
         except BaseException:
             self.release()
             raise
 
-    async def _run(self, init: Process, *, no_pivot: bool) -> Cgroup:
+    async def _run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
         leftovers = Leftovers.before(self._bundle.spec, self._id)
         began = time.time()
         cgroup: Cgroup | None = None
@@ -83,6 +83,7 @@ class Create:
                     init.io.fds,
                     console_socket=init.io.console_socket,
                     no_pivot=no_pivot,
+                    no_new_keyring=no_new_keyring,
                 )
                 init.track(self._reaper, pid)
             cgroup = Cgroup.of(pid, made=leftovers)

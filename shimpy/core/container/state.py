@@ -22,6 +22,8 @@ _ALLOWED: dict[str, tuple[State, ...]] = {
     "exec": (State.CREATED, State.RUNNING),
     "pause": (State.RUNNING,),
     "resume": (State.PAUSED,),
+    "update": (State.CREATED, State.RUNNING, State.PAUSED),
+    "checkpoint": (State.RUNNING, State.PAUSED),
 }
 
 # The one change during which something else is allowed: a starting container can be entered.
@@ -32,7 +34,7 @@ def require(call: str, container_id: str, state: State, change: str | None) -> N
     """Refuses a call that the state forbids.
 
     Args:
-        call: start, exec, pause or resume.
+        call: start, exec, pause, resume, update or checkpoint.
         container_id: the container, for the message.
         state: its state.
         change: what is being done to it: started, paused, resumed or deleted.

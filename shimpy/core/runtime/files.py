@@ -58,21 +58,21 @@ class CommandFiles:
         file = open(self._make_file("output"), "w+b", closefd=False)  # noqa: SIM115 - it goes with us
         return self._stack.enter_context(file)
 
-    def make_process(self, process: Mapping[str, Any]) -> str:
-        """Writes a process for the command to read, and returns the path.
+    def make_json(self, value: Mapping[str, Any]) -> str:
+        """Writes an object of the OCI runtime-spec for the command to read, and returns the path.
 
         Args:
-            process: the `process` object of the OCI runtime-spec.
+            value: such as its `process`.
 
         Raises:
             ShimError: no descriptor or memory is left.
         """
-        fd = self._make_file("process")
+        fd = self._make_file("input")
         try:
             with open(fd, "wb", closefd=False) as file:
-                file.write(json.dumps(process).encode())  # a third of the time of json.dump
+                file.write(json.dumps(value).encode())  # a third of the time of json.dump
         except OSError as error:
-            raise from_oserror(error, "cannot write the process for the runtime") from error
+            raise from_oserror(error, "cannot write the input of the runtime") from error
         return tempdirs.path_of(fd)
 
     def make_pid(self) -> str:

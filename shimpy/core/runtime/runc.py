@@ -21,6 +21,9 @@ UMASK = 0o022
 STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
+_NO_STDIO = (asyncio.subprocess.DEVNULL,) * 3
+
+
 class Runtime(Protocol):
     """What a container needs of an OCI runtime; every call is one command of it.
 
@@ -38,6 +41,7 @@ class Runtime(Protocol):
         *,
         console_socket: str | None = None,
         no_pivot: bool = False,
+        no_new_keyring: bool = False,
     ) -> int:
         """Creates a container and returns the pid of its init process.
 
@@ -47,6 +51,7 @@ class Runtime(Protocol):
             stdio: the descriptors that become 0, 1 and 2 of the container's process.
             console_socket: where to send the terminal's master to.
             no_pivot: do not use pivot_root(2).
+            no_new_keyring: do not make a session keyring (session-keyring(7)).
         """
 
     async def start(self, container_id: str) -> None:
@@ -80,6 +85,22 @@ class Runtime(Protocol):
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         """Removes what the runtime holds of a container; `force` kills it first."""
 
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Changes the limits of a container.
+
+        Args:
+            container_id: the container's id.
+            resources: the `linux.resources` object of the OCI runtime-spec; what it does not name stays.
+        """
+
+    async def checkpoint(self, container_id: str, options: Sequence[str]) -> None:
+        """Writes the state of a container's processes to files, by CRIU.
+
+        Args:
+            container_id: the container's id.
+            options: of the runtime's `checkpoint`, such as --image-path=DIR.
+        """
+
     async def version(self) -> str:
         """Returns what the runtime prints of its version."""
 
@@ -97,16 +118,18 @@ class Runc:
         name: a name on PATH, or an absolute path.
         root: the folder of the runtime's state (its --root), None for its default.
         reaper: starts the commands and waits for them.
+        systemd_cgroup: have systemd make the cgroups (its --systemd-cgroup).
 
     Raises:
         InvalidArgumentError: it is neither a name nor an absolute path, or not an executable file.
         NotFoundError: there is no such file.
     """
 
-    def __init__(self, name: str, root: str | None, reaper: Reaper) -> None:
+    def __init__(self, name: str, root: str | None, reaper: Reaper, *, systemd_cgroup: bool = False) -> None:
         self.name = name
         self._path = find_runtime(name)
         self._root = root
+        self._systemd_cgroup = systemd_cgroup
         self._reaper = reaper
 
     async def create(
@@ -117,10 +140,13 @@ class Runc:
         *,
         console_socket: str | None = None,
         no_pivot: bool = False,
+        no_new_keyring: bool = False,
     ) -> int:
         options = [f"--bundle={bundle}"]
         if no_pivot:
             options.append("--no-pivot")
+        if no_new_keyring:
+            options.append("--no-new-keyring")
         with CommandFiles() as files:
             options.append(f"--pid-file={files.make_pid()}")
             await self._detach(files, "create", options, container_id, stdio, console_socket)
@@ -139,7 +165,7 @@ class Runc:
         extra: Sequence[str] = (),
     ) -> int:
         with CommandFiles() as files:
-            told = [f"--process={files.make_process(process)}", f"--pid-file={files.make_pid()}"]
+            told = [f"--process={files.make_json(process)}", f"--pid-file={files.make_pid()}"]
             options = ["--detach", *told, *extra]
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
             umask = (process.get("user") or {}).get("umask")
@@ -155,6 +181,15 @@ class Runc:
 
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         await self._run("delete", *(["--force"] if force else []), container_id)
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        with CommandFiles() as files:
+            await self._call(
+                files, [], "update", [f"--resources={files.make_json(resources)}", container_id], _NO_STDIO
+            )
+
+    async def checkpoint(self, container_id: str, options: Sequence[str]) -> None:
+        await self._run("checkpoint", *options, container_id)
 
     async def version(self) -> str:
         return (await self._ask("--version")).decode(errors="replace")
@@ -177,8 +212,7 @@ class Runc:
 
     async def _run(self, command: str, *arguments: str) -> None:
         with CommandFiles() as files:
-            nothing = asyncio.subprocess.DEVNULL
-            await self._call(files, [], command, arguments, (nothing, nothing, nothing))
+            await self._call(files, [], command, arguments, _NO_STDIO)
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
         nothing = asyncio.subprocess.DEVNULL
@@ -214,6 +248,8 @@ class Runc:
         argv = [*prefix, self._path]
         if self._root is not None:
             argv += ["--root", self._root]
+        if self._systemd_cgroup:
+            argv.append("--systemd-cgroup")
         argv += ["--log", files.log, "--log-format", "json", command, *arguments]
         try:
             code = await self._complete(argv, stdio, umask)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.context import Context
 from shimpy.core.container.process import Process
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import Reaper
@@ -27,15 +28,8 @@ async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_f
 ) -> None:
     reaper, hub = Reaper(), StdioHub()
     reaper.open()
-    container = ManagedContainer(
-        new_id(),
-        Bundle.read(bundle("sleep", "1000")),
-        runtime=Runc("runc", None, reaper),
-        reaper=reaper,
-        hub=hub,
-        publish=lambda _event: None,
-        policy=Policy(),
-    )
+    context = Context(new_id(), Bundle.read(bundle("sleep", "1000")), Runc("runc", None, reaper), reaper, hub)
+    container = ManagedContainer(context, publish=lambda _event: None, policy=Policy())
     init = await container.create(StdioPaths(), no_pivot=False)
     await container.start()
     spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 def test_they_have_no_name_that_others_could_reach_them_by() -> None:
     with CommandFiles() as files:
-        for path in (files.log, files.make_process({})):
+        for path in (files.log, files.make_json({})):
             status = os.stat(path)
             assert (stat.S_ISREG(status.st_mode), status.st_nlink) == (True, 0)
         folder = os.path.dirname(files.make_pid())
@@ -35,7 +35,7 @@ def test_they_have_no_name_that_others_could_reach_them_by() -> None:
 
 def test_no_other_program_inherits_them() -> None:
     with CommandFiles() as files:
-        files.make_process({})
+        files.make_json({})
         files.make_pid()
         files.capture()
         shown = subprocess.run(["ls", "/proc/self/fd"], capture_output=True, close_fds=False, check=True)
@@ -51,7 +51,7 @@ def test_all_go_in_the_end_whoever_made_them() -> None:
             path = files.make_pid()
             Path(path).touch()
             Path(f"{path}.new").touch()
-            files.make_process({})
+            files.make_json({})
             files.capture()
             raise ZeroDivisionError
 
@@ -67,7 +67,7 @@ def test_all_go_in_the_end_whoever_made_them() -> None:
 def test_a_process_is_written_for_a_runtime_of_any_locale_to_read() -> None:
     process = {"args": ["ä", "\0", "\ud800", "😀"], "user": {"uid": 2**31}}
     with CommandFiles() as files:
-        text = Path(files.make_process(process)).read_bytes()
+        text = Path(files.make_json(process)).read_bytes()
 
     assert text.isascii()
     assert json.loads(text) == process

@@ -1,0 +1,79 @@
+"""What the parts of one container share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shimpy.core.cgroup import Cgroup
+from shimpy.core.container.pause import Pause
+from shimpy.core.container.process import Process
+from shimpy.core.container.start import Start
+from shimpy.core.model import Policy, StdioPaths
+from shimpy.core.reaper import Reaper
+from shimpy.core.runtime import Runtime
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.stdio import StdioHub, open_stdio, owner_of
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a container is made with.
+
+    Attributes:
+        id: the container's id.
+        bundle: what it is made from.
+        runtime: whose commands run it.
+        reaper: waits for its processes.
+        hub: watches its FIFOs.
+    """
+
+    id: str
+    bundle: Bundle
+    runtime: Runtime
+    reaper: Reaper
+    hub: StdioHub
+
+    def open_process(
+        self,
+        stdio: StdioPaths,
+        spec: Mapping[str, Any],
+        policy: Policy,
+        on_exit: Callable[[Process], None],
+        on_death: Callable[[], None] | None = None,
+        *,
+        exec_id: str = "",
+    ) -> Process:
+        """Opens what a process is to read and write, and returns the process.
+
+        Args:
+            stdio: what it reads and writes.
+            spec: the `process` object of the OCI runtime-spec.
+            policy: how it lives.
+            on_exit: see `Process`.
+            on_death: see `Process`.
+            exec_id: see `Process`.
+
+        Raises:
+            ShimError: as for `stdio.open_stdio`.
+        """
+        io = open_stdio(self.hub, stdio, owner=owner_of(self.bundle.spec, spec))
+        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What there is of a container once its create has succeeded.
+
+    Attributes:
+        init: its first process.
+        cgroup: its cgroups.
+        start: starts it.
+        pause: pauses and resumes it.
+    """
+
+    init: Process
+    cgroup: Cgroup
+    start: Start
+    pause: Pause

@@ -1,0 +1,97 @@
+"""The further processes of a container, started in one step or in two."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from shimpy.core.container.context import Context, Created
+from shimpy.core.container.exec import Exec
+from shimpy.core.container.operation import Operations
+from shimpy.core.container.process import Process
+from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.model import Policy, StdioPaths
+from shimpy.errors import FailedPreconditionError, NotFoundError
+
+_log = logging.getLogger(__name__)
+
+_cgroup_numbers = itertools.count(1)
+
+
+class Execs:
+    """Starts further processes in a created container; any number may be starting at a time.
+
+    Args:
+        context: the container's.
+        table: its processes.
+        operations: what is under way in it.
+        existing: returns what there is of it, or raises.
+        allow: returns once an exec is allowed, or raises.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        table: ProcessTable,
+        operations: Operations,
+        existing: Callable[[], Created],
+        allow: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._context = context
+        self._table = table
+        self._operations = operations
+        self._existing = existing
+        self._allow = allow
+
+    async def run(
+        self, spec: Mapping[str, Any], stdio: StdioPaths, policy: Policy, name: Callable[[int], str]
+    ) -> Process:
+        """See `ManagedContainer.exec`."""
+        await self._allow()
+        process = self._context.open_process(stdio, spec, policy, self._table.exec_exited)
+
+        async def run() -> Process:
+            await self._start(process)
+            process.exec_id = name(process.pid)
+            self._table.exec_started(process)
+            return process
+
+        return await self._operations.begin(run()).result()
+
+    async def add(self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, policy: Policy) -> Process:
+        """See `ManagedContainer.add_exec`."""
+        await self._allow()
+        self._table.check_free(exec_id)
+        process = self._context.open_process(stdio, spec, policy, self._table.exec_exited, exec_id=exec_id)
+        self._table.added(process)
+        return process
+
+    async def start(self, process: Process) -> None:
+        """See `ManagedContainer.start_exec`."""
+        await self._allow()
+        if process.deleted or process.deletion is not None:
+            raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")
+        if process.spec is None:
+            raise FailedPreconditionError(f"exec_id: exec {process.exec_id} has been started already")
+        await self._operations.begin(self._start_added(process)).result()
+
+    async def _start_added(self, process: Process) -> None:
+        try:
+            await self._start(process)
+        except BaseException:
+            process.mark_start_failed()
+            raise
+        self._table.exec_started(process)
+
+    async def _start(self, process: Process) -> None:
+        """Has the runtime start a process, whole or not at all."""
+        context, created = self._context, self._existing()
+        if process.policy.exec_cgroups:
+            process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
+        spec, process.spec = process.spec, None
+        run = Exec(context.id, created.init.pid, created.cgroup, context.runtime, context.reaper)
+        await run.run(process, spec or {})
+        _log.info("process %d added to container %s", process.pid, context.id)

@@ -1,0 +1,42 @@
+"""The options of a checkpoint, as arguments of the runtime's command."""
+
+from __future__ import annotations
+
+from shimpy.api import runc_options, task
+from shimpy.errors import InvalidArgumentError
+from shimpy.services.task.encoding import type_name
+from shimpy.transport.protobuf import decode
+
+
+def checkpoint_options(request: task.CheckpointTaskRequest) -> list[str]:
+    """Returns the arguments of `runc checkpoint` that a request asks for.
+
+    Args:
+        request: its options are containerd.runc.v1.CheckpointOptions, or none.
+
+    Raises:
+        InvalidArgumentError: they are of another type, or no directory is named.
+    """
+    name = type_name(request.options)
+    if name not in ("", "containerd.runc.v1.CheckpointOptions"):
+        raise InvalidArgumentError(f"options: {request.options.type_url!r} does not fit a checkpoint")
+    options = decode(runc_options.CheckpointOptions, request.options.value if name else b"")
+    path = options.image_path or request.path
+    if not path.startswith("/"):
+        raise InvalidArgumentError(f"path: {path!r} is not an absolute path")
+    found = [f"--image-path={path}"]
+    flags = {
+        "--tcp-established": options.open_tcp,
+        "--ext-unix-sk": options.external_unix_sockets,
+        "--shell-job": options.terminal,
+        "--file-locks": options.file_locks,
+        "--leave-running": not options.exit,
+    }
+    found += [flag for flag, wanted in flags.items() if wanted]
+    found += [f"--empty-ns={namespace}" for namespace in options.empty_namespaces]
+    values = {
+        "--manage-cgroups-mode": options.cgroups_mode,
+        "--work-path": options.work_path,
+        "--parent-path": options.parent_path,
+    }
+    return found + [f"{flag}={value}" for flag, value in values.items() if value]

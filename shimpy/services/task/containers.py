@@ -1,0 +1,159 @@
+"""The containers of the Task API: what containerd adds to what the core knows of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shimpy.api import task
+from shimpy.core.cgroup.stats import StatsReader, v1, v2
+from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.process import Process
+from shimpy.core.model import ContainerEvent, Policy, StdioPaths
+from shimpy.core.rootfs.attach import mount_rootfs, unmount_rootfs
+from shimpy.core.rootfs.mounts import Mount
+from shimpy.core.runtime import Runc
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.core.runtime.options import RuntimeOptions
+from shimpy.core.supervisor import Supervisor
+from shimpy.errors import ShimError
+from shimpy.services.task.encoding import read_options
+from shimpy.services.task.events import Forward, translate
+
+_log = logging.getLogger(__name__)
+
+_ROOT: Final = "/run/containerd/runc"
+_DRAIN_TIMEOUT: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Record:
+    """What a container was created by, and what reads its statistics once it is created."""
+
+    request: task.CreateTaskRequest
+    options: RuntimeOptions
+    stats: StatsReader | None = None
+
+
+class Containers:
+    """Creates and deletes containers with their root filesystems, and forwards what happens to them.
+
+    Args:
+        supervisor: has the containers.
+        namespace: containerd's.
+        forward: queues an event for containerd.
+    """
+
+    def __init__(self, supervisor: Supervisor, namespace: str, forward: Forward | None) -> None:
+        self._supervisor = supervisor
+        self._namespace = namespace
+        self._forward = forward
+        self._records: dict[str, _Record] = {}
+        if forward is not None:
+            supervisor.observe(self._observe)
+
+    async def create(self, request: task.CreateTaskRequest) -> ManagedContainer:
+        """Mounts a root filesystem and creates its container, or neither.
+
+        Raises:
+            ShimError: see `Supervisor.create` and `mount_rootfs`.
+        """
+        self._supervisor.check_free(request.id)
+        options = read_options(request.options)
+        bundle = Bundle.read(request.bundle)
+        options.save(bundle.path)
+        runtime = Runc(
+            options.binary_name or "runc",
+            os.path.join(options.root or _ROOT, self._namespace),
+            self._supervisor.reaper,
+            systemd_cgroup=options.systemd_cgroup,
+        )
+        mounts = [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs]
+        rootfs = os.path.join(bundle.path, "rootfs")
+        self._records[request.id] = record = _Record(request, options)
+        try:
+            if mounts:
+                await mount_rootfs(rootfs, mounts, self._supervisor.reaper)
+            try:
+                container = await self._supervisor.create(
+                    request.id,
+                    bundle,
+                    runtime,
+                    StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
+                    policy=self._policy(options, execs=False),
+                    no_pivot=options.no_pivot_root,
+                    no_new_keyring=options.no_new_keyring,
+                )
+            except BaseException:
+                if mounts:
+                    await unmount_rootfs(rootfs)
+                raise
+        except BaseException:
+            self._records.pop(request.id, None)
+            raise
+        pid = container.get("").pid
+        # Read while init lives: once it is dead nothing says where its cgroups are.
+        with suppress(OSError):
+            record.stats = StatsReader.of(pid)
+        _write_pid(bundle.path, pid)
+        return container
+
+    async def add_exec(
+        self, container: ManagedContainer, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths
+    ) -> Process:
+        """Registers an exec; see `ManagedContainer.add_exec`."""
+        record = self._records.get(container.id)
+        options = RuntimeOptions() if record is None else record.options
+        return await container.add_exec(exec_id, spec, stdio, policy=self._policy(options, execs=True))
+
+    async def delete(self, container: ManagedContainer, init: Process) -> int:
+        """Deletes a container, and unmounts its root filesystem; returns the exit status of init.
+
+        Raises:
+            ShimError: the runtime refused; the delete can be tried again.
+        """
+        status = await container.delete(init)
+        self._records.pop(container.id, None)
+        try:
+            await unmount_rootfs(os.path.join(container.bundle.path, "rootfs"))
+        except ShimError as error:
+            _log.warning("the root filesystem of container %s stays mounted: %s", container.id, error)
+        return status
+
+    def read_stats(self, container: ManagedContainer) -> v1.Metrics | v2.Metrics:
+        """Reads what a container uses.
+
+        Raises:
+            NotFoundError: its cgroups are gone.
+        """
+        record = self._records.get(container.id)
+        reader = None if record is None else record.stats
+        if reader is None:
+            reader = StatsReader.of(container.get("").pid)
+        return reader.read()
+
+    def _policy(self, options: RuntimeOptions, *, execs: bool) -> Policy:
+        """Returns how processes of the Task API live.
+
+        What an exited exec has started lives on, so its output has to end without them; init's death ends
+        all of it, so init writes to its client's FIFO itself.
+        """
+        return Policy(exec_cgroups=False, relay_output=execs, hold_stdin=True, drain_timeout=_DRAIN_TIMEOUT)
+
+    def _observe(self, event: ContainerEvent) -> None:
+        record = self._records.get(event.container_id)
+        if record is not None and self._forward is not None:
+            self._forward(*translate(event, record.request))
+
+
+def _write_pid(bundle: str, pid: int) -> None:
+    """Writes init's pid into the bundle, for a `delete` that has to do without this process."""
+    try:
+        with open(os.path.join(bundle, "init.pid"), "w", encoding="ascii") as file:
+            file.write(str(pid))
+    except OSError as error:
+        _log.warning("cannot write init.pid into %s: %s", bundle, error)
