@@ -24,7 +24,12 @@ class Init:
     """A process that waits, as a created container's init, for a word to run its own program."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(["sh", "-c", "read -r word; exec sleep 1000"], stdin=subprocess.PIPE)
+        script = "echo; read -r word; exec sleep 1000"
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(["sh", "-c", script], stdin=pipe, stdout=pipe)
+        # Before that it may not have its own command line yet.
+        assert self._process.stdout is not None
+        assert self._process.stdout.read(1) == b"\n"
         self.as_process = cast(
             "Process", SimpleNamespace(pid=self._process.pid, exit_status=None, died_as=b"")
         )
