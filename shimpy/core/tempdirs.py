@@ -144,6 +144,22 @@ def base() -> str:
     return os.path.join(tempfile.gettempdir(), f"shimpy-{os.geteuid()}")
 
 
+def open_common(name: str) -> int:
+    """Opens a file, made if need be, that all processes of our user have in common, for locks; it stays.
+
+    Args:
+        name: the file's name in the folder for our folders.
+
+    Raises:
+        OSError: there is no place for it that is ours alone.
+    """
+    parent = _open_private(base(), make=True)
+    try:
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
 def remove_abandoned() -> None:
     """Removes the folders of processes that were killed; those of others are locked."""
     with suppress(OSError), ExitStack() as stack:

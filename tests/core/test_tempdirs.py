@@ -197,7 +197,7 @@ import errno, os, sys
 from shimpy.core import tempdirs
 def refuse(): raise PermissionError(errno.EPERM, "")
 tempdirs._detached_tmpfs, tempdirs.base = refuse, lambda: sys.argv[1]
-folder = scratch.Folder()
+folder = tempdirs.Folder()
 open(f"{folder.path}/file", "w").close()
 print(flush=True)
 sys.stdin.read()

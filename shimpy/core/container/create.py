@@ -66,10 +66,12 @@ class Create:
             ShimError: the runtime refused, or did not do what it said.
         """
         try:
-            return await self._run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
+            cgroup = await self._run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
         except BaseException:
             self.release()
             raise
+        self._taken.created()
+        return cgroup
 
     async def _run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
         leftovers = Leftovers.before(self._bundle.spec, self._id)

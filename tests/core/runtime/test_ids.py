@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -96,6 +97,77 @@ async def test_a_folder_that_is_not_known_may_be_any(unknown: int) -> None:
     first = taken(roots[0])
     with pytest.raises(AlreadyExistsError):
         taken(roots[1])
+    first.release()
+
+
+LOCKER = """
+import sys
+from shimpy.core.runtime.ids import ContainerId
+class At:
+    def state_directory(container_id):
+        return f"{sys.argv[1]}/{container_id}" if sys.argv[1] else None
+taken = ContainerId(At, sys.argv[2])
+print(flush=True)
+sys.stdin.readline()
+taken.created()
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def another_process(root: str, container_id: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that has begun to create a container of an id."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKER, root, container_id], stdin=pipe, stdout=pipe
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("end", ["created", "killed"])
+async def test_among_processes_it_is_taken_while_the_container_is_being_created(
+    tmp_path: Path, end: str
+) -> None:
+    with another_process(str(tmp_path), "a") as process:
+        for _ in range(2):
+            with pytest.raises(AlreadyExistsError, match=r"^id: another process is creating a container a$"):
+                taken(tmp_path)
+        taken(tmp_path, "b").release()
+        taken(tmp_path / "other").release()
+        if end == "killed":
+            process.kill()
+            process.wait()
+        else:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"\n"
+
+        taken(tmp_path).release()
+
+
+async def test_among_processes_a_folder_that_is_not_known_is_taken_for_that_of_runc(
+    new_id: Callable[[], str],
+) -> None:
+    container = new_id()
+    with another_process("", container), pytest.raises(AlreadyExistsError):
+        taken("/run/runc", container)
+
+
+async def test_where_no_lock_can_be_had_an_id_is_taken_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimpy.core.tempdirs.base", lambda: str(tmp_path / "missing" / "base"))
+    first = taken(tmp_path)
+    with pytest.raises(AlreadyExistsError):
+        taken(tmp_path)
     first.release()
 
 
