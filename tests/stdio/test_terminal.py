@@ -159,7 +159,8 @@ async def test_a_runtime_that_connects_and_says_nothing(hub: StdioHub) -> None:
 
 
 async def test_a_runtime_that_sends_something_else(hub: StdioHub) -> None:
-    for count, words in {0: "0 descriptors", 1: "no terminal", 2: "2 descriptors", 40: "descriptors"}.items():
+    said = {0: "0 descriptors", 1: "not a terminal", 2: "2 descriptors", 40: "descriptors"}
+    for count, words in said.items():
         io = opened(hub)
         before = descriptors()
         connect(io, *[0] * count)
@@ -173,7 +174,7 @@ async def test_a_slave_is_not_a_master(hub: StdioHub) -> None:
     master, slave = os.openpty()
     io = opened(hub)
     connect(io, slave)
-    with pytest.raises(InternalError, match="no terminal"):
+    with pytest.raises(InternalError, match="not a terminal"):
         await io.attach()
     io.close()
     os.close(master)
