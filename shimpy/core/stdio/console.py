@@ -109,7 +109,7 @@ def _receive_master(connection: socket.socket) -> int:
         try:
             fcntl.ioctl(fds[0], _TIOCGPTN, bytes(4))
         except OSError as error:
-            raise InternalError("what the runtime sent as the console is no terminal") from error
+            raise InternalError("what the runtime sent as the console is not a terminal") from error
         return fds.pop()
     finally:
         for fd in fds:

@@ -123,6 +123,8 @@ class OutputRelay:
             self._schedule()
         elif error != errno.EAGAIN:
             self._sink.close()
+            # Somebody may still find the terminal by its name, and open and close it in a loop.
+            self._watcher.unwatch(self._master)
 
     def _flush(self) -> bool:
         """Writes what was read; False if the rest has to wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -277,6 +278,40 @@ async def test_without_inotify_a_late_reader_waits_for_the_clock(
     await eventually(lambda: keeper(hub)._timer is not None)
     assert await within(out.read()) == b"the rest"
     assert await within(out.read()) == b""
+    process.io.close()
+
+
+async def test_inotify_that_cannot_be_had_is_told(
+    hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("shimpy.stdio.watcher._Inotify", refuse)
+    out = fifo("out")
+    process = await writer(hub, out)
+    process.write(b"the rest")
+    process.exit()
+    assert await within(out.read()) == b"the rest"
+    assert "inotify unavailable ([Errno 24] Too many open files); polling the FIFO instead" in caplog.text
+    process.io.close()
+
+
+async def test_a_hang_up_that_cannot_be_watched_is_told(
+    hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_fd: int, _events: int, _callback: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hub, "watch", refuse)
+    out = fifo("out")
+    process = await writer(hub, out)
+    reader = os.open(out, os.O_RDONLY)
+    process.write(b"all")
+    process.exit()
+    assert [os.read(reader, 10), os.read(reader, 10)] == [b"all", b""]
+    os.close(reader)
+    assert "cannot watch FIFO for writer hang-up: [Errno 28]" in caplog.text
     process.io.close()
 
 

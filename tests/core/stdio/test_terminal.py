@@ -160,7 +160,8 @@ async def test_a_runtime_that_connects_and_says_nothing(hub: StdioHub) -> None:
 
 
 async def test_a_runtime_that_sends_something_else(hub: StdioHub) -> None:
-    for count, words in {0: "0 descriptors", 1: "no terminal", 2: "2 descriptors", 40: "descriptors"}.items():
+    said = {0: "0 descriptors", 1: "not a terminal", 2: "2 descriptors", 40: "descriptors"}
+    for count, words in said.items():
         io = opened(hub)
         before = descriptors()
         connect(io, *[0] * count)
@@ -174,7 +175,7 @@ async def test_a_slave_is_not_a_master(hub: StdioHub) -> None:
     master, slave = os.openpty()
     io = opened(hub)
     connect(io, slave)
-    with pytest.raises(InternalError, match="no terminal"):
+    with pytest.raises(InternalError, match="not a terminal"):
         await io.attach()
     io.close()
     os.close(master)
@@ -337,17 +338,35 @@ async def test_output_that_fails_does_not_stop_the_process(
 
 
 async def test_a_process_may_close_its_terminal_and_open_it_again(hub: StdioHub, fifo: MakeFifo) -> None:
-    out, source = fifo("out"), fifo("in")
+    out, source, closed, go = fifo("out"), fifo("in"), fifo("closed"), fifo("go")
     io = opened(hub, source, out)
-    reader = out.read()
-    process = await run(
-        io, "sh", "-c", "exec 0<&- 1>&- 2>&-; sleep 0.3; read x </dev/tty; echo hi $x >/dev/tty"
-    )
-    # While nobody has the terminal open.
+    script = "exec 0<&- 1>&- 2>&-; echo >$0; read x <$1; read x </dev/tty; echo hi $x >/dev/tty"
+    process = await run(io, "sh", "-c", script, str(closed), str(go))
+    assert await closed.read() == b"\n"
+    # Nobody has the terminal open now.
     await source.write(b"typed\n")
+    assert await asyncio.wait_for(out.read_some(7), 5) == b"typed\r\n"
+    reader = out.read()
+    await go.write(b"\n")
     assert await process.exit() == 0
     await io.drain(2)
-    assert await asyncio.wait_for(reader, 5) == b"typed\r\nhi typed\r\n"
+    assert await asyncio.wait_for(reader, 5) == b"hi typed\r\n"
+    io.close()
+
+
+async def test_a_terminal_that_all_have_left_wakes_nobody(hub: StdioHub, turns: list[str]) -> None:
+    io = opened(hub)
+    process = await run(io, "true")
+    await process.exit()
+    await eventually(lambda: output(io)._sink.fd < 0)
+    turns.clear()
+
+    def churn() -> None:
+        for _ in range(1000):
+            os.close(os.open(process.name, os.O_RDWR | os.O_NOCTTY))
+
+    await asyncio.to_thread(churn)
+    assert turns == []
     io.close()
 
 
