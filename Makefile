@@ -35,7 +35,7 @@ fuzz: ready ## a long run of the fuzz tests
 bench: ready system ## measure this machine: a table and a JSON file (ARGS="--help")
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-bench-compare: ready ## tell two of those JSON files apart: make bench-compare A=old.json B=new.json
+bench-compare: ready ## compare two of those JSON files: make bench-compare A=old.json B=new.json
 	$(BIN)/python -m tests.benchmarks compare $(A) $(B)
 
 vm: ready emulator ## tests on Debian 12's kernel, systemd and cgroup v2, in QEMU (ARGS as for test, or "--help")

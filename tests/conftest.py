@@ -72,6 +72,19 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _temporary_files_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each worker has a folder for temporary files, and sees none of another's or another program's."""
+    tmp_path_factory.getbasetemp()  # pytest's own stay where they are
+    with (
+        tempfile.TemporaryDirectory(prefix="shimpy-tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)  # it was looked up before and kept
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_container_outlives_the_run() -> Iterator[None]:
     yield
     for container_id in containers.left():
@@ -180,7 +193,7 @@ def nothing_left(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # it was looked up before and kept
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with residue.nothing_left(judged=lambda: not request.node.stash.get(_failed, False)):
         yield
 

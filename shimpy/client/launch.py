@@ -11,6 +11,7 @@ import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
+from shimpy import linux
 from shimpy.client.connect import connect
 from shimpy.client.container import delete_container
 from shimpy.client.rpc import settled
@@ -114,8 +115,9 @@ async def hosted(
         leave_running: likewise.
         timeout: likewise.
     """
-    # The kernel's address of a socket has room for 107 bytes.
-    parent = None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108 - a private folder is made there
+    # Room for the folder's own name and the socket's.
+    fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
+    parent = None if fits else "/tmp"  # noqa: S108 - a private folder is made there
     with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
         path = f"{folder}/shim.sock" if socket is None else os.path.abspath(socket)
         options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
@@ -239,7 +241,7 @@ class _Child:
                 self._lines = [*self._lines[-99:], text]
 
     async def end(self) -> None:
-        """Ends it: politely, then not."""
+        """Sends SIGTERM, then SIGKILL after _SHUTDOWN seconds."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         try:

@@ -35,15 +35,15 @@ def seconds(timeout: float | None) -> float | None:
         timeout: seconds; None, or more than three years: as long as it takes.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is negative, or not a number in IEEE 754's sense.
     """
     if timeout is None:
         return None
     if not isinstance(timeout, Real):
-        raise TypeError(f"timeout: {timeout!r} is no number of seconds")
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if not timeout >= 0:  # NaN is neither
-        raise ValueError(f"timeout: {timeout!r} is no time to wait; 0 is the shortest")
+        raise ValueError(f"timeout must be >= 0, not {timeout!r}")
     return None if timeout > _LONGEST else float(timeout)
 
 

@@ -1,7 +1,7 @@
 """Keeps out of `python -m shimpy` what its libraries import and a shim never uses.
 
 A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
-and memory of the plain imports, about a third goes to what the libraries want for other people's sake:
+and memory of the plain imports, about a third goes to features that a shim never uses:
 TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, the
 hosts of URLs, what older Pythons lack in `typing`, and the message classes of protobuf's own compiler,
 of which the API names one, Empty.

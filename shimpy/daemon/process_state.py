@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
+
+from shimpy import linux
 
 # Descriptors that this process allows itself: a connection takes one, a process up to ten. Not more than
 # that, although the hard limit may be a million, because what is raised here is what processes inherit whose
 # bundle sets no RLIMIT_NOFILE, and there are programs that visit every descriptor up to the limit.
 _MAX_FILES = 65_536
-
-# What Python itself ignores, and gives back to the children that it starts.
-_IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-
-# The two signals that glibc keeps for its threads (nptl(7)), and the number of rt_sigaction(2), which is the
-# only way past it. make(1) starts its commands with both ignored.
-_OF_THE_C_LIBRARY = (32, 33)
-_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174}
 
 
 def open_standard_descriptors() -> None:
@@ -42,7 +35,7 @@ def clean_slate() -> None:
     nothing, but by a handler, which execve(2) resets. The soft limit of open files is raised.
     """
     for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN and number not in _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is signal.SIG_IGN and number not in linux.IGNORED_BY_PYTHON:
             signal.signal(number, _nothing if number == signal.SIGHUP else signal.SIG_DFL)
     _reset_signals_of_the_c_library()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -59,13 +52,12 @@ def _nothing(_number: int, _frame: object) -> None:
 
 
 def _reset_signals_of_the_c_library() -> None:
-    """Sets these to their default, where they are ignored: then the library has no handler of its own."""
-    number = _RT_SIGACTION.get(os.uname().machine)
-    if number is None:
-        return
+    """Sets these to their default, where they are ignored: then the library has no handler of its own.
+
+    make(1) starts its commands with both ignored.
+    """
     with open("/proc/thread-self/status", "rb") as file:
         ignored = next(int(line.split()[1], 16) for line in file if line.startswith(b"SigIgn"))
-    default = ctypes.create_string_buffer(32)  # the kernel's struct sigaction: SIG_DFL is 0
-    for each in _OF_THE_C_LIBRARY:
-        if ignored >> each - 1 & 1:
-            ctypes.CDLL(None).syscall(number, each, default, None, ctypes.c_size_t(8))
+    for number in linux.SIGNALS_OF_THE_C_LIBRARY:
+        if ignored >> number - 1 & 1:
+            linux.reset_signal(number)

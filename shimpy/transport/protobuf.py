@@ -173,7 +173,7 @@ class _Decoder:
             byte = data[at]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                if value >> (32 if longest == 5 else 64):
+                if value >> 64:
                     break
                 return value, at + 1
             shift += 7

@@ -16,6 +16,7 @@ import pexpect
 import pytest
 
 from tests.support import bundles, containers, leaks
+from tests.support.commandline import command_line
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +24,14 @@ pytestmark = pytest.mark.anyio
 _SHIMPY = str(Path(sys.executable).with_name("shimpy"))
 
 
-def _run(*args: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [_SHIMPY, *map(str, args)], capture_output=True, text=True, check=False, timeout=50, **options
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs a command line to its end: ``run("state", "-s", path, env=...)``; see support.commandline."""
+    with command_line() as line:
+        yield line.run
 
 
 def _spawn(*args: str | Path, **options: str) -> pexpect.spawn[str]:
@@ -138,20 +143,20 @@ def test_terminal_is_restored_when_the_command_line_is_ended(
     outer.expect(f"status={128 + number}")
 
 
-def test_run_in_a_pipe(rootfs: Path) -> None:
-    done = _run("run", "-i", rootfs, "sh", "-c", "cat; echo err >&2; exit 7", input="in\n")
+def test_run_in_a_pipe(run: Run, rootfs: Path) -> None:
+    done = run("run", "-i", rootfs, "sh", "-c", "cat; echo err >&2; exit 7", input="in\n")
     assert (done.stdout, done.stderr, done.returncode) == ("in\n", "err\n", 7)
 
 
-def test_run_reads_a_file(rootfs: Path, tmp_path: Path) -> None:
+def test_run_reads_a_file(run: Run, rootfs: Path, tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(bytes(1_000_000))
     with (tmp_path / "input").open() as file:
-        done = _run("run", "-i", rootfs, "wc", "-c", stdin=file)
+        done = run("run", "-i", rootfs, "wc", "-c", stdin=file)
     assert (done.stdout, done.returncode) == ("1000000\n", 0)
 
 
-def test_run_of_much_output(rootfs: Path) -> None:
-    done = _run("run", rootfs, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x")
+def test_run_of_much_output(run: Run, rootfs: Path) -> None:
+    done = run("run", rootfs, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x")
     assert (len(done.stdout), done.returncode) == (3_000_000, 0)
 
 
@@ -161,12 +166,12 @@ def test_run_whose_reader_leaves(rootfs: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("y\n", "", 0)
 
 
-def test_run_of_a_bundle(bundle: Callable[..., str]) -> None:
-    assert _run("run", bundle("sh", "-c", "exit 3")).returncode == 3
+def test_run_of_a_bundle(run: Run, bundle: Callable[..., str]) -> None:
+    assert run("run", bundle("sh", "-c", "exit 3")).returncode == 3
 
 
-def test_run_passes_on_what_looks_like_an_option(rootfs: Path) -> None:
-    assert _run("run", rootfs, "echo", "--help", "-t").stdout == "--help -t\n"
+def test_run_passes_on_what_looks_like_an_option(run: Run, rootfs: Path) -> None:
+    assert run("run", rootfs, "echo", "--help", "-t").stdout == "--help -t\n"
 
 
 def test_run_is_interrupted(rootfs: Path) -> None:
@@ -194,13 +199,13 @@ def test_a_second_signal_does_not_cut_the_end_short(rootfs: Path, new_id: Callab
     ("program", "status", "said"),
     [("no-such-program", 127, "no-such-program"), ("/bin/not-executable", 126, "permission denied")],
 )
-def test_run_of_what_cannot_be_run(program: str, status: int, said: str, rootfs: Path) -> None:
-    done = _run("run", rootfs, program)
+def test_run_of_what_cannot_berun(run: Run, program: str, status: int, said: str, rootfs: Path) -> None:
+    done = run("run", rootfs, program)
     assert (done.stdout, done.returncode) == ("", status)
     assert re.fullmatch(rf"shimpy: .*{said}.*\n", done.stderr)
 
 
-def test_errors_of_use_are_one_line(rootfs: Path, tmp_path: Path) -> None:
+def test_errors_of_use_are_one_line(run: Run, rootfs: Path, tmp_path: Path) -> None:
     for args, status, said in [
         (("run",), 2, "root"),
         (("run", rootfs), 125, "args"),
@@ -216,18 +221,17 @@ def test_errors_of_use_are_one_line(rootfs: Path, tmp_path: Path) -> None:
         (("exec", "-di", "true"), 2, "--interactive does not go with --detach"),
         (("serve", "--no-such"), 2, "--no-such"),
     ]:
-        done = _run(*args)
+        done = run(*args)
         assert done.returncode == status, args
         assert done.stderr.count("\n") == 1, done.stderr
         assert said.lower() in done.stderr.lower()
 
 
-@pytest.mark.timeout(300)  # it starts some twenty Pythons, one after the other
 async def test_life_of_a_container_over_a_socket(
-    server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+    run: Run, server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> None:
     def call(*args: str) -> subprocess.CompletedProcess[str]:
-        return _run(*args, env={**os.environ, "SHIMPY_SOCKET": str(server.socket)})
+        return run(*args, env={**os.environ, "SHIMPY_SOCKET": str(server.socket)})
 
     container_id = new_id()
     (tmp_path / "out").touch()
@@ -258,11 +262,11 @@ async def test_life_of_a_container_over_a_socket(
 
 
 async def test_exec_in_a_terminal(
-    server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
+    run: Run, server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
     socket = str(server.socket)
-    _run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
-    _run("start", "-s", socket)
+    run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
+    run("start", "-s", socket)
     terminal = _spawn("exec", "-s", socket, "-it", "sh", "-c", "read x; stty size; exit $x")
     terminal.sendline("6")
     terminal.expect("24 80")
@@ -272,46 +276,53 @@ async def test_exec_in_a_terminal(
     plain = _spawn("state", "-s", socket, NO_COLOR="1")
     plain.expect("RUNNING")
     assert "\x1b[32m" not in (plain.before or "")
-    _run("delete", "-s", socket)
+    run("delete", "-s", socket)
 
 
 @pytest.mark.parametrize("detached", [False, True])
 async def test_exec_adds_variables_to_those_of_the_container(
-    detached: bool, server: Server, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+    run: Run,
+    detached: bool,
+    server: Server,
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
+    tmp_path: Path,
 ) -> None:
     socket, out = str(server.socket), tmp_path / "out"
     out.touch()
     own = bundle("sleep", "1000000", env={"KEPT": "1", "CHANGED": "1"})
-    _run("create", "-s", socket, new_id(), own)
-    _run("start", "-s", socket)
+    run("create", "-s", socket, new_id(), own)
+    run("start", "-s", socket)
     to: list[str | Path] = ["-d", "--stdout", out] if detached else []
-    done = _run("exec", "-s", socket, *to, "-e", "A=b", "-e", "CHANGED=2", "env")
+    done = run("exec", "-s", socket, *to, "-e", "A=b", "-e", "CHANGED=2", "env")
     assert (done.stderr, done.returncode) == ("", 0)
     if detached:
-        await leaks.eventually(lambda: "STOPPED" in _run("state", "-s", socket).stdout)
+        await leaks.eventually(lambda: "STOPPED" in run("state", "-s", socket).stdout)
     variables = (out.read_text() if detached else done.stdout).splitlines()
     assert {"A=b", "CHANGED=2", "KEPT=1", bundles.PATH} <= {*variables}
     assert "CHANGED=1" not in variables
-    _run("delete", "-s", socket)
+    run("delete", "-s", socket)
 
 
-async def test_events(server: Server, bundle: Callable[..., str], new_id: Callable[[], str]) -> None:
+async def test_events(
+    run: Run, server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
     socket, container_id = str(server.socket), new_id()
-    pid = _run("create", "-s", socket, container_id, bundle("sleep", "1000000")).stdout.strip()
+    pid = run("create", "-s", socket, container_id, bundle("sleep", "1000000")).stdout.strip()
     with subprocess.Popen(
         [_SHIMPY, "events", "-s", socket, "--json"], stdout=subprocess.PIPE, text=True
     ) as events:
         assert events.stdout is not None
         told = json.loads(events.stdout.readline())
         assert told == {"id": container_id, "type": "CREATE", "pid": int(pid), "exit_status": None}
-        _run("delete", "-s", socket)
+        run("delete", "-s", socket)
         assert json.loads(events.stdout.readline())["exit_status"] == 137
         events.send_signal(signal.SIGINT)
         assert events.wait(20) == 130
 
 
 async def test_events_whose_reader_leaves(
-    server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
+    run: Run, server: Server, bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
     socket = str(server.socket)
     with subprocess.Popen(
@@ -319,10 +330,10 @@ async def test_events_whose_reader_leaves(
     ) as events:
         assert events.stdout is not None
         assert events.stderr is not None
-        _run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
+        run("create", "-s", socket, new_id(), bundle("sleep", "1000000"))
         assert b"CREATE" in events.stdout.readline()
         events.stdout.close()
-        _run("delete", "-s", socket)
+        run("delete", "-s", socket)
         assert (events.stderr.read(), events.wait(20)) == (b"", 128 + signal.SIGPIPE)
 
 
@@ -351,43 +362,43 @@ def test_output_that_cannot_be_written_is_one_line(rootfs: Path, tmp_path: Path)
         assert (done.stderr, done.returncode) == ("shimpy: No space left on device\n", status), args
 
 
-def test_serve_takes_what_the_module_takes(tmp_path: Path) -> None:
+def test_serve_takes_what_the_module_takes(run: Run, tmp_path: Path) -> None:
     with subprocess.Popen([_SHIMPY, "serve", "--socket", tmp_path / "s", "--log-level", "error"]) as server:
         while not (tmp_path / "s").exists():
             assert server.poll() is None
-        assert _run("state", "-s", tmp_path / "s").returncode == 0
+        assert run("state", "-s", tmp_path / "s").returncode == 0
         server.terminate()
         assert server.wait(20) == 0
 
 
-def test_bundle(tmp_path: Path, rootfs: Path) -> None:
-    done = _run("bundle", tmp_path / "b", "--rootfs", rootfs, "--env", "A=b", "--", "echo", "-n", "hi")
+def test_bundle(run: Run, tmp_path: Path, rootfs: Path) -> None:
+    done = run("bundle", tmp_path / "b", "--rootfs", rootfs, "--env", "A=b", "--", "echo", "-n", "hi")
     assert (done.stdout, done.returncode) == (f"{tmp_path / 'b'}\n", 0)
     process = json.loads((tmp_path / "b" / "config.json").read_text())["process"]
     assert (process["args"], process["terminal"]) == (["echo", "-n", "hi"], False)
-    assert _run("run", tmp_path / "b").stdout == "hi"
-    assert _run("bundle", tmp_path / "b", "--rootfs", rootfs).returncode == 4
+    assert run("run", tmp_path / "b").stdout == "hi"
+    assert run("bundle", tmp_path / "b", "--rootfs", rootfs).returncode == 4
 
 
-def test_bundle_where_a_file_is(tmp_path: Path, rootfs: Path) -> None:
+def test_bundle_where_a_file_is(run: Run, tmp_path: Path, rootfs: Path) -> None:
     (tmp_path / "file").touch()
-    done = _run("bundle", tmp_path / "file", "--rootfs", rootfs)
+    done = run("bundle", tmp_path / "file", "--rootfs", rootfs)
     assert done.returncode != 0
     assert re.fullmatch(rf"shimpy: (?!.*Errno).*{tmp_path}/file.*\n", done.stderr)
 
 
-def test_completion() -> None:
+def test_completion(run: Run) -> None:
     environment = {
         **os.environ,
         "_SHIMPY_COMPLETE": "complete_bash",
         "COMP_WORDS": "shimpy re",
         "COMP_CWORD": "1",
     }
-    assert _run(env=environment).stdout.split() == ["resume", "resize"]
+    assert run(env=environment).stdout.split() == ["resume", "resize"]
 
 
-def test_without_arguments_it_helps() -> None:
-    done = _run()
+def test_without_arguments_it_helps(run: Run) -> None:
+    done = run()
     assert done.returncode == 2
     assert "run" in done.stdout + done.stderr
 

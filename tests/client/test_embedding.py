@@ -18,7 +18,6 @@ from tests.support.rounds import rounds
 
 EXECS = rounds(30, 1000)
 
-pytestmark = pytest.mark.timeout(600)
 
 _WAYS = {
     "": [],

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 import shimpy
 from tests.support import containers, leaks
+from tests.support.clock import leap
 from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
@@ -115,23 +116,50 @@ async def test_container_of_a_shim_that_was_killed_is_deleted_too(
     assert _children() <= before
 
 
-async def test_shim_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shimpy.client import launch
-
-    monkeypatch.setattr(launch, "_SHUTDOWN", 0.2)
+@pytest.fixture
+async def stuck() -> AsyncIterator[tuple[asyncio.Task[None], int]]:
+    """A block that has come to its end, and the pid of its shim, which is stopped and has got its SIGTERM."""
     before = _children()
-    async with shimpy.launch():
-        (shim,) = _children() - before
-        os.kill(shim, signal.SIGSTOP)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await asyncio.Event().wait()
-        monkeypatch.setattr(launch, "delete_container", _nothing)
-    assert _children() <= before
+    ready, leave = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        # Then there is no call to be made at the end, which the shim would not answer.
+        async with shimpy.launch(leave_running=True):
+            ready.set()
+            await leave.wait()
+
+    holding = asyncio.ensure_future(hold())
+    await ready.wait()
+    (shim,) = _children() - before
+    os.kill(shim, signal.SIGSTOP)
+    await leaks.eventually(lambda: leaks.children()[shim] == "T")
+    leave.set()
+    await leaks.eventually(lambda: leaks.pending(shim, signal.SIGTERM))
+    yield holding, shim
+    if shim in _children():
+        os.kill(shim, signal.SIGKILL)
 
 
-async def _nothing(client: shimpy.ShimClient) -> None:
-    pass
+async def test_shim_that_does_not_end_is_killed_5_s_later(stuck: tuple[asyncio.Task[None], int]) -> None:
+    holding, shim = stuck
+    leap(5)
+    async with asyncio.timeout(20):
+        await holding
+    assert shim not in _children()
+
+
+async def test_shim_that_does_not_end_is_killed_although_its_block_is_cancelled(
+    stuck: tuple[asyncio.Task[None], int],
+) -> None:
+    holding, shim = stuck
+    for _ in range(2):
+        holding.cancel()
+        await asyncio.sleep(0)
+    leap(5)
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await holding
+    assert shim not in _children()
 
 
 async def test_what_the_shim_logs_is_heard(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -218,6 +220,20 @@ async def test_cancelled_at_random_moments_leaves_no_process() -> None:
                 await holding
         await leaks.eventually(lambda: warm.shims() == set())
         await leaks.eventually(lambda: not leaks.opened_since(before))
+
+
+async def test_shim_whose_asker_has_gone_before_it_was_forked_is_killed(tmp_path: Path) -> None:
+    async with Warm() as warm:
+        control = warm.launcher._control
+        assert control is not None
+        request = json.dumps({"options": ["--socket", str(tmp_path / "s")], "notify": ""})
+        answer, theirs = socket.socketpair()
+        answer.close()
+        with theirs, open(os.devnull, "w") as stderr:
+            socket.send_fds(control, [request.encode()], [stderr.fileno(), theirs.fileno()])
+        # The requests have their turns one after the other.
+        async with warm.launcher.launch():
+            await leaks.eventually(lambda: len(warm.shims()) == 1)
 
 
 async def test_many_at_once() -> None:

@@ -101,6 +101,22 @@ async def test_one_of_five_leaves() -> None:
         one.close()
 
 
+async def test_others_have_their_turn_however_much_there_is_to_read() -> None:
+    channel: Broadcast[int] = Broadcast()
+    listener = channel.subscribe()
+    for item in range(BACKLOG):
+        channel.publish(item)
+    turn = asyncio.Event()
+    asyncio.get_running_loop().call_later(0, turn.set)
+    read = 0
+    while read < BACKLOG and not turn.is_set():
+        await anext(listener)
+        read += 1
+    assert turn.is_set()
+    listener.close()
+    channel.close()
+
+
 async def test_leaving_twice_or_after_the_end_is_harmless() -> None:
     channel: Broadcast[int] = Broadcast()
     listener = channel.subscribe()

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy import api
+from shimpy.transport import unix
 from tests.support import containers, leaks
 from tests.support.events import Recorder
 from tests.support.rawhttp2 import connect
@@ -68,6 +69,51 @@ def masks(pid: int) -> dict[str, int]:
         "Umask": int(fields["Umask"], 8),
         "Threads": int(fields["Threads"]),
     }
+
+
+class HeldCreate:
+    """A server whose Create has done its work, by the real runtime, and is kept from being answered.
+
+    Attributes:
+        server: the server.
+    """
+
+    def __init__(self, start: Start, folder: Path, request: api.CreateRequest) -> None:
+        self._request = request
+        self._done = folder / "done"
+        self._go = folder / "go"
+        os.mkfifo(self._go)
+        runtime = folder / "runtime"
+        runtime.write_text(
+            "#!/bin/sh\n"
+            'case "$*" in *" create "*) ;; *) exec runc "$@" ;; esac\n'
+            'runc "$@" || exit\n'
+            f": >{self._done}\n"
+            f"exec cat {self._go}\n"
+        )
+        runtime.chmod(0o755)
+        self.server = start("--runtime", str(runtime))
+
+    @contextlib.asynccontextmanager
+    async def under_way(self) -> AsyncIterator[asyncio.Task[api.CreateResponse]]:
+        """Makes the call; what becomes of the container is the caller's business."""
+        creating = asyncio.ensure_future(self.server.stub().create(self._request))
+        try:
+            await leaks.eventually(self._done.exists)
+            yield creating
+        finally:
+            containers.remove(self._request.id)
+
+    def let_go(self) -> None:
+        """Has the runtime's command end."""
+        self._go.write_bytes(b"")
+
+
+@pytest.fixture
+def held(
+    start_server: Start, tmp_path: Path, new_id: Callable[[], str], bundle: Callable[..., str]
+) -> HeldCreate:
+    return HeldCreate(start_server, tmp_path, api.CreateRequest(id=new_id(), bundle=bundle("sleep", "600")))
 
 
 class TestUsage:
@@ -253,13 +299,67 @@ class TestTheEnd:
     @pytest.mark.parametrize("turn", range(rounds(2, 30)))
     async def test_in_the_middle_of_a_storm_every_call_gets_a_status(self, server: Server, turn: int) -> None:
         stubs = [server.stub() for _ in range(8)]
+
+        async def calls(stub: api.ShimStub) -> None:
+            await stub.state(api.StateRequest(), timeout=5)
+            await stub.create(api.CreateRequest(id="x", bundle="/nowhere"), timeout=5)
+
+        outcomes, seen = await self.ended_in_a_storm(server, stubs, calls, streams=4, until="NOT_FOUND")
+
+        assert {*outcomes} <= {"NOT_FOUND", "UNAVAILABLE", *CLOSED}, outcomes
+        assert seen == [[]] * 8
+
+    async def test_in_the_middle_of_real_work(
+        self, server: Server, new_id: Callable[[], str], bundle: Callable[..., str]
+    ) -> None:
+        stubs = [server.stub() for _ in range(6)]
+        container = new_id()
+        await stubs[0].create(api.CreateRequest(id=container, bundle=bundle("sleep", "600")))
+        await stubs[0].start(api.StartRequest())
+
+        async def calls(stub: api.ShimStub) -> None:
+            executed = await stub.exec(api.ExecRequest(args=["/bin/true"]))
+            await stub.delete(api.DeleteRequest(pid=executed.pid))
+
+        try:
+            outcomes, seen = await self.ended_in_a_storm(server, stubs, calls, streams=2, until="OK")
+        finally:
+            containers.remove(container)
+
+        assert {*outcomes} <= {"OK", "UNAVAILABLE", *CLOSED}, outcomes
+        # All have seen the same, to the end, after what the first was told of what it had missed.
+        first, *others = sorted(seen, key=len, reverse=True)
+        assert [event.type for event in first[:2]] == [api.EventType.CREATE, api.EventType.START]
+        assert others == [first[2:]] * 5
+
+    async def ended_in_a_storm(
+        self,
+        server: Server,
+        stubs: list[api.ShimStub],
+        calls: Callable[[api.ShimStub], Awaitable[None]],
+        *,
+        streams: int,
+        until: str,
+    ) -> tuple[collections.Counter[str], list[list[api.Event]]]:
+        """Ends a server by SIGTERM while it is called, and fails unless it does so in time, streams and all.
+
+        Args:
+            server: the server.
+            stubs: clients, each of which also follows the events.
+            calls: what each of them does over and over.
+            streams: how often each does it at a time.
+            until: an outcome; when there have been 20 of it the signal is sent.
+
+        Returns:
+            how often there was which outcome, and the events that each client has seen.
+        """
         outcomes: collections.Counter[str] = collections.Counter()
 
         async def storm(stub: api.ShimStub) -> None:
             while "UNAVAILABLE" not in outcomes:
                 try:
-                    await stub.state(api.StateRequest(), timeout=5)
-                    await stub.create(api.CreateRequest(id="x", bundle="/nowhere"), timeout=5)
+                    await calls(stub)
+                    outcomes["OK"] += 1
                 except GRPCError as error:
                     outcomes[error.status.name] += 1
                 except (OSError, StreamTerminatedError) as error:
@@ -270,56 +370,72 @@ class TestTheEnd:
         recorders = [Recorder(stub) for stub in stubs]
         for each in recorders:
             await each.subscribed()
-        storming = [asyncio.create_task(storm(stub)) for stub in stubs * 4]
-        while outcomes["NOT_FOUND"] < 50:
-            await asyncio.sleep(0)
+        storming = [asyncio.create_task(storm(stub)) for stub in stubs * streams]
+        while outcomes[until] < 20:
+            await asyncio.sleep(0.01)
         start = time.monotonic()
         assert await server.terminated() == 0
         assert time.monotonic() - start < 3
-        assert [(await each.ended(), each.seen) for each in recorders] == [(None, [])] * 8
+        assert [await each.ended() for each in recorders] == [None] * len(stubs)
         await asyncio.gather(*storming)
-        assert {*outcomes} <= {"NOT_FOUND", "UNAVAILABLE", *CLOSED}, outcomes
+        return outcomes, [each.seen for each in recorders]
 
-    async def test_in_the_middle_of_real_work(
-        self, server: Server, new_id: Callable[[], str], bundle: Callable[..., str]
+    async def test_a_call_under_way_is_answered(self, held: HeldCreate) -> None:
+        async with held.under_way() as creating:
+            held.server.process.send_signal(signal.SIGTERM)
+            await leaks.eventually(lambda: "shutting down" in held.server.stderr)
+            assert not creating.done()
+            held.let_go()
+
+            assert (await creating).pid
+        assert await asyncio.to_thread(held.server.process.wait, 10) == 0
+
+    async def test_another_server_can_take_the_place_while_a_call_is_under_way(
+        self, held: HeldCreate
     ) -> None:
-        stubs = [server.stub() for _ in range(6)]
-        container = new_id()
-        await stubs[0].create(api.CreateRequest(id=container, bundle=bundle("sleep", "600")))
-        await stubs[0].start(api.StartRequest())
-        outcomes: collections.Counter[str] = collections.Counter()
+        async with held.under_way() as creating:
+            held.server.process.send_signal(signal.SIGTERM)
+            await leaks.eventually(lambda: not held.server.socket.exists())
+            place = unix.listen(str(held.server.socket))
 
-        async def storm(stub: api.ShimStub) -> None:
-            while "UNAVAILABLE" not in outcomes:
-                try:
-                    executed = await stub.exec(api.ExecRequest(args=["/bin/true"]))
-                    await stub.delete(api.DeleteRequest(pid=executed.pid))
-                    outcomes["OK"] += 1
-                except GRPCError as error:
-                    outcomes[error.status.name] += 1
-                except (OSError, StreamTerminatedError) as error:
-                    outcomes[type(error).__name__] += 1
-                    return
+            assert not creating.done()
+            held.let_go()
+            await creating
+        assert await asyncio.to_thread(held.server.process.wait, 10) == 0
+        # The first one did not take the second one's socket with it.
+        assert held.server.socket.exists()
+        place.remove()
+        place.socket.close()
 
-        recorders = [Recorder(stub) for stub in stubs]
-        for each in recorders:
-            await each.subscribed()
-        storming = [asyncio.create_task(storm(stub)) for stub in stubs * 2]
-        try:
-            while outcomes["OK"] < 20:
-                await asyncio.sleep(0.01)
-            start = time.monotonic()
-            assert await server.terminated() == 0
-            assert time.monotonic() - start < 3
-            assert [await each.ended() for each in recorders] == [None] * 6
-            await asyncio.gather(*storming)
-            assert {*outcomes} <= {"OK", "UNAVAILABLE", *CLOSED}, outcomes
-            # All have seen the same, to the end, after what the first was told of what it had missed.
-            first, *others = sorted((each.seen for each in recorders), key=len, reverse=True)
-            assert [event.type for event in first[:2]] == [api.EventType.CREATE, api.EventType.START]
-            assert others == [first[2:]] * 5
-        finally:
-            containers.remove(container)
+    def test_an_end_that_hangs_is_cut_short_within_3_s(self, tmp_path: Path) -> None:
+        program = """
+import asyncio, os, signal, sys
+from shimpy.daemon import serve
+from shimpy.services.shim_v1 import Shim
+from tests.support.clock import leap
+
+class Stuck(Shim):
+    def open(self):
+        super().open()
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+
+    async def aclose(self):
+        leap(3)
+        await asyncio.Event().wait()
+
+asyncio.run(server.serve(Stuck(), sys.argv[1]))
+"""
+        ended = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "s"],
+            cwd=Path(__file__).parent.parent,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+        assert ended.returncode == 0
+        assert "what is left is abandoned" in ended.stderr
 
     async def test_the_second_signal_ends_it_at_once(self, start_server: Start, tmp_path: Path) -> None:
         # A runtime that hangs keeps the first from ending before the second comes.
@@ -348,25 +464,6 @@ class TestTheEnd:
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-
-    async def test_another_server_can_take_the_place_at_once(self, server: Server) -> None:
-        async with connect(server.socket) as client:
-            client.request("Events")
-            await client.read()
-            server.process.send_signal(signal.SIGTERM)
-            while server.socket.exists():
-                await asyncio.sleep(0.001)
-            with subprocess.Popen(
-                [sys.executable, "-m", "shimpy", "--socket", str(server.socket)],
-                stderr=subprocess.PIPE,
-                text=True,
-            ) as successor:
-                assert successor.stderr is not None
-                assert "serving on" in await asyncio.to_thread(successor.stderr.readline)
-                assert await asyncio.to_thread(server.process.wait, 10) == 0
-                # The first one did not take the second one's socket with it.
-                assert server.socket.exists()
-                successor.terminate()
 
     async def test_one_that_was_killed_is_replaced(self, start_server: Start) -> None:
         server = start_server()

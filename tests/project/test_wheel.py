@@ -59,9 +59,19 @@ def test_contents(wheel: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_installed_with_pip_alone(wheel: Path, tmp_path: Path) -> None:
-    _run(sys.executable, "-m", "venv", tmp_path / "venv")
+    # Another pip does it than the one that the environment would get, which saves half of the time.
+    _run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    _run(*pip, "install", "--no-compile", wheel)
     assert "--socket" in _run(python, "-m", "shimpy", "--help")
     program = "import shimpy; [getattr(shimpy, name) for name in shimpy.__all__]; print(shimpy.__file__)"
     assert _run(python, "-c", program).startswith(str(tmp_path))

@@ -67,6 +67,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def pending(pid: int, number: int) -> bool:
+    """Returns whether a signal has been sent to a process and not been taken yet (proc(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in lines if line.startswith("ShdPnd"))
+
+
 def memory(pid: int | None = None) -> int:
     """Returns the memory of a process in bytes, by default of this one, shared pages split (PSS)."""
     for line in Path(f"/proc/{pid or os.getpid()}/smaps_rollup").read_text().splitlines():

@@ -208,6 +208,10 @@ async def connect(path: str | Path, *, begin: bool = True) -> AsyncIterator[RawC
         client.begin()
     try:
         yield client
+    except BaseException:
+        # What a server that no longer reads has not taken would be waited for below.
+        writer.transport.abort()
+        raise
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):

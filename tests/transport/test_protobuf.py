@@ -164,6 +164,7 @@ REFUSED = {
     "-1 in a uint32": (api.PtyRequest, field(1, 0, varint(2**64 - 1)), "PtyRequest.pid"),
     "2^32 in a packed list": (api.User, text(3, varint(2**32)), "User.additional_gids"),
     "2^64 in a uint64": (api.Rlimit, field(2, 0, b"\xff" * 9 + b"\x02"), "Rlimit.hard"),
+    "2^64 in an unknown field": (api.PtyRequest, field(9, 0, b"\xff" * 9 + b"\x02"), "PtyRequest"),
     "a number of eleven bytes": (api.PtyRequest, field(1, 0, b"\x80" * 10 + b"\x00"), "PtyRequest.pid"),
     "no UTF-8": (api.CreateRequest, text(2, b"/\xff"), "CreateRequest.bundle"),
     "a surrogate": (api.CreateRequest, text(2, b"\xed\xa0\x80"), "CreateRequest.bundle"),

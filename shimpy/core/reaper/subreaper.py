@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import signal
 import threading
 
+from shimpy import linux
 from shimpy.errors import FailedPreconditionError
 
 logger = logging.getLogger(__name__)
-
-PR_SET_CHILD_SUBREAPER = 36
-PR_GET_CHILD_SUBREAPER = 37
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Subreaper:
@@ -23,7 +17,7 @@ class Subreaper:
 
     _lock = threading.Lock()
     _users = 0
-    _before = 0
+    _before = False
     _ignored = False
 
     @classmethod
@@ -37,10 +31,8 @@ class Subreaper:
         with cls._lock:
             cls._heed_sigchld()
             if cls._users == 0:
-                before = ctypes.c_int()
-                _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
-                cls._before = before.value
-                _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+                cls._before = linux.is_child_subreaper()
+                linux.set_child_subreaper(True)
             cls._users += 1
 
     @classmethod
@@ -50,7 +42,7 @@ class Subreaper:
             cls._users -= 1
             if cls._users:
                 return
-            _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(cls._before))
+            linux.set_child_subreaper(cls._before)
             # A handler that has been set meanwhile is its owner's business.
             if cls._ignored and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
                 cls._ignore_sigchld()
@@ -74,8 +66,3 @@ class Subreaper:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         else:
             logger.warning("SIGCHLD stays at its default: only the main thread may ignore it again")
-
-
-def _prctl(option: int, argument: object) -> None:
-    if _libc.prctl(option, argument, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "prctl")

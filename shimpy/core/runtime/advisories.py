@@ -86,8 +86,8 @@ async def warn_of_known_escapes(runtime: Runtime) -> None:
         return
     for name in known_escapes(version):
         logger.warning(
-            "%s (%s) is older than the fix of %s, by which a container can get out; "
-            "update it, unless your distribution has carried the fix back",
+            "%s (%s) is vulnerable to %s (container escape); "
+            "upgrade, unless your distribution backported the fix",
             runtime.name,
             version.partition("\n")[0],
             name,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
+
+from shimpy import linux
 
 # What a supervisor told this process about itself. runc takes NOTIFY_SOCKET and LISTEN_FDS as
 # meant for the container and would proxy the one and pass on the other.
@@ -17,10 +18,9 @@ _PRIVATE_ENVIRONMENT = (
     "WATCHDOG_PID",
 )
 
-# As bits of a signal mask: what Python itself ignores, and gives back to the children that it starts;
-# and the two that the C library keeps for its threads, which no program may set (signal(7), nptl(7)).
-_IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
-_OF_THE_C_LIBRARY = 1 << 32 - 1 | 1 << 33 - 1
+# As bits of a signal mask.
+_IGNORED_BY_PYTHON = sum(1 << number - 1 for number in linux.IGNORED_BY_PYTHON)
+_OF_THE_C_LIBRARY = sum(1 << number - 1 for number in linux.SIGNALS_OF_THE_C_LIBRARY)
 
 # Undoes, for the container, what this process inherited or was told about itself. Signals that
 # are ignored or blocked stay so across execve(2), and only a program can undo that.

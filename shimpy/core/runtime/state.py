@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 
+from shimpy import linux
 from shimpy.core.runtime.runc import STATE_ROOTS, Runtime
 from shimpy.errors import InternalError, NotFoundError
-
-_DETACH_NOFOLLOW = 2 | 8  # umount2(2)
 
 
 def has_state(runtime: Runtime, container_id: str) -> bool:
@@ -57,16 +56,14 @@ def remove_copies(runtime: Runtime, container_id: str) -> None:
 def _remove_copies(directory: str) -> None:
     if not os.path.isdir(directory):
         return
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(OSError):
         names = os.listdir(directory)
         # Whatever else is there is not ours to remove: the state of somebody else's container.
         if all(name.startswith("runc.") for name in names):
             for name in names:
                 path = os.path.join(directory, name)
-                libc.umount2(os.fsencode(path), _DETACH_NOFOLLOW)
+                with contextlib.suppress(OSError):  # mostly, nothing is mounted there
+                    linux.detach(path)
                 os.unlink(path)
             os.rmdir(directory)
 

@@ -10,6 +10,7 @@ import struct
 from contextlib import ExitStack
 from typing import Final
 
+from shimpy import linux
 from shimpy.core import tempdirs
 from shimpy.errors import InternalError
 
@@ -64,10 +65,7 @@ class ConsoleSocket:
         while True:
             await _readable(self._socket)
             connection, _ = self._socket.accept()
-            size = struct.calcsize("iII")
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            _pid, uid, _gid = struct.unpack("iII", credentials)
-            if uid in (0, os.geteuid()):
+            if linux.peer(connection).is_root_or_this_user:
                 connection.setblocking(False)
                 return connection
             connection.close()

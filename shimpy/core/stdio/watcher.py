@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import select
 import struct
 from collections.abc import Callable
 from typing import Final
+
+from shimpy import linux
 
 IN_CLOSE_NOWRITE: Final = 0x10
 IN_OPEN: Final = 0x20
@@ -109,25 +110,17 @@ class _Inotify:
     _EVENT: Final = struct.Struct("iIII")
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self.fd = linux.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
         self._callbacks: dict[int, Callable[[], None]] = {}
 
-    def _checked(self, result: int) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return result
-
     def add(self, fd: int, mask: int, callback: Callable[[], None]) -> int:
-        path = f"/proc/self/fd/{fd}".encode()
-        watch = self._checked(self._libc.inotify_add_watch(self.fd, path, ctypes.c_uint32(mask)))
+        watch = linux.inotify_add_watch(self.fd, f"/proc/self/fd/{fd}", mask)
         self._callbacks[watch] = callback
         return watch
 
     def remove(self, watch: int) -> None:
         if self._callbacks.pop(watch, None) is not None:
-            self._libc.inotify_rm_watch(self.fd, watch)
+            linux.inotify_rm_watch(self.fd, watch)
 
     def dispatch(self, _events: int) -> None:
         try:

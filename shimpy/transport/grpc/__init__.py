@@ -1,4 +1,4 @@
-"""grpclib made fit to serve people who did not mean well, or whose programs do not.
+"""grpclib hardened against misbehaving clients: limits, deadlines, strict decoding, graceful shutdown.
 
 All use of grpclib's and h2's private names is in this package.
 """

@@ -135,7 +135,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         try:
             peer = self._admit(transport)
         except OSError as error:
-            _log.warning("a connection was refused: %s", error)
+            _log.warning("connection refused: %s", error)
             self._transport.abort()
             peer = None
         self.processor = _Processor(
@@ -144,7 +144,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         if self._transport.is_closing():
             return
         if not self._opened(self):
-            _log.warning("a connection was refused: too many are open")
+            _log.warning("connection refused: too many are open")
             self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
         else:
             self.connection.flush()
@@ -166,32 +166,32 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             events = self._h2.receive_data(data)
             self._next_read = max(READ_SIZE, self._h2.missing())
         except h2.exceptions.ProtocolError as error:
-            _log.info("a connection is closed: %s", error)
+            _log.info("closing connection: %s", error)
             self._hang_up(None)  # h2 has made the GOAWAY
             return
         except Exception:  # noqa: BLE001 - it goes to the log
             # h2 has been seen to fail in other ways on what is not HTTP/2.
-            _log.exception("a connection is closed")
+            _log.exception("closing connection")
             self._transport.abort()
             return
         self.connection.flush()
         try:
             for event in events:
                 if not self._afford(event):
-                    _log.warning("a connection is closed: it sent a flood of %s", type(event).__name__)
+                    _log.warning("closing connection: a flood of %s", type(event).__name__)
                     self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
                     return
             for event in self._merged(events):
                 self.processor.process(event)
         except Exception:  # noqa: BLE001 - it goes to the log
-            _log.exception("a connection is closed")
+            _log.exception("closing connection")
             self._transport.abort()
             return
         if not self._transport.is_closing():
             self.connection.flush()
 
     def _afford(self, event: h2.events.Event) -> bool:
-        """Takes what an event costs; returns False when the peer has tried shimpy's patience."""
+        """Charges the event to the peer's token bucket; returns False once that is empty."""
         if isinstance(event, h2.events.RemoteSettingsChanged):
             self._heard()
         elif isinstance(event, h2.events.PingAckReceived):
@@ -241,7 +241,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             self._silence = None
 
     def _silent(self) -> None:
-        _log.info("a connection is closed: it said nothing for %g s", PREFACE_TIMEOUT)
+        _log.info("closing connection: no HTTP/2 preface within %g s", PREFACE_TIMEOUT)
         self._transport.abort()
 
     def _hang_up(self, error: ErrorCodes | None) -> None:

@@ -1,4 +1,4 @@
-"""The server: the connections that it has, and how it takes leave of them."""
+"""The server: accepts connections and shuts them down gracefully."""
 
 from __future__ import annotations
 

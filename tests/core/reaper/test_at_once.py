@@ -19,7 +19,6 @@ from tests.support.rounds import rounds
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", interpreters())
 @pytest.mark.parametrize(
     "how",

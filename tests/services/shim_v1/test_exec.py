@@ -342,7 +342,6 @@ async def test_forty_at_once(live: Prepare) -> None:
     assert list(await life.states()) == [life.pid]
 
 
-@pytest.mark.timeout(3600)
 async def test_a_program_that_ends_before_the_runtime_does(live: Prepare) -> None:
     life = await running(live)
     life.recorder.seen.clear()

@@ -222,7 +222,6 @@ async def test_concurrent_deletes_of_init_and_its_execs(live: Prepare, own_pid_n
 # -- nothing grows -------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(3600)
 async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Callable[[str], Fifo]) -> None:
     """Descriptors, threads and tasks are flat, and memory grows by 1 MB at the most."""
     life = await running(live)
@@ -248,7 +247,6 @@ async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Ca
     assert list(await life.states()) == [life.pid]
 
 
-@pytest.mark.timeout(3600)
 async def test_execs_without_delete_are_bounded(live: Prepare) -> None:
     """The 4,096 latest of those that have exited stay listed; the oldest gives way."""
     from shimpy.services import pid_index

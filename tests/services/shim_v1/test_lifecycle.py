@@ -69,7 +69,6 @@ def frozen(container_id: str) -> bool:
     return False
 
 
-@pytest.mark.timeout(3600)
 async def test_short_lives_eight_shims_at_a_time(
     bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:

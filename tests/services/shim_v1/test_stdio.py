@@ -107,7 +107,6 @@ async def test_stdin_from_a_file(live: Prepare, tmp_path: Path) -> None:
     assert (await life.run("cat", stdin=str(tmp_path / "input"))).stdout == "from a file\n"
 
 
-@pytest.mark.timeout(3600)
 async def test_output_at_the_speed_of_the_pipe(
     server: Server, bundle: Callable[..., str], new_id: Callable[[], str], fifo: MakeFifo, tmp_path: Path
 ) -> None:
@@ -126,7 +125,6 @@ async def test_output_at_the_speed_of_the_pipe(
         await life.delete(pid)
 
 
-@pytest.mark.timeout(3600)
 async def test_every_line_arrives(live: Prepare, fifo: MakeFifo, tmp_path: Path) -> None:
     """On stdout and stderr at once, the same by hash as what was written."""
     lines = rounds(50_000, 1_000_000)
@@ -300,7 +298,6 @@ async def test_a_writer_that_comes_late(live: Prepare, fifo: MakeFifo, whose: st
     assert await life.delete(pid) == 0
 
 
-@pytest.mark.timeout(3600)
 async def test_echo_into_cat_many_times(live: Prepare, fifo: MakeFifo) -> None:
     """A writer that has opened, written and closed at once: whenever it does, all of it arrives."""
     life = await running(live)

@@ -24,7 +24,11 @@ from tests.support.lives import KILLED, Life, lives
 from tests.support.rounds import rounds
 from tests.support.servers import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left"), pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.timeout(rounds(60, 7200)),
+]
 
 Prepare = Callable[..., Life]
 SLEEP = ("sleep", "1000")
@@ -141,13 +145,17 @@ async def test_init_dies_under_a_storm_of_execs(live: Prepare, own_pid_namespace
         assert await life.delete() == KILLED
 
 
-async def test_delete_under_a_storm_of_execs(live: Prepare, own_pid_namespace: bool) -> None:
-    for _ in range(rounds(4, 150)):
+@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
+async def test_delete_under_a_storm_of_execs(live: Prepare, own_pid_namespace: bool, paused: bool) -> None:
+    for _ in range(rounds(3, 150)):
         life = await begin(live, own_pid_namespace=own_pid_namespace)
-        storm = Storm(life, terminals=True)
-        async with storm.blowing(6):
-            await asyncio.sleep(random.uniform(0, 0.3))
-            assert await life.delete() == KILLED
+        storm = Storm(life, terminals=not paused)
+        async with storm.blowing(5):
+            await asyncio.sleep(random.uniform(0, 0.2))
+            if paused:
+                await life.shim.pause(PauseRequest())
+            async with asyncio.timeout(30):
+                assert await life.delete() == KILLED
         await check(life, storm)
         assert residue.cgroups(life.id) == []
 
@@ -164,19 +172,6 @@ async def test_pauses_in_a_storm_of_execs(live: Prepare) -> None:
             await life.shim.resume(ResumeRequest())
     assert await life.delete() == KILLED
     await check(life, storm)
-
-
-async def test_a_paused_container_is_deleted_in_a_storm(live: Prepare, own_pid_namespace: bool) -> None:
-    for _ in range(rounds(3, 100)):
-        life = await begin(live, own_pid_namespace=own_pid_namespace)
-        storm = Storm(life)
-        async with storm.blowing(4):
-            await asyncio.sleep(random.uniform(0, 0.1))
-            await life.shim.pause(PauseRequest())
-            async with asyncio.timeout(30):
-                assert await life.delete() == KILLED
-        await check(life, storm)
-        assert residue.cgroups(life.id) == []
 
 
 async def test_calls_that_are_broken_off_in_a_storm(live: Prepare) -> None:

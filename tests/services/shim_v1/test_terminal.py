@@ -58,7 +58,6 @@ class Screen:
         os.close(self._descriptor)
 
 
-@pytest.mark.timeout(3600)
 async def test_the_size_is_right_on_the_first_try(live: Prepare, fifo: MakeFifo) -> None:
     """Set between Create and Start, it is what the process finds, at once and each time."""
     output = fifo("output")
@@ -273,7 +272,6 @@ async def test_parallel_terminals_are_apart(live: Prepare, fifo: MakeFifo) -> No
         assert await life.delete(pid) == number
 
 
-@pytest.mark.timeout(3600)
 async def test_terminals_leave_nothing(live: Prepare, fifo: MakeFifo) -> None:
     """No descriptor, no thread, no task and, in the container, no pty."""
     life = await running(live)

@@ -149,6 +149,17 @@ async def test_a_peer_that_says_nothing_is_closed(path: Path, bystander: RawClie
                 await client.reader.read()
 
 
+async def test_a_frame_that_is_too_large_is_refused_when_it_is_announced(
+    raw: RawClient, bystander: RawClient
+) -> None:
+    assert (await raw.answer(raw.request())).status is Status.OK
+    raw.writer.write((2**24 - 1).to_bytes(3) + b"\x00\x00" + (1).to_bytes(4))
+    async with asyncio.timeout(20):
+        await raw.until_closed()
+
+    assert raw.goaway == ErrorCodes.FRAME_SIZE_ERROR
+
+
 async def test_a_peer_that_has_greeted_may_be_silent(path: Path, bystander: RawClient) -> None:
     async with connect(path) as greeted, connect(path, begin=False) as silent:
         assert (await greeted.answer(greeted.request())).status is Status.OK

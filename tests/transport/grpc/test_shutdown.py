@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import grpc
+import h2.events
 import pytest
 from grpclib.const import Status
 
@@ -121,6 +122,28 @@ async def test_a_call_that_does_not_heed_its_end_holds_up_nothing(
         await at[0].drain(0.05)
     await reading
     over.set()
+
+
+async def test_good_bye_is_said_to_a_peer_only_when_it_has_read_what_was_sent_to_it(
+    at: tuple[Server, Path], raw: RawClient
+) -> None:
+    await raw.answer(raw.request())
+    (connection,) = at[0]._connections
+    leaving = asyncio.create_task(connection.farewell(20))
+    events: list[h2.events.Event] = []
+    while not any(isinstance(event, h2.events.PingReceived) for event in events):
+        events = raw.http.receive_data(await raw.reader.read(65_536))
+    assert not any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
+    answer_to_the_ping = raw.http.data_to_send()
+
+    # What else it asks for meanwhile is answered, and nothing but that comes.
+    assert (await raw.answer(raw.request())).status is Status.OK
+    assert raw.goaway is None
+
+    raw.writer.write(answer_to_the_ping)
+    await raw.until_closed()
+    assert raw.goaway == 0
+    await leaving
 
 
 async def test_an_idle_connection_is_told(at: tuple[Server, Path], raw: RawClient) -> None:
