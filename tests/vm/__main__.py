@@ -20,6 +20,7 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,8 @@ def main() -> int:
         sys.exit(f"make vm needs an x86-64 machine, and this is {platform.machine()}")
     if os.geteuid() != 0:
         sys.exit("make vm needs root, to make the machine's disk")
+    if lacking := [name for name in ("qemu-system-x86_64", "mmdebstrap", "mke2fs") if not shutil.which(name)]:
+        sys.exit(f"make vm needs {', '.join(lacking)}")
     return machine.run(script(arguments.runtime or ["runc", "crun"], pytest_arguments))
 
 
