@@ -63,15 +63,22 @@ class Policy:
             Otherwise what an exited exec has started lives on in the container.
         relay_output: the output of an exec goes through a pipe of the shim's, so that its readers see EOF
             at Delete although other processes still hold the pipe.
-        hold_stdin: stdin stays open when its writers leave, until it is closed by a call.
+        hold_stdin: stdin stays open when its writers leave, until `ProcessIO.close_stdin` is called.
         drain_timeout: seconds that Delete waits for output to reach its readers; one that does not read must
             not hold it up.
+        log_uris: stdout may be a URI, as `stdio.uri` has it, and then says where both outputs go.
+        namespace: containerd's, for the environment of a log program.
+        owner: the user and group that the pipes and FIFOs of a process are made to belong to; None: whom
+            the bundle maps its user to.
     """
 
     exec_cgroups: bool = True
     relay_output: bool = False
     hold_stdin: bool = False
     drain_timeout: float = 2.0
+    log_uris: bool = False
+    namespace: str = ""
+    owner: tuple[int, int] | None = None
 
 
 class EventKind(enum.Enum):

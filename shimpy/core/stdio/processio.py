@@ -65,6 +65,9 @@ class ProcessIO(Protocol):
             FailedPreconditionError: there is no terminal, or not any more.
         """
 
+    def close_stdin(self) -> None:
+        """Lets go of a stdin that was held open: EOF comes once its writers have closed it too. Idempotent."""
+
     def process_exited(self) -> None:
         """The process has been reaped: nothing more is read for it."""
 
@@ -167,6 +170,9 @@ class PlainIO:
     def resize(self, width: int, height: int) -> None:
         """See `ProcessIO.resize`."""
         raise FailedPreconditionError("the process has no terminal")
+
+    def close_stdin(self) -> None:
+        """See `ProcessIO.close_stdin`."""
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""

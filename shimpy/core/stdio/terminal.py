@@ -99,6 +99,9 @@ class TerminalIO:
             width, height = self._size
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
+    def close_stdin(self) -> None:
+        """See `ProcessIO.close_stdin`."""
+
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
         self._exited = True
