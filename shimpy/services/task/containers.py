@@ -142,7 +142,16 @@ class Containers:
         What an exited exec has started lives on, so its output has to end without them; init's death ends
         all of it, so init writes to its client's FIFO itself.
         """
-        return Policy(exec_cgroups=False, relay_output=execs, hold_stdin=True, drain_timeout=_DRAIN_TIMEOUT)
+        owner = (options.io_uid, options.io_gid)
+        return Policy(
+            exec_cgroups=False,
+            relay_output=execs,
+            hold_stdin=True,
+            drain_timeout=_DRAIN_TIMEOUT,
+            log_uris=True,
+            namespace=self._namespace,
+            owner=owner if any(owner) else None,
+        )
 
     def _observe(self, event: ContainerEvent) -> None:
         record = self._records.get(event.container_id)
