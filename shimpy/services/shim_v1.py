@@ -191,7 +191,7 @@ class Shim(api.ShimBase):
             terminal=request.terminal,
         )
         check_exec(asked)
-        process = await container.exec(
+        process = await container.execs.run(
             container.bundle.process_for(asked),
             StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
             policy=self._policy,

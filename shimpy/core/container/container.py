@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from shimpy.core.cgroup import Cgroup
+from shimpy.core.container.changes import Changes
 from shimpy.core.container.context import Context, Created
 from shimpy.core.container.create import Create
 from shimpy.core.container.delete import Delete
@@ -18,6 +18,7 @@ from shimpy.core.container.operation import Operation, Operations
 from shimpy.core.container.pause import Pause
 from shimpy.core.container.process import Process
 from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.container.signals import send_signal
 from shimpy.core.container.start import Start
 from shimpy.core.container.state import State, require
 from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
@@ -42,8 +43,8 @@ class ManagedContainer:
         id: its id, as `spec.check_id` accepts it.
         bundle: what it is made from.
         runtime: whose commands run it.
-        state: what it is doing.
         deleted: True once init is deleted, and with it the container.
+        execs: starts further processes in it.
     """
 
     def __init__(
@@ -52,7 +53,6 @@ class ManagedContainer:
         self.id = context.id
         self.bundle = context.bundle
         self.runtime = context.runtime
-        self.state = State.CREATED
         self.deleted = False
         self._context = context
         self._policy = policy
@@ -62,10 +62,16 @@ class ManagedContainer:
         self._create_operation: Operation[Process] | None = None
         self._created: Created | None = None
         self._delete = Delete(self.id, self._table, self._operations, self.runtime)
-        self._execs = Execs(
+        self.execs = Execs(
             context, self._table, self._operations, self._existing, lambda: self._require("exec")
         )
+        self._changes = Changes(self.id, self._table)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        return self._changes.state
 
     @property
     def init(self) -> Process | None:
@@ -160,60 +166,17 @@ class ManagedContainer:
     async def start(self) -> None:
         """Lets the created container's process run."""
         await self._require("start")
-        await self._operations.begin(self._run_start(self._existing()), "started").result()
+        await self._operations.begin(self._changes.start(self._existing()), "started").result()
 
     async def pause(self) -> None:
         """Freezes every process of the running container."""
         await self._require("pause")
-        await self._operations.begin(self._run_pause(self._existing()), "paused").result()
+        await self._operations.begin(self._changes.pause(self._existing()), "paused").result()
 
     async def resume(self) -> None:
         """Thaws every process of the paused container."""
         await self._require("resume")
-        await self._operations.begin(self._run_resume(self._existing()), "resumed").result()
-
-    async def exec(
-        self,
-        spec: Mapping[str, Any],
-        stdio: StdioPaths,
-        *,
-        policy: Policy,
-        name: Callable[[int], str],
-    ) -> Process:
-        """Starts one more process in the container; any number may be starting at a time.
-
-        Args:
-            spec: the `process` object of the OCI runtime-spec.
-            stdio: what it reads and writes.
-            policy: how it lives.
-            name: called with its pid once that is known, before anything is published of it; returns its
-                exec id.
-        """
-        return await self._execs.run(spec, stdio, policy, name)
-
-    async def add_exec(
-        self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, *, policy: Policy
-    ) -> Process:
-        """Registers one more process, for `start_exec` to start.
-
-        Args:
-            exec_id: its name in the container.
-            spec: the `process` object of the OCI runtime-spec.
-            stdio: what it reads and writes.
-            policy: how it lives.
-
-        Raises:
-            AlreadyExistsError: the exec id is taken.
-        """
-        return await self._execs.add(exec_id, spec, stdio, policy)
-
-    async def start_exec(self, process: Process) -> None:
-        """Starts an exec that was registered. One that fails to start stays, with an exit status of 255.
-
-        Raises:
-            FailedPreconditionError: it was started before, or the state of the container forbids it.
-        """
-        await self._execs.start(process)
+        await self._operations.begin(self._changes.resume(self._existing()), "resumed").result()
 
     def kill(self, process: Process, signum: int, *, everything: bool = False) -> None:
         """Sends a signal.
@@ -227,17 +190,7 @@ class ManagedContainer:
             NotFoundError: it has exited.
             FailedPreconditionError: it is not started.
         """
-        if process.exit_status is not None:
-            raise NotFoundError(f"process {process.pid} has exited already")
-        if process.child is None:
-            raise FailedPreconditionError(f"exec_id: exec {process.exec_id} is not started")
-        cgroup = self._existing().cgroup
-        process.child.kill(signum)
-        if everything:
-            cgroup.signal(signum)
-        if signum == signal.SIGKILL and process is self.init and cgroup.frozen():
-            # What is frozen by version 1 does not see it.
-            cgroup.thaw()
+        send_signal(process, signum, self._existing(), everything=everything)
 
     async def update(self, resources: Mapping[str, Any]) -> None:
         """Changes the limits of the container.
@@ -320,45 +273,6 @@ class ManagedContainer:
         self._table.created(init, cgroup)
         return init
 
-    async def _run_start(self, created: Created) -> None:
-        init, start = created.init, created.start
-        try:
-            await start.run()
-        except ShimError as error:
-            if not start.begun and init.exit_status is not None:
-                raise FailedPreconditionError(
-                    f"start: init of container {self.id} has died with status {init.exit_status}: {error}"
-                ) from error
-            raise
-        finally:
-            if start.begun:
-                if init.exit_status is None:
-                    self.state = State.RUNNING
-                _log.info("container %s started", self.id)
-                self._table.started(init)
-
-    async def _run_pause(self, created: Created) -> None:
-        await created.pause.pause()
-        if self.state is State.RUNNING:
-            self.state = State.PAUSED
-            _log.info("container %s paused", self.id)
-            self._table.publish(EventKind.PAUSED, created.init)
-
-    async def _run_resume(self, created: Created) -> None:
-        try:
-            await created.pause.resume()
-        except ShimError:
-            if created.pause.thawed:
-                self._resumed(created)
-            raise
-        self._resumed(created)
-
-    def _resumed(self, created: Created) -> None:
-        if self.state is State.PAUSED:
-            self.state = State.RUNNING
-            _log.info("container %s resumed", self.id)
-            self._table.publish(EventKind.RESUMED, created.init)
-
     async def _run_delete(self, init: Process) -> int:
         status = await self._delete.init(init, self._existing().cgroup, self._tasks)
         self.deleted = True
@@ -389,7 +303,7 @@ class ManagedContainer:
             _log.warning("cannot kill what is left in container %s after its init: %s", self.id, error)
 
     def _init_exited(self, init: Process) -> None:
-        self.state = State.STOPPED
+        self._changes.state = State.STOPPED
         _log.info("container %s stopped with status %d", self.id, init.final_status)
         self._settle()
 

@@ -47,9 +47,25 @@ class Execs:
         self._allow = allow
 
     async def run(
-        self, spec: Mapping[str, Any], stdio: StdioPaths, policy: Policy, name: Callable[[int], str]
+        self,
+        spec: Mapping[str, Any],
+        stdio: StdioPaths,
+        *,
+        policy: Policy,
+        name: Callable[[int], str],
     ) -> Process:
-        """See `ManagedContainer.exec`."""
+        """Starts one more process, in one step.
+
+        Args:
+            spec: the `process` object of the OCI runtime-spec.
+            stdio: what it reads and writes.
+            policy: how it lives.
+            name: called with its pid once that is known, before anything is published of it; returns its
+                exec id.
+
+        Raises:
+            ShimError: the state of the container forbids it, or the runtime refused.
+        """
         await self._allow()
         process = self._context.open_process(stdio, spec, policy, self._table.exec_exited)
 
@@ -61,8 +77,21 @@ class Execs:
 
         return await self._operations.begin(run()).result()
 
-    async def add(self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, policy: Policy) -> Process:
-        """See `ManagedContainer.add_exec`."""
+    async def add(
+        self, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths, *, policy: Policy
+    ) -> Process:
+        """Registers one more process, for `start` to start.
+
+        Args:
+            exec_id: its name in the container.
+            spec: the `process` object of the OCI runtime-spec.
+            stdio: what it reads and writes.
+            policy: how it lives.
+
+        Raises:
+            AlreadyExistsError: the exec id is taken.
+            ShimError: the state of the container forbids it, or the stdio cannot be used.
+        """
         await self._allow()
         self._table.check_free(exec_id)
         process = self._context.open_process(stdio, spec, policy, self._table.exec_exited, exec_id=exec_id)
@@ -70,7 +99,15 @@ class Execs:
         return process
 
     async def start(self, process: Process) -> None:
-        """See `ManagedContainer.start_exec`."""
+        """Starts an exec that was registered. One that fails to start stays, with an exit status of 255.
+
+        Args:
+            process: as `add` returned it.
+
+        Raises:
+            FailedPreconditionError: it was started before, or the state of the container forbids it.
+            ShimError: the runtime refused.
+        """
         await self._allow()
         if process.deleted or process.deletion is not None:
             raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")

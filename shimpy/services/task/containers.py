@@ -108,7 +108,7 @@ class Containers:
         """Registers an exec; see `ManagedContainer.add_exec`."""
         record = self._records.get(container.id)
         options = RuntimeOptions() if record is None else record.options
-        return await container.add_exec(exec_id, spec, stdio, policy=self._policy(options, execs=True))
+        return await container.execs.add(exec_id, spec, stdio, policy=self._policy(options, execs=True))
 
     async def delete(self, container: ManagedContainer, init: Process) -> int:
         """Deletes a container, and unmounts its root filesystem; returns the exit status of init.

@@ -113,7 +113,7 @@ class TaskService:
         """
         container, process = self._find(request.id, request.exec_id)
         if request.exec_id:
-            await _complete(container.start_exec(process))
+            await _complete(container.execs.start(process))
         else:
             await _complete(container.start())
         return task.StartResponse(pid=process.pid)

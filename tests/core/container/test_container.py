@@ -33,7 +33,7 @@ async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_f
     init = await container.create(StdioPaths(), no_pivot=False)
     await container.start()
     spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
-    process = await container.exec(spec, StdioPaths(), policy=Policy(), name=str)
+    process = await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
     killing, undone = asyncio.Event(), asyncio.Event()
 
     async def kill(_process: Process) -> None:

@@ -1,0 +1,72 @@
+"""The start, pause and resume of a container, and the state that they bring it to."""
+
+from __future__ import annotations
+
+import logging
+
+from shimpy.core.container.context import Created
+from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.container.state import State
+from shimpy.core.model import EventKind
+from shimpy.errors import FailedPreconditionError, ShimError
+
+_log = logging.getLogger(__name__)
+
+
+class Changes:
+    """Changes what a container is doing; one at a time.
+
+    Args:
+        container_id: the container.
+        table: its processes.
+
+    Attributes:
+        state: what it is doing.
+    """
+
+    def __init__(self, container_id: str, table: ProcessTable) -> None:
+        self.state = State.CREATED
+        self._id = container_id
+        self._table = table
+
+    async def start(self, created: Created) -> None:
+        """Lets init run."""
+        init, start = created.init, created.start
+        try:
+            await start.run()
+        except ShimError as error:
+            if not start.begun and init.exit_status is not None:
+                raise FailedPreconditionError(
+                    f"start: init of container {self._id} has died with status {init.exit_status}: {error}"
+                ) from error
+            raise
+        finally:
+            if start.begun:
+                if init.exit_status is None:
+                    self.state = State.RUNNING
+                _log.info("container %s started", self._id)
+                self._table.started(init)
+
+    async def pause(self, created: Created) -> None:
+        """Freezes all of it."""
+        await created.pause.pause()
+        if self.state is State.RUNNING:
+            self.state = State.PAUSED
+            _log.info("container %s paused", self._id)
+            self._table.publish(EventKind.PAUSED, created.init)
+
+    async def resume(self, created: Created) -> None:
+        """Thaws all of it."""
+        try:
+            await created.pause.resume()
+        except ShimError:
+            if created.pause.thawed:
+                self._resumed(created)
+            raise
+        self._resumed(created)
+
+    def _resumed(self, created: Created) -> None:
+        if self.state is State.PAUSED:
+            self.state = State.RUNNING
+            _log.info("container %s resumed", self._id)
+            self._table.publish(EventKind.RESUMED, created.init)
