@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from shimpy.core.cgroup import Cgroup
 from shimpy.core.container.changes import Changes
 from shimpy.core.container.context import Context, Created
 from shimpy.core.container.create import Create
+from shimpy.core.container.death import InitDeath
 from shimpy.core.container.delete import Delete
 from shimpy.core.container.execs import Execs
 from shimpy.core.container.operation import Operation, Operations
@@ -66,7 +66,7 @@ class ManagedContainer:
             context, self._table, self._operations, self._existing, lambda: self._require("exec")
         )
         self._changes = Changes(self.id, self._table)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._death = InitDeath(self.id, self._table, self._operations)
 
     @property
     def state(self) -> State:
@@ -153,7 +153,7 @@ class ManagedContainer:
         create = Create(self.id, self.bundle, self.runtime, self._context.reaper)
         try:
             init = self._context.open_process(
-                stdio, self.bundle.process, self._policy, self._init_exited, self._init_died
+                stdio, self.bundle.process, self._policy, self._init_exited, self._death.noticed
             )
         except BaseException:
             create.release()
@@ -193,25 +193,19 @@ class ManagedContainer:
         send_signal(process, signum, self._existing(), everything=everything)
 
     async def update(self, resources: Mapping[str, Any]) -> None:
-        """Changes the limits of the container.
+        """Changes its limits, unless it is stopped.
 
         Args:
             resources: the `linux.resources` object of the OCI runtime-spec.
-
-        Raises:
-            FailedPreconditionError: it is stopped.
         """
         await self._require("update")
         await self.runtime.update(self.id, resources)
 
     async def checkpoint(self, options: Sequence[str]) -> None:
-        """Writes the state of its processes to files.
+        """Writes the state of its processes to files, if it runs.
 
         Args:
             options: of the runtime's command.
-
-        Raises:
-            FailedPreconditionError: it does not run.
         """
         await self._require("checkpoint")
         await self._operations.begin(self.runtime.checkpoint(self.id, options), "checkpointed").result()
@@ -253,10 +247,7 @@ class ManagedContainer:
                 await process.deletion.wait()
             process.io.close()
         self._table.close()
-        if self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+        await self._death.abandon()
         if self._created is not None:
             self._created.cgroup.forget()
         self._held.close()
@@ -274,33 +265,13 @@ class ManagedContainer:
         return init
 
     async def _run_delete(self, init: Process) -> int:
-        status = await self._delete.init(init, self._existing().cgroup, self._tasks)
+        status = await self._delete.init(init, self._existing().cgroup, self._death.tasks)
         self.deleted = True
         self._table.publish(EventKind.DELETE, init)
         self._table.clear()
         self._held.close()
         _log.info("container %s deleted", self.id)
         return status
-
-    def _init_died(self) -> None:
-        """Nothing else of the container may outlive its init, nor may any call wait for it."""
-        if self.init is None:
-            # Still being created. Its death is part of rolling that back, or is published after the reply.
-            return
-        reason = FailedPreconditionError(f"container {self.id} has stopped")
-        for operation in self._operations:
-            # A start completes: a short-lived init is dead before the command that started it returns.
-            operation.abort(reason)
-        task = asyncio.get_running_loop().create_task(self._kill_rest())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _kill_rest(self) -> None:
-        # In a pid namespace of its own the kernel has killed it already.
-        try:
-            await self._table.kill()
-        except ShimError as error:
-            _log.warning("cannot kill what is left in container %s after its init: %s", self.id, error)
 
     def _init_exited(self, init: Process) -> None:
         self._changes.state = State.STOPPED

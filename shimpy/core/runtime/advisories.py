@@ -7,7 +7,7 @@ import logging
 import re
 from dataclasses import dataclass
 
-from shimpy.core.runtime.runc import Runtime
+from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import ShimError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ import threading
 from typing import Final
 
 from shimpy.core import tempdirs
-from shimpy.core.runtime.runc import STATE_ROOTS, Runtime
+from shimpy.core.runtime.runc import STATE_ROOTS
+from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import AlreadyExistsError
 
 logger = logging.getLogger(__name__)

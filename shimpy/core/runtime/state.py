@@ -6,7 +6,8 @@ import contextlib
 import os
 
 from shimpy import linux
-from shimpy.core.runtime.runc import STATE_ROOTS, Runtime
+from shimpy.core.runtime.runc import STATE_ROOTS
+from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import InternalError, NotFoundError
 
 

@@ -249,7 +249,7 @@ async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Ca
 
 async def test_execs_without_delete_are_bounded(live: Prepare) -> None:
     """The 4,096 latest of those that have exited stay listed; the oldest gives way."""
-    from shimpy.services import pid_index
+    from shimpy.services.shim_v1 import pid_index
 
     listed = rounds(20, LISTED)
     assert pid_index.MAX_EXITED == LISTED

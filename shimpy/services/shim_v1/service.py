@@ -15,30 +15,18 @@ from shimpy.core import tempdirs
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
-from shimpy.core.events import Broadcast, Subscription
 from shimpy.core.model import ContainerEvent, EventKind, Policy, Rlimit, StdioPaths, User
 from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import ExecSpec, check_exec, check_id
 from shimpy.core.supervisor import Supervisor
 from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
-from shimpy.services.pid_index import PidIndex
+from shimpy.services.shim_v1.events import ShimEvents, ShimEventStream
+from shimpy.services.shim_v1.pid_index import PidIndex
 from shimpy.transport.grpc import guarded
 
 # Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
-
-# What happens between these is the core's and the Task API's to tell.
-_EVENT_TYPES = {
-    kind: api.EventType.from_string(name)
-    for kind, name in {
-        EventKind.CREATE: "CREATE",
-        EventKind.START: "START",
-        EventKind.EXEC_STARTED: "EXEC_ADDED",
-        EventKind.OOM: "OOM",
-        EventKind.EXIT: "EXIT",
-    }.items()
-}
 
 
 class Shim(api.ShimBase):
@@ -65,7 +53,7 @@ class Shim(api.ShimBase):
         self._policy = Policy()
         self._supervisor = Supervisor(sweep_orphans=sweep_orphans)
         self._supervisor.observe(self._observe)
-        self._events: Broadcast[api.Event] = Broadcast()
+        self._events = ShimEvents()
         self._pids = PidIndex(self._forget)
 
     async def __aenter__(self) -> Self:
@@ -144,7 +132,7 @@ class Shim(api.ShimBase):
             policy=self._policy,
             no_pivot=request.no_pivot,
         )
-        return api.CreateResponse(pid=_init(container).pid)
+        return api.CreateResponse(pid=container.get("").pid)
 
     async def start(self, start_request: api.StartRequest) -> Empty:
         """Lets the container's process run; publishes START.
@@ -222,10 +210,10 @@ class Shim(api.ShimBase):
         finally:
             await stream.aclose()
 
-    def subscribe_events(self, events_request: api.EventsRequest) -> EventStream:
+    def subscribe_events(self, events_request: api.EventsRequest) -> ShimEventStream:
         """Subscribes at once, and returns the iterator of `events`; it has to be closed."""
         del events_request
-        return EventStream(self._events.subscribe())
+        return ShimEventStream(self._events.subscribe())
 
     async def state(self, state_request: api.StateRequest) -> api.StateResponse:
         """Tells what there is; an empty reply before Create. Never waits and never fails."""
@@ -235,7 +223,7 @@ class Shim(api.ShimBase):
         return api.StateResponse(
             id=container.id,
             bundle=container.bundle.path,
-            init_pid=_init(container).pid,
+            init_pid=container.get("").pid,
             processes=[
                 api.Process(pid=process.pid, state=_STATES[container.state_of(process)])
                 for process in container.processes()
@@ -306,33 +294,4 @@ class Shim(api.ShimBase):
                 self._pids.exited(container.get(event.exec_id))
             elif event.kind is EventKind.DELETE:
                 self._pids.clear()
-        if event.kind in _EVENT_TYPES:
-            self._events.publish(
-                api.Event(
-                    id=event.container_id,
-                    type=_EVENT_TYPES[event.kind],
-                    pid=event.pid,
-                    exit_status=event.exit_status,
-                )
-            )
-
-
-def _init(container: ManagedContainer) -> Process:
-    return container.get("")
-
-
-class EventStream(AsyncIterator[api.Event]):
-    """A subscription, closed by `aclose`.
-
-    Not a generator: closing one that was never begun would not end the subscription.
-    """
-
-    def __init__(self, subscription: Subscription[api.Event]) -> None:
-        self._subscription = subscription
-
-    async def __anext__(self) -> api.Event:
-        return await self._subscription.__anext__()
-
-    async def aclose(self) -> None:
-        """Leaves the channel. Idempotent."""
-        self._subscription.close()
+        self._events.publish_event(event)
