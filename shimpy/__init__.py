@@ -6,10 +6,11 @@ Everything public is here; each name is imported when it is first used, so that 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# `typing` is a third of what containerd's `start` and `delete` would import; type checkers know the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from shimpy.client.bundle import write_bundle
     from shimpy.client.client import ShimClient
     from shimpy.client.command import CommandStream, Pty
@@ -112,6 +113,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     elsewhere = "shimpy.errors" if name.endswith("Error") else "shimpy.client.model"
+    from importlib import import_module
+
     value = globals()[name] = getattr(import_module(_MODULES.get(name, elsewhere)), name)
     return value
 

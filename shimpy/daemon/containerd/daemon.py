@@ -1,0 +1,56 @@
+"""The process that start leaves behind, up to where it serves."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from shimpy.daemon import import_stubs, logs
+from shimpy.daemon.containerd.sockets import Place
+from shimpy.daemon.process_state import clean_slate
+
+
+def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, debug: bool) -> int:
+    """Serves the containers of a group until they are gone, and returns the exit status.
+
+    Args:
+        place: where containerd connects to.
+        container_id: the first container.
+        namespace: containerd's.
+        ttrpc_address: where containerd takes events.
+        debug: whether to log much.
+    """
+    clean_slate()
+    logs.set_up("debug" if debug else "info", "text")
+    sys.excepthook = logs.report_crash
+    with import_stubs.imports():
+        import asyncio
+
+        # Before anybody imports betterproto: without it that would bring gRPC.
+        import shimpy.api  # noqa: F401 - for its effect
+        from shimpy.core.supervisor import Supervisor
+        from shimpy.daemon.containerd.serve import Daemon
+        from shimpy.services.task.publisher import Publisher
+        from shimpy.services.task.service import TaskService
+
+    if sys.version_info < (3, 12):
+        # 3.11 would have a thread wait for each child; a pidfd is what later versions use.
+        asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
+
+    async def main() -> None:
+        supervisor = Supervisor(sweep_orphans=True)
+        publisher = Publisher(ttrpc_address, namespace)
+
+        def make_service(shut_down: Callable[[], None]) -> TaskService:
+            return TaskService(supervisor, namespace=namespace, forward=publisher.publish, shutdown=shut_down)
+
+        try:
+            supervisor.open()
+            await Daemon(place, make_service, publisher, container_id).run()
+        finally:
+            await supervisor.aclose()
+
+    asyncio.run(main())
+    logging.shutdown()
+    return 0

@@ -1,0 +1,115 @@
+"""`delete`: removes what is left of a container whose shim is gone, and says how it ended.
+
+containerd calls it whenever a shim's connection ends, also after all has been deleted properly, and waits for
+it each time. Then there is nothing to do, and that is found out with a handful of system calls.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from shimpy.daemon.containerd import wire
+from shimpy.daemon.containerd.command import run
+from shimpy.daemon.containerd.errors import CommandError
+from shimpy.daemon.containerd.flags import Flags
+
+RUNTIME_ROOT = "/run/containerd/runc"
+"""Where the runtime keeps its state, a folder for each namespace, unless the options say otherwise."""
+
+# Runtimes that keep what they know of a container in a folder of that name, by which it is known to be gone.
+_WITH_FOLDERS = ("runc", "crun", "youki")
+
+# Seconds for the runtime; containerd kills this process after five.
+_TIMEOUT = 4.0
+
+_KILLED = 137
+_LONGEST_FILE = 1 << 20
+
+
+def delete(flags: Flags) -> None:
+    """Kills and removes the container, unmounts its root filesystem, and prints a DeleteResponse.
+
+    Others of the same group are spared.
+
+    Raises:
+        CommandError: the container is still there.
+        OSError: it is not known.
+    """
+    bundle = flags.bundle or os.getcwd()
+    pid = _init_pid(bundle)
+    _delete_container(flags, bundle)
+    _unmount(os.path.join(bundle, "rootfs"))
+    _remove_dead_socket(bundle)
+    now = time.time_ns()
+    timestamp = wire.write({1: now // 10**9, 2: now % 10**9})
+    os.write(1, wire.write({1: pid, 2: _KILLED, 3: timestamp}))
+
+
+def _init_pid(bundle: str) -> int:
+    """Returns the pid that the container's init had, 0 if it is not known."""
+    try:
+        return max(0, int(_read(os.path.join(bundle, "init.pid")) or 0))
+    except ValueError:
+        return 0
+
+
+def _read(path: str) -> bytes:
+    """Reads a file; one that is not there is empty."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LONGEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+
+
+def _delete_container(flags: Flags, bundle: str) -> None:
+    binary, root, systemd_cgroup = "runc", RUNTIME_ROOT, False
+    # Without options, which is what most have, nothing has to be imported.
+    if _read(os.path.join(bundle, "options.json")).strip() not in (b"", b"{}"):
+        from shimpy.core.runtime.options import RuntimeOptions
+
+        options = RuntimeOptions.load(bundle)
+        binary, root = options.binary_name or binary, options.root or root
+        systemd_cgroup = options.systemd_cgroup
+    root = os.path.join(root, flags.namespace)
+    state = os.path.join(root, flags.id)
+    if os.path.basename(binary) in _WITH_FOLDERS and not os.path.lexists(state):
+        return
+    arguments = [binary, "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
+    status, said = run([*arguments, "delete", "--force", flags.id], timeout=_TIMEOUT, output=2)
+    if status == 0:
+        return
+    reason = said.decode(errors="replace").strip() or f"exit status {status}"
+    if b"does not exist" in said and not os.path.lexists(state):
+        return
+    raise CommandError(f"{binary} delete: {reason}")
+
+
+def _unmount(rootfs: str) -> None:
+    """Unmounts what is at and below the root filesystem, and warns if that fails, as containerd expects."""
+    name = os.path.join(os.path.realpath(os.path.dirname(rootfs)), os.path.basename(rootfs))
+    escaped = name.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
+    with open("/proc/self/mountinfo", "rb") as file:
+        if os.fsencode(f" {escaped}") not in file.read():
+            return
+    from shimpy.core.rootfs.unmount import unmount_all
+    from shimpy.errors import ShimError
+
+    try:
+        unmount_all(rootfs)
+    except ShimError as error:
+        sys.stderr.write(f"{error}\n")
+
+
+def _remove_dead_socket(bundle: str) -> None:
+    """Removes the socket of a shim that was killed; that of one with other containers is left alone."""
+    path = os.fsdecode(_read(os.path.join(bundle, "address"))).removeprefix("unix://")
+    if path and os.path.lexists(path):
+        from shimpy.daemon.containerd.sockets import remove_dead
+
+        try:
+            remove_dead(path)
+        except OSError as error:
+            sys.stderr.write(f"{path}: {error.strerror}\n")

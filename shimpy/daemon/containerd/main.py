@@ -1,0 +1,73 @@
+"""The command `containerd-shim-shimpy-v2`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from shimpy.daemon.containerd.errors import CommandError, UsageError
+from shimpy.daemon.containerd.flags import Flags
+
+
+def main() -> int:
+    """Does what containerd asks on the command line, and returns the exit status.
+
+    Whatever fails is one line on stderr, which containerd shows to whoever wanted the container.
+    """
+    _open_standard_descriptors()
+    program = sys.argv[0]
+    try:
+        flags = Flags(sys.argv[1:])
+        _act(flags, program)
+    except CommandError as error:
+        return _complain(program, str(error), 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(program, f"{where}{error.strerror or error}", 1)
+    except Exception as error:
+        from shimpy.errors import ShimError  # of what was imported late
+
+        if not isinstance(error, ShimError):
+            raise
+        return _complain(program, str(error), 1)
+    return 0
+
+
+def _act(flags: Flags, program: str) -> None:
+    if flags.version:
+        from shimpy.daemon.containerd.info import version
+
+        line = f"{os.path.basename(program)}: shimpy {version()}, Python {sys.version.split()[0]}\n"
+        os.write(1, line.encode())
+    elif flags.info:
+        from shimpy.daemon.containerd.info import print_info
+
+        print_info(program)
+    elif flags.action == "start":
+        flags.check_names()
+        from shimpy.daemon.containerd.start import start
+
+        start(flags)
+    elif flags.action == "delete":
+        flags.check_names()
+        from shimpy.daemon.containerd.delete import delete
+
+        delete(flags)
+    else:
+        raise UsageError(f"{flags.action!r} is neither start nor delete; containerd calls this program")
+
+
+def _complain(program: str, message: str, status: int) -> int:
+    line = f"{os.path.basename(program)}: {' '.join(message.split())}\n"
+    os.write(2, line.encode(errors="backslashreplace"))
+    return status
+
+
+def _open_standard_descriptors() -> None:
+    """Opens /dev/null as each of 0, 1 and 2 that this process was started without.
+
+    Else the socket might become one of them.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(fd)

@@ -1,0 +1,178 @@
+"""The daemon's life: whom it expects, when it ends, and how."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, Protocol
+
+import betterproto
+
+from shimpy.api import task, well_known
+from shimpy.daemon.containerd.sockets import JOIN_METHOD, JOIN_SERVICE, Place
+from shimpy.errors import UnavailableError
+from shimpy.services.task.publisher import Publisher
+from shimpy.transport.methods import Method, Services
+from shimpy.transport.ttrpc import Server
+
+IDLE_LIMIT: Final = 60.0
+"""Seconds without a container and a connection after which the daemon ends; and for which one is expected."""
+
+# Seconds at the end: for calls under way; for events that containerd has not taken yet; for the folder of the
+# socket to be free; until the process ends whatever hangs.
+_GRACE: Final = 1.2
+_FLUSH_TIMEOUT: Final = 5.0
+_LOCK_TIMEOUT: Final = 1.0
+_LOCK_PAUSE: Final = 0.005
+_PATIENCE: Final = 8.0
+
+_log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """The containers, as the daemon sees them."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is none."""
+
+    def services(self) -> Services:
+        """Returns the methods to serve; those called Shutdown are told of here too."""
+
+
+class Daemon:
+    """Serves a group of containers, and ends when nobody needs it any more.
+
+    containerd wants a shim to end with its last container. But just before, the start of another container of
+    the group may have found it. So a start says which container is to come (`JOIN_SERVICE`), and until that
+    one has been shut down too, or a minute has passed, no other's Shutdown ends the shim.
+
+    Args:
+        place: where containerd connects to.
+        make_service: makes the service, from what it is to call when a Shutdown finds no container left.
+        publisher: of the events, flushed at the end.
+        container_id: the first container, which is expected.
+        idle_limit: see `IDLE_LIMIT`.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        make_service: Callable[[Callable[[], None]], Service],
+        publisher: Publisher,
+        container_id: str,
+        *,
+        idle_limit: float = IDLE_LIMIT,
+    ) -> None:
+        self._place = place
+        self._publisher = publisher
+        self._idle_limit = idle_limit
+        self._expected = {container_id: time.monotonic() + idle_limit}
+        self._stop = asyncio.Event()
+        self._service = make_service(self._shut_down)
+        self._server = Server(self._services())
+
+    async def run(self) -> None:
+        """Serves until the last container is shut down, or SIGTERM or SIGINT; a second one ends the process.
+
+        Containers that still run are left to containerd: as the connection ends, it calls `delete`.
+        """
+        with self._signals():
+            await self._server.start(self._place.listener)
+            watching = asyncio.ensure_future(self._watch())
+            _log.debug("serving on %s", self._place.path)
+            try:
+                await self._stop.wait()
+            finally:
+                watching.cancel()
+            giving_up = asyncio.get_running_loop().call_later(_PATIENCE, _give_up)
+            await self._end()
+            giving_up.cancel()
+
+    def _services(self) -> Services:
+        served = {name: dict(methods) for name, methods in self._service.services().items()}
+        for methods in served.values():
+            if (inner := methods.get("Shutdown")) is not None:
+                methods["Shutdown"] = Method(self._forgetting(inner), inner.request)
+        return {**served, JOIN_SERVICE: {JOIN_METHOD: Method(self._join, task.ConnectRequest)}}
+
+    def _forgetting(self, inner: Method) -> Callable[[Any], Coroutine[Any, Any, betterproto.Message]]:
+        """Returns a Shutdown after which its container is not expected any more."""
+
+        async def shutdown(request: task.ShutdownRequest) -> betterproto.Message:
+            self._expected.pop(request.id, None)
+            return await inner.handler(request)
+
+        return shutdown
+
+    async def _join(self, request: task.ConnectRequest) -> well_known.Empty:
+        """Expects a container.
+
+        Raises:
+            UnavailableError: it is too late.
+        """
+        if self._stop.is_set():
+            raise UnavailableError("the shim is shutting down")
+        self._expected[request.id] = time.monotonic() + self._idle_limit
+        return well_known.Empty()
+
+    def _shut_down(self) -> None:
+        if self._service.idle and not self._is_expecting():
+            self._stop.set()
+
+    def _is_expecting(self) -> bool:
+        now = time.monotonic()
+        self._expected = {name: end for name, end in self._expected.items() if end > now}
+        return bool(self._expected)
+
+    async def _watch(self) -> None:
+        """Ends the daemon that has nothing to do: whoever started it has died, or thought better of it."""
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(self._idle_limit / 4)
+            if self._server.connected or not self._service.idle or self._is_expecting():
+                since = time.monotonic()
+            elif time.monotonic() - since >= self._idle_limit:
+                _log.info("no container and no connection for %g s", self._idle_limit)
+                self._stop.set()
+
+    async def _end(self) -> None:
+        # First of all, so that no start finds it.
+        end = time.monotonic() + _LOCK_TIMEOUT
+        while not self._place.remove(timeout=0):
+            if time.monotonic() > end:
+                _log.warning("%s stays: its folder is locked", self._place.path)
+                break
+            # Who has the lock may be waiting for an answer from here.
+            await asyncio.sleep(_LOCK_PAUSE)
+        await asyncio.gather(self._server.drain(_GRACE), self._publisher.flush(_FLUSH_TIMEOUT))
+        await self._publisher.aclose()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def end(number: signal.Signals) -> None:
+            if self._stop.is_set():
+                os._exit(128 + number)
+            _log.info("%s: the shim ends", number.name)
+            self._stop.set()
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, end, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _give_up() -> None:
+    _log.error("the shutdown took more than %g s; what is left is abandoned", _PATIENCE)
+    os._exit(0)

@@ -1,0 +1,145 @@
+"""What happens to containers, told to containerd: every event once, in the order in which they happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import Final
+
+import betterproto
+
+from shimpy.api import events, well_known
+from shimpy.errors import DeadlineExceededError, ShimError, UnavailableError
+from shimpy.transport.protobuf import encode
+from shimpy.transport.ttrpc import Client, connect
+
+SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
+
+MAX_QUEUED: Final = 4_096
+"""Events kept for a containerd that does not take them; then the oldest are dropped."""
+
+# Seconds for one call, as containerd's own shim has it.
+_CALL_TIMEOUT: Final = 5.0
+
+# Seconds between attempts: a containerd that is restarted is away for some of them.
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+
+# Where betterproto's name of a message is not the proto's.
+_PROTO_NAMES: Final = {"TaskOom": "TaskOOM"}
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Forwards events to containerd, one call at a time.
+
+    While containerd is away, or does not answer, the event is offered again until it is taken, and those
+    behind it wait: one that is taken without an answer may come twice, but none is overtaken.
+
+    It belongs to the event loop in which it is first used.
+
+    Args:
+        address: containerd's TTRPC_ADDRESS, a path with or without `unix://`; empty if nobody is to be told.
+        namespace: containerd's, of all the events.
+    """
+
+    def __init__(self, address: str, namespace: str) -> None:
+        self._path = address.removeprefix("unix://")
+        self._namespace = namespace
+        self._queue: deque[events.Envelope] = deque()
+        self._dropped = 0
+        self._client: Client | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    def publish(self, topic: str, message: betterproto.Message) -> None:
+        """Queues an event. Never waits.
+
+        Args:
+            topic: such as /tasks/exit.
+            message: of shimpy.api.events; it may be changed afterwards.
+        """
+        if not self._path:
+            return
+        name = type(message).__name__
+        nanoseconds = time.time_ns()
+        self._queue.append(
+            events.Envelope(
+                timestamp=well_known.Timestamp(nanoseconds // 10**9, nanoseconds % 10**9),
+                namespace=self._namespace,
+                topic=topic,
+                event=well_known.Any(f"containerd.events.{_PROTO_NAMES.get(name, name)}", encode(message)),
+            )
+        )
+        if len(self._queue) > MAX_QUEUED:
+            self._drop()
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.get_running_loop().create_task(self._send_all())
+
+    async def flush(self, timeout: float) -> bool:
+        """Waits until all that was published is delivered.
+
+        Args:
+            timeout: seconds after which it is waited no longer; what is left is still offered.
+
+        Returns:
+            Whether all of it was.
+        """
+        if self._sending is not None:
+            await asyncio.wait([self._sending], timeout=timeout)
+        return not self._queue
+
+    async def aclose(self) -> None:
+        """Gives up what has not been delivered. Idempotent."""
+        if self._queue:
+            _log.warning("%d events were not delivered to containerd", len(self._queue))
+            self._queue.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sending
+            self._sending = None
+        self._disconnect()
+
+    def _drop(self) -> None:
+        if not self._dropped:
+            _log.warning("containerd has not taken %d events; the oldest are dropped", MAX_QUEUED)
+        self._queue.popleft()
+        self._dropped += 1
+
+    async def _send_all(self) -> None:
+        """Delivers what is queued, and ends when nothing is left."""
+        pause = _FIRST_PAUSE
+        while self._queue:
+            # It stays the first of the queue until it is taken, unless so many come that it is dropped.
+            envelope = self._queue[0]
+            try:
+                await self._send(envelope)
+            except (UnavailableError, DeadlineExceededError) as error:
+                _log.debug("%s waits for containerd: %s", envelope.topic, error)
+                self._disconnect()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            except ShimError as error:
+                _log.warning("containerd refused an event %s: %s", envelope.topic, error)
+            pause = _FIRST_PAUSE
+            if self._dropped:
+                _log.warning("containerd is back; %d events were dropped", self._dropped)
+                self._dropped = 0
+            if self._queue and self._queue[0] is envelope:
+                self._queue.popleft()
+
+    async def _send(self, envelope: events.Envelope) -> None:
+        if self._client is None or self._client.closed:
+            self._client = await connect(self._path)
+        request = events.ForwardRequest(envelope)
+        await self._client.call(SERVICE, "Forward", request, well_known.Empty, timeout=_CALL_TIMEOUT)
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
