@@ -47,12 +47,19 @@ def clear(directory: Path) -> None:
             write("freezer.state", "THAWED", dir_fd=cgroup)
             write("cgroup.freeze", "0", dir_fd=cgroup)
             for pid in listed(cgroup):
+                thaw(pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         for _ in remove_below(directory):
             pass
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def thaw(pid: int) -> None:
+    """Thaws the cgroup of a process in the freezer's own hierarchy: what is frozen does not die."""
+    if frozen := View().find(pid, "freezer"):
+        write(os.path.join(frozen, "freezer.state"), "THAWED")
 
 
 class Started:

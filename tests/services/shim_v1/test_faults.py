@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +51,7 @@ from tests.support import containers, residue
 from tests.support.events import record
 from tests.support.leaks import alive, children, eventually
 from tests.support.lives import KILLED, Life, refused, too_late
+from tests.support.patience import patience
 from tests.support.rounds import FULL, rounds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
@@ -246,22 +246,16 @@ async def ends_well(life: Life, command: Command) -> None:
 
 
 async def in_time(fault: float, attempt: Callable[[], Awaitable[object]]) -> None:
-    """Fails unless an attempt takes less than 1 s more than the fault itself.
+    """Fails if an attempt waits for more than the fault itself.
 
-    What is measured is the fastest of three, because others use the machine too.
+    The bound tells a wait that nobody meant from a machine that others use too.
 
     Args:
         fault: in seconds.
         attempt: makes the call and checks how it ends.
     """
-    taken: list[float] = []
-    while len(taken) < 3:
-        begin = time.monotonic()
+    async with asyncio.timeout(fault + patience(8)):
         await attempt()
-        taken.append(time.monotonic() - begin - fault)
-        if taken[-1] < 1:
-            return
-    assert min(taken) < 1
 
 
 @pytest.mark.parametrize(
