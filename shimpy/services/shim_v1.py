@@ -23,7 +23,7 @@ from shimpy.core.runtime.spec import ExecSpec, check_exec, check_id
 from shimpy.core.supervisor import Supervisor
 from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from shimpy.services.pid_index import PidIndex
-from shimpy.transport.grpc import guarded
+from shimpy.transport.grpc import wrap
 
 # Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -82,9 +82,7 @@ class Shim(api.ShimBase):
 
     def __mapping__(self) -> dict[str, Handler]:
         """Returns the handlers of the calls, as grpclib serves them."""
-        return guarded(
-            super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events}
-        )
+        return wrap(super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events})
 
     def open(self) -> None:
         """Becomes a subreaper, so that nothing is lost before the first Create. Idempotent.
@@ -184,7 +182,7 @@ class Shim(api.ShimBase):
             cwd=request.cwd,
             user=user,
             capabilities=tuple(request.capabilities),
-            rlimits=tuple(Rlimit(limit.type, limit.hard, limit.soft) for limit in request.rlimits),
+            rlimits=tuple(Rlimit(limit.type, soft=limit.soft, hard=limit.hard) for limit in request.rlimits),
             no_new_privileges=request.no_new_privileges,
             apparmor_profile=request.apparmor_profile,
             selinux_label=request.selinux_label,
@@ -222,10 +220,10 @@ class Shim(api.ShimBase):
         finally:
             await stream.aclose()
 
-    def subscribe_events(self, events_request: api.EventsRequest) -> EventStream:
+    def subscribe_events(self, events_request: api.EventsRequest) -> ShimEventStream:
         """Subscribes at once, and returns the iterator of `events`; it has to be closed."""
         del events_request
-        return EventStream(self._events.subscribe())
+        return ShimEventStream(self._events.subscribe())
 
     async def state(self, state_request: api.StateRequest) -> api.StateResponse:
         """Tells what there is; an empty reply before Create. Never waits and never fails."""
@@ -321,7 +319,7 @@ def _init(container: ManagedContainer) -> Process:
     return container.get("")
 
 
-class EventStream(AsyncIterator[api.Event]):
+class ShimEventStream(AsyncIterator[api.Event]):
     """A subscription, closed by `aclose`.
 
     Not a generator: closing one that was never begun would not end the subscription.

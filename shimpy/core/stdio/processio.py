@@ -66,7 +66,7 @@ class ProcessIO(Protocol):
         """
 
     def close_stdin(self) -> None:
-        """Lets go of a stdin that was held open: EOF comes once its writers have closed it too. Idempotent."""
+        """Closes a stdin that was held open: EOF comes once its writers have closed it too. Idempotent."""
 
     def process_exited(self) -> None:
         """The process has been reaped: nothing more is read for it."""
