@@ -27,13 +27,12 @@ if TYPE_CHECKING:
         ProcessInfo,
         ProcessState,
         Result,
-        Rlimit,
         StrPath,
-        User,
     )
     from shimpy.client.one_shot import run
     from shimpy.client.subscription import EventStream
     from shimpy.client.warm_launcher import WarmLauncher
+    from shimpy.core.model import Rlimit, User
     from shimpy.errors import (
         AlreadyExistsError,
         CanceledError,
@@ -103,7 +102,9 @@ _MODULES = {
     "Container": "shimpy.client.container",
     "EventStream": "shimpy.client.subscription",
     "Pty": "shimpy.client.command",
+    "Rlimit": "shimpy.core.model",
     "ShimClient": "shimpy.client.client",
+    "User": "shimpy.core.model",
     "WarmLauncher": "shimpy.client.warm_launcher",
 }
 """Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors)."""

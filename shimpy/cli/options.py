@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from shimpy.client.model import Rlimit, User
+from shimpy.core.model import Rlimit, User
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from shimpy.client.model import ExecOptions, Rlimit, User
+from shimpy.client.model import ExecOptions
+from shimpy.core.model import Rlimit, User
 from shimpy.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client.command_process import STARTING_GRACE, Running, running
+from shimpy.client.command_process import STARTING_GRACE, CommandProcess, running
 from shimpy.client.model import Chunk, Result
 from shimpy.client.rpc import seconds
 from shimpy.errors import FailedPreconditionError, NotFoundError
@@ -25,7 +25,7 @@ _BUFFER = 1 << 18
 """Bytes of output that wait for who iterates before the process has to wait."""
 
 
-class Kept:
+class OutputBuffer:
     """What is kept of a command's output.
 
     Attributes:
@@ -86,7 +86,7 @@ async def run(
             raise ValueError(f"output_limit must be >= 0, not {output_limit}")
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
-    kept = Kept(output_limit)
+    kept = OutputBuffer(output_limit)
     timed_out = False
 
     def left() -> float | None:
@@ -120,7 +120,7 @@ async def run(
     return kept.result(await process.wait(), timed_out=timed_out)
 
 
-async def _feed(process: Running, data: memoryview | None) -> None:
+async def _feed(process: CommandProcess, data: memoryview | None) -> None:
     if process.stdin is not None and data is not None:
         try:
             with suppress(BrokenPipeError):  # it need not read all of it
@@ -136,7 +136,7 @@ class _Session:
         self._pieces: deque[Chunk] = deque()
         self._held = 0
         self._news = asyncio.Event()
-        self._running: Running | None = None
+        self._running: CommandProcess | None = None
         self._ended = False
 
     @property
@@ -173,12 +173,12 @@ class _Session:
         return await self._process.wait()
 
     @property
-    def _process(self) -> Running:
+    def _process(self) -> CommandProcess:
         if self._running is None:
             raise RuntimeError("the process is there only within its `async with` block")
         return self._running
 
-    def _begin(self, process: Running) -> None:
+    def _begin(self, process: CommandProcess) -> None:
         self._running = process
         ending = asyncio.ensure_future(process.wait())
         ending.add_done_callback(self._finished)

@@ -21,7 +21,7 @@ STARTING_GRACE = 5.0
 """Seconds that a process which is given up on while it is being started has to get there."""
 
 
-class Running:
+class CommandProcess:
     """A process that has been started.
 
     Its end is one task: it waits for the exit or for :meth:`kill`, deletes the process and reads
@@ -99,7 +99,7 @@ async def running(
     stdin: bool,
     stderr: bool,
     created: Callable[[int], Awaitable[None]] | None = None,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[CommandProcess]:
     """Runs a process for the time of the block; at its end the process is killed if need be.
 
     Args:
@@ -122,7 +122,7 @@ async def running(
             for reader in readers:
                 reader.close()
             raise
-        process = Running(client, pid, exited, readers)
+        process = CommandProcess(client, pid, exited, readers)
         process.resume()
         try:
             if fifos.stdin is not None:

@@ -81,7 +81,7 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
         PermissionDeniedError: what listens there belongs neither to this user nor to root. Nothing was
             sent to it. Any later call raises this too, if it has to connect again and finds the like.
     """
-    with reachable(socket) as path:
+    with short_socket_path(socket) as path:
         async with _LocalChannel(path, socket) as channel:
             client = ShimClient(channel)
             try:
@@ -92,10 +92,10 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
                 yield client
             finally:
                 await client.aclose()
-                dials_no_more(channel)
+                disable_reconnect(channel)
 
 
-def dials_no_more(channel: Channel) -> None:
+def disable_reconnect(channel: Channel) -> None:
     """Makes every call over a channel fail that would need a new connection.
 
     Closing a grpclib channel does not: the next call opens it again. One that was never given an
@@ -109,7 +109,7 @@ async def _ended() -> H2Protocol:
 
 
 @contextmanager
-def reachable(socket: StrPath) -> Iterator[str]:
+def short_socket_path(socket: StrPath) -> Iterator[str]:
     """Gives the path of a socket that is short enough to connect to, for the time of the block.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from grpclib.testing import ChannelFor
 
 from shimpy.client.client import ShimClient
-from shimpy.client.connect import dials_no_more
+from shimpy.client.connect import disable_reconnect
 from shimpy.client.container import delete_container
 from shimpy.client.rpc import settled
 from shimpy.errors import ShimError
@@ -40,7 +40,7 @@ async def in_process(
         leave_running: leave a container that is there at the end, instead of killing it.
     """
     async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
-        dials_no_more(channel)
+        disable_reconnect(channel)
         client = ShimClient(channel)
         try:
             yield client

@@ -60,7 +60,7 @@ async def launch(
     Raises:
         UnavailableError: it did not start; the message is what it said last.
     """
-    async with hosted(
+    async with shim_process(
         _spawn,
         socket,
         runtime=runtime,
@@ -72,7 +72,7 @@ async def launch(
         yield client
 
 
-class Process(Protocol):
+class ShimProcess(Protocol):
     """A shim's process: what :class:`asyncio.subprocess.Process` has, as far as it is needed here."""
 
     @property
@@ -94,8 +94,8 @@ class Process(Protocol):
 
 
 @asynccontextmanager
-async def hosted(
-    start: Callable[[list[str], str], Awaitable[Process]],
+async def shim_process(
+    start: Callable[[list[str], str], Awaitable[ShimProcess]],
     socket: StrPath | None,
     *,
     runtime: str,
@@ -176,7 +176,7 @@ async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> Non
 class _Child:
     """The child process and what it says."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: ShimProcess) -> None:
         self._process = process
         self._ready = False
         self._lines: list[str] = []
@@ -185,7 +185,7 @@ class _Child:
     @classmethod
     async def start(
         cls,
-        start: Callable[[list[str], str], Awaitable[Process]],
+        start: Callable[[list[str], str], Awaitable[ShimProcess]],
         options: list[str],
         folder: str,
         timeout: float,
@@ -204,7 +204,7 @@ class _Child:
             return child
 
     async def _started(self, notify: sockets.socket, timeout: float) -> None:
-        ready = asyncio.ensure_future(_said_ready(notify))
+        ready = asyncio.ensure_future(_wait_ready(notify))
         died = asyncio.ensure_future(self._process.wait())
         try:
             await asyncio.wait({ready, died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -255,7 +255,7 @@ class _Child:
             await asyncio.wait_for(self._listening, 1)
 
 
-async def _said_ready(notify: sockets.socket) -> None:
+async def _wait_ready(notify: sockets.socket) -> None:
     loop = asyncio.get_running_loop()
     while b"READY=1" not in (await loop.sock_recv(notify, 4096)).split(b"\n"):
         pass

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypedDict
 
+from shimpy.core.model import Rlimit, User
+
 StrPath = str | os.PathLike[str]
 """A path, as the standard library's own functions take it."""
 
@@ -81,36 +83,6 @@ class ContainerState:
     bundle: str
     pid: int
     processes: tuple[ProcessInfo, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who a process runs as, inside the container.
-
-    Attributes:
-        uid: user id.
-        gid: group id.
-        additional_gids: further groups.
-    """
-
-    uid: int = 0
-    gid: int = 0
-    additional_gids: Sequence[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rlimit:
-    """One resource limit, see ``setrlimit(2)``.
-
-    Attributes:
-        type: its name, such as ``RLIMIT_NOFILE``.
-        soft: the limit that is enforced.
-        hard: how far the process may raise it.
-    """
-
-    type: str
-    soft: int
-    hard: int
 
 
 class ExecOptions(TypedDict, total=False):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from shimpy import api
 from shimpy.client.arguments import check_exec
-from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, Rlimit, StrPath, User
+from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
 from shimpy.client.rpc import call, seconds
 from shimpy.client.subscription import EventStream
+from shimpy.core.model import Rlimit, User
 from shimpy.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

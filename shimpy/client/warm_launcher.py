@@ -11,7 +11,7 @@ import socket as sockets
 import sys
 from typing import TYPE_CHECKING, Self
 
-from shimpy.client.launch import hosted
+from shimpy.client.launch import shim_process
 from shimpy.client.rpc import settled
 from shimpy.errors import UnavailableError
 
@@ -107,7 +107,7 @@ class WarmLauncher:
         Raises:
             UnavailableError: it did not start, or the warm process has died.
         """
-        return hosted(
+        return shim_process(
             self._fork,
             socket,
             runtime=runtime,

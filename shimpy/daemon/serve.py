@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from shimpy.services.lazy_services import Standard
 from shimpy.services.shim_v1 import Shim
 from shimpy.transport import unix
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def serve(shim: Shim, path: str) -> None:
         shim.open()
         try:
             standard = Standard("containerd.shim.v1.Shim")
-            server = Server([shim], later=standard.later, admit=unix.admit)
+            server = GrpcServer([shim], later=standard.later, admit=unix.admit)
             await server.start(place.socket)
             _log.info("serving on %s", place.path)
             notify("READY=1")

@@ -31,7 +31,7 @@ from shimpy.api import (
     State,
     StateRequest,
 )
-from shimpy.client.connect import reachable
+from shimpy.client.connect import short_socket_path
 from shimpy.demo.parts import Events, FailedError, Pipes, Report, expect
 
 _CLEANUP_SECONDS = 5
@@ -228,7 +228,9 @@ async def _run(folder: Path) -> None:
     socket = folder / "shim.sock"
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(_shim_process(socket, log))
-        channel = await stack.enter_async_context(Channel(path=stack.enter_context(reachable(socket))))
+        channel = await stack.enter_async_context(
+            Channel(path=stack.enter_context(short_socket_path(socket)))
+        )
         shim = ShimStub(channel)
         async with report.step("python -m shimpy") as back:
             await _first_reply(shim, process, log)

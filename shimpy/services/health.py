@@ -16,7 +16,7 @@ from shimpy.api.health import (
     HealthListResponse,
 )
 from shimpy.errors import NotFoundError
-from shimpy.transport.grpc import guarded
+from shimpy.transport.grpc import wrap
 
 
 class Health(HealthBase):
@@ -33,7 +33,7 @@ class Health(HealthBase):
     def __mapping__(self) -> dict[str, Handler]:
         """Returns the handlers of the calls, as grpclib serves them."""
         calls = super().__mapping__()
-        return guarded(calls, streams={path: self.follow for path in calls if path.endswith("/Watch")})
+        return wrap(calls, streams={path: self.follow for path in calls if path.endswith("/Watch")})
 
     async def check(self, health_check_request: HealthCheckRequest) -> HealthCheckResponse:
         """Returns the state of one service.

@@ -24,7 +24,7 @@ from shimpy.api.reflection import (
     ServerReflectionResponse,
     ServiceResponse,
 )
-from shimpy.transport.grpc import guarded
+from shimpy.transport.grpc import wrap
 
 
 class _Stream(Protocol):
@@ -53,7 +53,7 @@ class Reflection:
         handler = Handler(
             self._converse, Cardinality.STREAM_STREAM, ServerReflectionRequest, ServerReflectionResponse
         )
-        return guarded({f"/{name}/ServerReflectionInfo": handler for name in self._editions})
+        return wrap({f"/{name}/ServerReflectionInfo": handler for name in self._editions})
 
     def close(self) -> None:
         """Ends every conversation."""

@@ -38,7 +38,7 @@ _BACKLOG = 128
 _log = logging.getLogger(__name__)
 
 
-class Endpoint:
+class UnixSocket:
     """A listening socket and the name that it has.
 
     Attributes:
@@ -66,7 +66,7 @@ class Endpoint:
         self._folder = -1
 
 
-def listen(path: str) -> Endpoint:
+def listen(path: str) -> UnixSocket:
     """Makes the socket, with mode 0600 from its first instant, and listens on it.
 
     What a dead server has left there is replaced. Two servers that are started at once cannot both have it:
@@ -103,7 +103,7 @@ def listen(path: str) -> Endpoint:
             raise
     except OSError as error:
         raise _explained(path, error) from error
-    return Endpoint(listener, path, folder, (found.st_dev, found.st_ino))
+    return UnixSocket(listener, path, folder, (found.st_dev, found.st_ino))
 
 
 def admit(transport: asyncio.BaseTransport) -> int:

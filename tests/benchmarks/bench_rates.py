@@ -10,7 +10,7 @@ import time
 from shimpy.api import CreateRequest, DeleteRequest, Event, ExecRequest, StartRequest, StateRequest
 from shimpy.services.shim_v1 import Shim
 from shimpy.transport import unix
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.benchmarks.bench import Bench
 from tests.support.events import record
 from tests.support.kinds import EXEC_ADDED, EXIT
@@ -49,7 +49,7 @@ async def _events(bench: Bench, subscribers: int) -> None:
     async with Shim(runtime=bench.runtime) as shim, contextlib.AsyncExitStack() as stack:
         place = unix.listen(path)
         stack.callback(place.remove)
-        server = Server([shim], admit=unix.admit)
+        server = GrpcServer([shim], admit=unix.admit)
         await server.start(place.socket)
         channel = await stack.enter_async_context(Channel(path=path))
         stub = ShimStub(channel)

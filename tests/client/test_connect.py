@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shimpy
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.support import leaks
 from tests.support.fake import FakeShim
 
@@ -83,7 +83,7 @@ async def test_a_server_of_another_user_is_refused_whatever_the_length_of_its_pa
 async def test_a_server_of_root_or_the_same_user_is_trusted(
     listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: int, client: int
 ) -> None:
-    serving = Server([FakeShim()])
+    serving = GrpcServer([FakeShim()])
     await serving.start(listen("s", uid=server))
     monkeypatch.setattr(os, "geteuid", lambda: client)
 
@@ -96,7 +96,7 @@ async def test_a_server_of_root_or_the_same_user_is_trusted(
 async def test_who_takes_the_place_of_a_shim_that_has_ended_hears_nothing(
     listen: Listen, tmp_path: Path
 ) -> None:
-    serving = Server([FakeShim()])
+    serving = GrpcServer([FakeShim()])
     await serving.start(listen("s", uid=0))
     async with shimpy.connect(tmp_path / "s") as shim:
         await serving.drain(0)

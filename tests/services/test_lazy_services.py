@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from shimpy.services.lazy_services import HEALTH, REFLECTION, Standard
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.support.fake import FakeShim, serving
-from tests.support.servers import Server as Process
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -35,13 +35,13 @@ def standard() -> Standard:
 
 
 @pytest.fixture
-async def at(standard: Standard) -> AsyncIterator[tuple[Server, Path]]:
+async def at(standard: Standard) -> AsyncIterator[tuple[GrpcServer, Path]]:
     async with serving(FakeShim(), later=standard.later) as running:
         yield running
 
 
 @pytest.fixture
-async def channel(at: tuple[Server, Path]) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(at: tuple[GrpcServer, Path]) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"unix:{at[1]}") as channel:
         yield channel
 
@@ -67,7 +67,7 @@ class TestHealth:
         assert {name: each.status for name, each in reply.statuses.items()} == {"": SERVING, SHIM: SERVING}
 
     async def test_who_watches_hears_of_the_end(
-        self, at: tuple[Server, Path], standard: Standard, channel: grpc.aio.Channel
+        self, at: tuple[GrpcServer, Path], standard: Standard, channel: grpc.aio.Channel
     ) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in (SHIM, "nobody")]
@@ -148,7 +148,7 @@ class TestReflection:
         assert none.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
     async def test_a_conversation_ends_with_the_server(
-        self, at: tuple[Server, Path], standard: Standard, channel: grpc.aio.Channel
+        self, at: tuple[GrpcServer, Path], standard: Standard, channel: grpc.aio.Channel
     ) -> None:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asking = asyncio.Event()
@@ -169,7 +169,7 @@ class TestReflection:
 
 
 @pytest.fixture
-async def process(server: Process) -> str:
+async def process(server: Server) -> str:
     """The socket of a real shim."""
     return str(server.socket)
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from shimpy.core.cgroup.hierarchies import UNIFIED, StrPath, View, listed, write
+from shimpy.core.cgroup.hierarchies import UNIFIED, Hierarchies, StrPath, listed, write
 from shimpy.core.cgroup.walk import remove_below, walk
 
 _numbers = itertools.count(1)
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 def root(controller: str) -> Path:
     """Returns the root of a hierarchy; skips the test where the machine has none."""
-    for directory in map(Path, View().directories(controller, "/")):
+    for directory in map(Path, Hierarchies().directories(controller, "/")):
         if (directory / "cgroup.procs").exists():
             return directory
     name = "cgroup2" if controller == UNIFIED else f"version 1 {controller}"

@@ -54,7 +54,7 @@ class Commanded:
 
     async def create(self, **options: Any) -> int:
         """Creates it; *options* are those of the command."""
-        with stdio(self._output) as fds, self._reaper.window():
+        with stdio(self._output) as fds, self._reaper.spawning():
             self.pid = await self._runtime.create(self.id, self.bundle, fds, **options)
             self._track(self.pid)
         return self.pid
@@ -65,7 +65,7 @@ class Commanded:
     async def exec(self, *args: str, **fields: Any) -> int:
         """Starts one more process; *fields* are those of `process`, beside init's own."""
         process = json.loads(Path(self.bundle, "config.json").read_text())["process"]
-        with stdio(self._output) as fds, self._reaper.window():
+        with stdio(self._output) as fds, self._reaper.spawning():
             pid = await self._runtime.exec(self.id, {**process, "args": list(args), **fields}, fds)
             self._track(pid)
         return pid

@@ -15,7 +15,7 @@ from grpclib.const import Handler
 from grpclib.exceptions import GRPCError
 
 from shimpy import api
-from shimpy.transport.grpc import Server, guarded
+from shimpy.transport.grpc import GrpcServer, wrap
 
 
 class FakeShim(api.ShimBase):
@@ -39,7 +39,7 @@ class FakeShim(api.ShimBase):
         self.changed = asyncio.Condition()
 
     def __mapping__(self) -> dict[str, Handler]:
-        return guarded(super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe})
+        return wrap(super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe})
 
     async def state(self, state_request: api.StateRequest) -> api.StateResponse:
         return api.StateResponse(id="fake")
@@ -98,18 +98,18 @@ class FakeShim(api.ShimBase):
 
 
 @contextlib.asynccontextmanager
-async def serving(*services: Any, **options: Any) -> AsyncIterator[tuple[Server, Path]]:
+async def serving(*services: Any, **options: Any) -> AsyncIterator[tuple[GrpcServer, Path]]:
     """Serves on a socket in this process; yields the server and the path.
 
     Args:
         services: what to serve.
-        options: arguments of Server.
+        options: arguments of GrpcServer.
     """
     with tempfile.TemporaryDirectory(prefix="shimpy-test-") as folder:
         path = Path(folder) / "s"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
-        server = Server(services, **options)
+        server = GrpcServer(services, **options)
         await server.start(listener)
         try:
             yield server, path

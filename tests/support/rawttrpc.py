@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shimpy.api.task import StateRequest, StateResponse
 from shimpy.transport.methods import METADATA, Method
-from shimpy.transport.ttrpc import Server
+from shimpy.transport.ttrpc import TtrpcServer
 from shimpy.transport.ttrpc.codes import name_of
 from shimpy.transport.ttrpc.envelope import Request, decode_response, encode_request
 
@@ -136,12 +136,12 @@ async def connected(path: Path) -> AsyncIterator[Peer]:
 
 
 @contextlib.asynccontextmanager
-async def serving(handlers: Handlers, path: Path) -> AsyncIterator[Server]:
+async def serving(handlers: Handlers, path: Path) -> AsyncIterator[TtrpcServer]:
     """Serves the handlers on a socket."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
-    server = Server(handlers.services)
+    server = TtrpcServer(handlers.services)
     await server.start(listener)
     try:
         yield server

@@ -66,7 +66,7 @@ class Program:
         async with self._turns:
             file = os.path.join(self._folder, str(number))
             over = asyncio.get_running_loop().create_future()
-            with self._reaper.window():
+            with self._reaper.spawning():
                 await self._run(*_PYTHON, _RUNTIME, str(number % 256), file)
                 with open(file, encoding="ascii") as told:
                     pid = int(told.read())

@@ -27,9 +27,9 @@ from tests.support.rounds import rounds
 
 
 @pytest.fixture
-def made() -> Iterator[list[unix.Endpoint]]:
+def made() -> Iterator[list[unix.UnixSocket]]:
     """What is appended is removed."""
-    places: list[unix.Endpoint] = []
+    places: list[unix.UnixSocket] = []
     yield places
     for place in places:
         place.remove()
@@ -53,7 +53,7 @@ def leave_dead_socket(path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o177])
 def test_only_its_owner_may_connect_whatever_the_umask(
-    tmp_path: Path, made: list[unix.Endpoint], umask: int
+    tmp_path: Path, made: list[unix.UnixSocket], umask: int
 ) -> None:
     before = os.umask(umask)
     try:
@@ -76,7 +76,7 @@ def test_only_its_owner_may_connect_whatever_the_umask(
     ],
     ids=len,
 )
-def test_any_path_that_a_file_may_have(tmp_path: Path, made: list[unix.Endpoint], name: str) -> None:
+def test_any_path_that_a_file_may_have(tmp_path: Path, made: list[unix.UnixSocket], name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -90,7 +90,7 @@ def test_any_path_that_a_file_may_have(tmp_path: Path, made: list[unix.Endpoint]
 
 
 def test_a_relative_path_is_of_the_folder_in_which_it_was_named(
-    tmp_path: Path, made: list[unix.Endpoint], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: list[unix.UnixSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made.append(unix.listen("./s"))
@@ -101,13 +101,13 @@ def test_a_relative_path_is_of_the_folder_in_which_it_was_named(
     assert os.listdir(tmp_path) == []
 
 
-def test_tools_show_the_path(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_tools_show_the_path(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     made.append(unix.listen(str(tmp_path / "s")))
 
     assert made[0].socket.getsockname() == str(tmp_path / "s")
 
 
-def test_a_dead_server_s_socket_is_replaced(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_a_dead_server_s_socket_is_replaced(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     leave_dead_socket(tmp_path / "s")
 
     made.append(unix.listen(str(tmp_path / "s")))
@@ -116,7 +116,7 @@ def test_a_dead_server_s_socket_is_replaced(tmp_path: Path, made: list[unix.Endp
 
 
 @pytest.mark.parametrize("name", ["s", "s" * 200])
-def test_a_living_server_s_socket_is_not(tmp_path: Path, made: list[unix.Endpoint], name: str) -> None:
+def test_a_living_server_s_socket_is_not(tmp_path: Path, made: list[unix.UnixSocket], name: str) -> None:
     made.append(unix.listen(str(tmp_path / name)))
 
     with pytest.raises(AlreadyExistsError, match="a server is listening there already"):
@@ -201,7 +201,7 @@ def test_a_place_where_there_can_be_no_socket(path: str, error: type[ShimError],
     assert opened_since(before) == []
 
 
-def test_what_is_removed_is_its_own(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_what_is_removed_is_its_own(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     made.append(unix.listen(str(tmp_path / "s")))
     (tmp_path / "s").unlink()
     (tmp_path / "s").write_text("somebody else's")
@@ -211,7 +211,7 @@ def test_what_is_removed_is_its_own(tmp_path: Path, made: list[unix.Endpoint]) -
     assert (tmp_path / "s").read_text() == "somebody else's"
 
 
-def test_removing_twice_is_harmless(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_removing_twice_is_harmless(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     made.append(unix.listen(str(tmp_path / "s")))
     made[0].remove()
     descriptor = os.open(os.devnull, os.O_RDONLY)  # may have got the number that was freed
@@ -222,7 +222,7 @@ def test_removing_twice_is_harmless(tmp_path: Path, made: list[unix.Endpoint]) -
 
 
 def test_a_folder_that_somebody_keeps_locked_is_no_hindrance(
-    tmp_path: Path, made: list[unix.Endpoint], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: list[unix.UnixSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unix, "_LOCK_TIMEOUT", 0.01)
     with subprocess.Popen(
@@ -303,7 +303,7 @@ def test_of_servers_started_at_once_exactly_one_gets_a_dead_one_s_place(tmp_path
             each.communicate()
 
 
-def test_one_that_was_killed_blocks_nobody(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_one_that_was_killed_blocks_nobody(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     victim = contender()
     assert told(victim) == "ready"
     tell(victim, tmp_path / "s")
@@ -316,7 +316,7 @@ def test_one_that_was_killed_blocks_nobody(tmp_path: Path, made: list[unix.Endpo
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_what_a_killed_one_left_half_made_is_replaced(tmp_path: Path, made: list[unix.Endpoint]) -> None:
+def test_what_a_killed_one_left_half_made_is_replaced(tmp_path: Path, made: list[unix.UnixSocket]) -> None:
     leave_dead_socket(tmp_path / ".shimpy.new")
 
     made.append(unix.listen(str(tmp_path / ("s" * 200))))

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from shimpy.core.cgroup.cleanup import Leftovers
 from shimpy.core.cgroup.freezer import FreezerTree
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, listed, unified_path
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, listed, unified_path
 from shimpy.core.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
 from shimpy.core.cgroup.tree import Tree
 from shimpy.core.cgroup.unified import UnifiedTree
 from shimpy.core.cgroup.walk import walk
-from shimpy.core.reaper.procfs import born
+from shimpy.core.reaper.procfs import start_time
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +64,16 @@ class Cgroup:
             proc: where procfs is.
         """
         tree: Tree | None = None
-        view = View(proc)
-        version_2 = _own(view, pid, UNIFIED)
+        hierarchies = Hierarchies(proc)
+        version_2 = _own(hierarchies, pid, UNIFIED)
         home = unified_path(pid, proc) if version_2 else None
-        if path := _own(view, pid, "freezer"):
-            tree = FreezerTree(path, refuge=view.own_directory("freezer"))
+        if path := _own(hierarchies, pid, "freezer"):
+            tree = FreezerTree(path, escape_cgroup=hierarchies.own_directory("freezer"))
         elif version_2:
             tree = UnifiedTree(version_2)
         if made:
             made.keep(pid)
-        if memory := _own(view, pid, "memory"):
+        if memory := _own(hierarchies, pid, "memory"):
             return cls(tree, memory=memory, home=home, made=made)
         if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
             return cls(tree, memory=version_2, unified=True, home=home, made=made)
@@ -176,8 +176,8 @@ class Cgroup:
         return OomWatch(callback)
 
 
-def _own(view: View, pid: int, controller: str) -> str | None:
-    path = view.find(pid, controller)
+def _own(hierarchies: Hierarchies, pid: int, controller: str) -> str | None:
+    path = hierarchies.find(pid, controller)
     if path is None:
         return None
     others = {other for cgroup in walk(path) for other in listed(cgroup)} - {pid}
@@ -190,10 +190,10 @@ def _own(view: View, pid: int, controller: str) -> str | None:
 
 def _is_older(other: int, pid: int) -> bool:
     try:
-        started = born(other)
+        started = start_time(other)
     except OSError:
         return False  # it has ended
     try:
-        return started < born(pid)
+        return started < start_time(pid)
     except OSError:
         return True  # init has ended, and nothing of it is certain any more

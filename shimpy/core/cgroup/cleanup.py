@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, memberships, unified_path
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, memberships, unified_path
 from shimpy.core.cgroup.tree import Tree
 from shimpy.errors import ShimError
 
@@ -35,16 +35,16 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: StrPath 
     """
     asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
     inner = posixpath.normpath("/" + asked)
-    view = View(proc)
+    hierarchies = Hierarchies(proc)
     found: dict[str, None] = {}  # in order, each once
-    for controller, own in view.own.items():
+    for controller, own in hierarchies.own.items():
         bases = ["/"]
         if not asked.startswith("/"):
             bases.append(own)
             if controller == UNIFIED:
                 bases.append(posixpath.dirname(own))
         for path in dict.fromkeys(posixpath.normpath(base + inner) for base in bases):
-            found.update(dict.fromkeys(view.directories(controller, path)))
+            found.update(dict.fromkeys(hierarchies.directories(controller, path)))
     return list(found)
 
 
@@ -95,11 +95,11 @@ class Leftovers:
         Args:
             pid: its init.
         """
-        view = View(self._proc)
+        hierarchies = Hierarchies(self._proc)
         places = {
             place
             for controller, path in memberships(pid, self._proc).items()
-            for place in view.directories(controller, path)
+            for place in hierarchies.directories(controller, path)
         }
         self._made = [leaf for leaf in self._leaves if leaf in places]
 
@@ -126,7 +126,7 @@ class Leftovers:
             return False
         if path is None:
             return False
-        return any(place in self._leaves for place in View(self._proc).directories(UNIFIED, path))
+        return any(place in self._leaves for place in Hierarchies(self._proc).directories(UNIFIED, path))
 
     async def remove(self) -> list[str]:
         """Removes what the failed `create` has made, after the runtime's own clean-up.

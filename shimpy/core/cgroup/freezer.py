@@ -39,14 +39,14 @@ class FreezerTree(Tree):
         # A frozen task of version 1 does not see SIGKILL. It cannot be thawed alone while a cgroup
         # above is frozen, but moving it out thaws it: it dies of the signal that waits for it
         # before it gets back to its own code. Frozen, it cannot exit and leave its pid to another.
-        if not self._refuge or not self._frozen_from_above():
+        if not self._escape_cgroup or not self._frozen_from_above():
             return
         for cgroup in walk(self.path):
             await asyncio.sleep(0)
             for pid in struck.intersection(listed(cgroup)):
                 if self._frozen_from_above() and pid in listed(cgroup):
                     with suppress(ProcessLookupError):
-                        write(os.path.join(self._refuge, "cgroup.procs"), str(pid))
+                        write(os.path.join(self._escape_cgroup, "cgroup.procs"), str(pid))
                 await asyncio.sleep(0)
 
     def _frozen_from_above(self) -> bool:

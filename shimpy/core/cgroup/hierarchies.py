@@ -21,7 +21,7 @@ _NOTHING_TO_READ = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class MountPoint:
     """One mounted cgroup hierarchy, or a part of one.
 
     Attributes:
@@ -47,7 +47,7 @@ class Mount:
         return os.path.join(self.point, inner) if inner else self.point
 
 
-def mounts(proc: StrPath = PROC) -> list[Mount]:
+def mounts(proc: StrPath = PROC) -> list[MountPoint]:
     """Returns the cgroup mounts that this process sees, in the order they were made.
 
     Args:
@@ -64,7 +64,7 @@ def mounts(proc: StrPath = PROC) -> list[Mount]:
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
         controllers = {UNIFIED} if kind[0] == "cgroup2" else set(kind[2].split(","))
-        found.append(Mount(_unescape(fields[3]), _unescape(fields[4]), frozenset(controllers)))
+        found.append(MountPoint(_unescape(fields[3]), _unescape(fields[4]), frozenset(controllers)))
     return found
 
 
@@ -104,7 +104,7 @@ def unified_path(pid: int, proc: StrPath = PROC) -> str | None:
     return None if path is None else path.removesuffix(" (deleted)")
 
 
-class View:
+class Hierarchies:
     """The cgroups as this process sees them at one moment.
 
     Reading the table of mounts is most of the work of finding one, and there are several to find.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, read
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ def pids_usage(pid: int, *, proc: StrPath = PROC) -> PidsUsage | None:
         pid: the process.
         proc: where procfs is.
     """
-    view = View(proc)
+    hierarchies = Hierarchies(proc)
     for controller in ("pids", UNIFIED):
-        if directory := view.find(pid, controller):
+        if directory := hierarchies.find(pid, controller):
             current, limit = (read(os.path.join(directory, f"pids.{name}")) for name in ("current", "max"))
             if current.strip().isdigit() and limit.strip().isdigit():
                 return PidsUsage(int(current), int(limit))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from signal import SIGKILL
 from typing import ClassVar, Self
 
-from shimpy.core.cgroup.hierarchies import StrPath, View, listed
+from shimpy.core.cgroup.hierarchies import Hierarchies, StrPath, listed
 from shimpy.core.cgroup.walk import remove_below, walk
 from shimpy.errors import InternalError
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _BATCH = 128  # processes signalled, or cgroups looked at, before others get the event loop
 _HELD = 64  # pidfds kept to await; when those are gone, the rest is looked at again
 _SWEEPS = 100  # of one strike; a tree that cannot be frozen may outrun it, the next goes on
-_PATIENCE = (0.01, 1.0)  # seconds, growing from one to the other, until the next strike
+_BACKOFF = (0.01, 1.0)  # seconds, growing from one to the other, until the next strike
 
 
 class Tree:
@@ -34,7 +34,7 @@ class Tree:
 
     Args:
         path: the directory of the cgroup.
-        refuge: a cgroup of the same hierarchy that is never frozen, ours (version 1 only).
+        escape_cgroup: a cgroup of the same hierarchy that is never frozen, ours (version 1 only).
         runtime_args: see the attribute.
 
     Attributes:
@@ -47,11 +47,11 @@ class Tree:
     _prefix: ClassVar[str | None] = None
 
     def __init__(
-        self, path: StrPath, *, refuge: StrPath | None = None, runtime_args: Iterable[str] = ()
+        self, path: StrPath, *, escape_cgroup: StrPath | None = None, runtime_args: Iterable[str] = ()
     ) -> None:
         self.path = os.fspath(path)
         self.runtime_args = list(runtime_args)
-        self._refuge = refuge
+        self._escape_cgroup = escape_cgroup
 
     def pids(self) -> list[int]:
         """Returns all processes in the tree that are not zombies."""
@@ -127,14 +127,14 @@ class Tree:
         if self._prefix is None:
             return None
         arguments = ["--cgroup", self._prefix + name]
-        tree = type(self)(self._file(name), refuge=self._refuge, runtime_args=arguments)
+        tree = type(self)(self._file(name), escape_cgroup=self._escape_cgroup, runtime_args=arguments)
         tree.remove()  # of a shim that was killed
         try:
             os.mkdir(tree.path)
         except OSError as error:
             _log.debug("no cgroup of its own for %s: %s", name, error)
             return None
-        if not tree._fit():
+        if not tree._usable():
             tree.remove()
             return None
         return tree
@@ -161,19 +161,19 @@ class Tree:
             raise InternalError(f"cannot kill the processes in {self.path}: {error}") from error
 
     async def _kill(self) -> None:
-        pause, longest = _PATIENCE
+        pause, longest = _BACKOFF
         while True:
             dying: list[int] = []
             try:
-                if not await self._strike(dying):
+                if not await self._signal_all(dying):
                     return
-                await self._emptied(dying, pause)
+                await self._wait_empty(dying, pause)
             finally:
                 for pidfd in dying:
                     os.close(pidfd)
             pause = min(2 * pause, longest)
 
-    async def _strike(self, dying: list[int]) -> bool:
+    async def _signal_all(self, dying: list[int]) -> bool:
         """Signals every process once; freezing keeps a fork bomb from outrunning it.
 
         Nothing escapes between being listed and being signalled: a fork that is under way when
@@ -228,14 +228,14 @@ class Tree:
                 os.close(pidfd)
 
     def _holds_us(self) -> bool:
-        view = View()
+        hierarchies = Hierarchies()
         return any(
             place == self.path or place.startswith(f"{self.path}/")
-            for controller, path in view.own.items()
-            for place in view.directories(controller, path)
+            for controller, path in hierarchies.own.items()
+            for place in hierarchies.directories(controller, path)
         )
 
-    async def _emptied(self, dying: list[int], seconds: float) -> None:
+    async def _wait_empty(self, dying: list[int], seconds: float) -> None:
         """Waits until all those have died, at most for so long.
 
         Why not longer: version 1 tells nobody that the tree has been frozen meanwhile (a Pause at
@@ -281,6 +281,6 @@ class Tree:
     async def _release(self, struck: set[int]) -> None:
         """Lets those die that a freezer outside the tree holds."""
 
-    def _fit(self) -> bool:
+    def _usable(self) -> bool:
         """Returns whether processes can be put into this cgroup, which has just been made."""
         return True

@@ -23,7 +23,7 @@ class UnifiedTree(Tree):
         """Returns whether the tree is frozen, or about to be."""
         return read(self._file("cgroup.freeze")).strip() == "1"
 
-    def _fit(self) -> bool:
+    def _usable(self) -> bool:
         return read(self._file("cgroup.type")).strip() == "domain"
 
     def _freeze(self) -> None:
@@ -32,17 +32,17 @@ class UnifiedTree(Tree):
     def _thaw(self) -> None:
         write(self._file("cgroup.freeze"), "0")
 
-    async def _strike(self, dying: list[int]) -> bool:
+    async def _signal_all(self, dying: list[int]) -> bool:
         if not self.populated():
             return False
         # Reaches what is frozen, and what is being forked. Linux 5.14; a threaded cgroup refuses.
         with suppress(OSError):
             if write(self._file("cgroup.kill"), "1"):
                 return True
-        await super()._strike(dying)
+        await super()._signal_all(dying)
         return True
 
-    async def _emptied(self, dying: list[int], seconds: float) -> None:
+    async def _wait_empty(self, dying: list[int], seconds: float) -> None:
         empty = asyncio.Event()
 
         def changed() -> None:

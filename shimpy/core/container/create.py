@@ -78,7 +78,7 @@ class Create:
         began = time.time()
         cgroup: Cgroup | None = None
         try:
-            with self._reaper.window():
+            with self._reaper.spawning():
                 pid = await self._runtime.create(
                     self._id,
                     self._bundle.path,

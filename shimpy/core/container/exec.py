@@ -47,7 +47,7 @@ class Exec:
         """
         cgroup = process.cgroup
         try:
-            with self._reaper.window():
+            with self._reaper.spawning():
                 pid = await self._runtime.exec(
                     self._id,
                     spec,

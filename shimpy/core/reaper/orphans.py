@@ -21,7 +21,7 @@ PERIOD = 1.0
 class Orphans:
     """Reaps orphans, as far as it is certain that they are some.
 
-    None is reaped that may have been born while a `window` of any reaper of this process is open:
+    None is reaped that may have been born while a `spawning` block of any reaper of this process is open:
     a process that dies before its pid is known stays a zombie until it is, so its status cannot be
     lost nor its pid reused. Such zombies wait for the oldest window at the longest, which a runtime
     that hangs keeps open until its call ends; what is older than that is reaped.
@@ -62,10 +62,10 @@ class Orphans:
         self._loop = None
 
     @contextlib.contextmanager
-    def window(self) -> Iterator[None]:
+    def spawning(self) -> Iterator[None]:
         """While it is open, nothing is reaped that was born in it."""
         try:
-            with registry.window():
+            with registry.spawning():
                 yield
         finally:
             self.sweep()

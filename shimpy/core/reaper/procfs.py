@@ -28,7 +28,7 @@ def now() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
 
 
-def born(pid: int) -> int:
+def start_time(pid: int) -> int:
     """Returns when a process, running or a zombie, was born; see `now`.
 
     Raises:

@@ -31,7 +31,7 @@ class Reaper:
        SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
        beside any other user of SIGCHLD. See `Tracking` for those that somebody traces.
     3. Orphans, which somebody's process has left behind, are reaped too, though never one that
-       was born while a `window` is open, nor one that another reaper of this process waits for or
+       was born while a `spawning` block is open, nor one that another reaper of this process waits for or
        may be about to. With `sweep_orphans` that is whatever else ends as our
        child, on SIGCHLD. Without, it is what `kill` has killed, and what somebody with a `claim`
        is certain of; whatever else ends is left to the program that we live in.
@@ -91,12 +91,12 @@ class Reaper:
             self._restore.pop()()
         self._loop = None
 
-    def window(self) -> contextlib.AbstractContextManager[None]:
+    def spawning(self) -> contextlib.AbstractContextManager[None]:
         """While it is open, no reaper of this process reaps an unknown child that was born in it.
 
         Open it before a command that makes one.
         """
-        return self._orphans.window()
+        return self._orphans.spawning()
 
     def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
         """Has orphans reaped although we do not sweep, because it is certain whose they are.
@@ -119,7 +119,7 @@ class Reaper:
             *argv: program and arguments.
             **options: as asyncio.create_subprocess_exec takes them.
         """
-        with self.window():
+        with self.spawning():
             begun = procfs.now()
             process = await asyncio.create_subprocess_exec(*argv, **options)
             command = self._spawned[process] = _Command(process.pid, begun)
@@ -155,7 +155,7 @@ class Reaper:
                 # What was born before it was gone can have its group from nobody else, except who has
                 # taken over its pid. A helper that has left the group has entered the container's
                 # pid namespace: no child of this program's own is in one, unless by its own doing.
-                if not command.begun <= procfs.born(pid) <= ended:
+                if not command.begun <= procfs.start_time(pid) <= ended:
                     return False
                 return os.getpgid(pid) == command.pid != pid or procfs.is_below(pid)
 
@@ -206,7 +206,7 @@ class Reaper:
 
 
 class _Command(Waited):
-    """A child that asyncio waits for; begun: when, or a moment before it, as `descent.now` tells it."""
+    """A child that asyncio waits for; begun: when, or a moment before it, as `procfs.now` tells it."""
 
     __slots__ = ("begun",)
 

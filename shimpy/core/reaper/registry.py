@@ -70,7 +70,7 @@ class Registry:
             return waited is not None and (waited.pidfd < 0 or procfs.is_there(waited.pidfd))
 
     @contextlib.contextmanager
-    def window(self) -> Iterator[None]:
+    def spawning(self) -> Iterator[None]:
         """While it is open, nothing is an orphan that was born in it."""
         with self.lock:
             opened = procfs.now()
@@ -82,7 +82,7 @@ class Registry:
                 self._windows.remove(opened)
 
     def is_open_since(self, moment: int) -> bool:
-        """Returns whether a window is open that was opened by then; see `descent.now`."""
+        """Returns whether a window is open that was opened by then; see `procfs.now`."""
         with self.lock:
             return bool(self._windows) and self._windows[0] <= moment
 
@@ -93,7 +93,7 @@ class Registry:
             OSError: there is none of that pid.
         """
         with self.lock:
-            return not (self.knows(pid) or self.is_open_since(procfs.born(pid)))
+            return not (self.knows(pid) or self.is_open_since(procfs.start_time(pid)))
 
     def add_sweeper(self, owner: object, sweep: Callable[[], object]) -> None:
         """Has `sweep` called, in any thread, when `wake` is called on behalf of others than its owner."""

@@ -137,7 +137,7 @@ class Logger:
                 actions.append((os.POSIX_SPAWN_DUP2, above, number))
             # asyncio gives a program the numbers that descriptors have here, or needs a fork of Python
             # (preexec_fn). This costs the half of a millisecond too, and tells why a program cannot be run.
-            with reaper.window():
+            with reaper.spawning():
                 pid = self._posix_spawn(actions, environment)
                 try:
                     self._child = reaper.track(pid, self._has_ended)

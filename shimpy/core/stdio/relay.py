@@ -22,7 +22,7 @@ _INPUT_CHUNKS_AT_ONCE: Final = 8
 _log = logging.getLogger(__name__)
 
 
-class Owned:
+class FileDescriptor:
     """A descriptor that is closed once, by whoever is first."""
 
     def __init__(self, fd: int) -> None:
@@ -47,7 +47,7 @@ class OutputRelay:
         drained: the process has exited, and all that it wrote has been passed on.
     """
 
-    def __init__(self, watcher: Watcher, master: int, slave: Owned, sink: Owned) -> None:
+    def __init__(self, watcher: Watcher, master: int, slave: FileDescriptor, sink: FileDescriptor) -> None:
         self.drained = asyncio.Event()
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ class InputRelay:
         master: not blocking.
     """
 
-    def __init__(self, source: Owned, master: int) -> None:
+    def __init__(self, source: FileDescriptor, master: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._master = master

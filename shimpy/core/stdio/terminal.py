@@ -13,7 +13,7 @@ from typing import Final
 
 from shimpy.core.stdio.console import ConsoleSocket
 from shimpy.core.stdio.fifo import StdioHub
-from shimpy.core.stdio.relay import InputRelay, OutputRelay, Owned
+from shimpy.core.stdio.relay import FileDescriptor, InputRelay, OutputRelay
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 
@@ -43,13 +43,13 @@ class TerminalIO:
             with Stream("stdin", stdin) as stream:
                 # A FIFO that is open for writing too is not at its end when a writer leaves.
                 flags = os.O_RDWR if stream.is_fifo else os.O_RDONLY
-                self._source = Owned(stream.open(flags, blocking=False))
+                self._source = FileDescriptor(stream.open(flags, blocking=False))
                 stack.callback(self._source.close)
             with Stream("stdout", stdout) as stream:
                 fd = open_output(hub, stream, stack, blocking=False)
-                self._sink = Owned(fd)
+                self._sink = FileDescriptor(fd)
                 stack.callback(self._sink.close)
-            self._null = Owned(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            self._null = FileDescriptor(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             stack.callback(self._null.close)
             self._console = ConsoleSocket()
             stack.callback(self._console.close)
@@ -73,7 +73,7 @@ class TerminalIO:
         # While the process lives it may close its terminal and open /dev/console again. Without a
         # slave of our own the master would hang up meanwhile: ready at all times, though it takes
         # nothing, and woken whenever the process does that.
-        slave = Owned(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        slave = FileDescriptor(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)
         self._master = master
         self._apply_size()

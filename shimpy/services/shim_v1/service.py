@@ -23,7 +23,7 @@ from shimpy.core.supervisor import Supervisor
 from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from shimpy.services.shim_v1.events import ShimEvents, ShimEventStream
 from shimpy.services.shim_v1.pid_index import PidIndex
-from shimpy.transport.grpc import guarded
+from shimpy.transport.grpc import wrap
 
 # Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -70,9 +70,7 @@ class Shim(api.ShimBase):
 
     def __mapping__(self) -> dict[str, Handler]:
         """Returns the handlers of the calls, as grpclib serves them."""
-        return guarded(
-            super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events}
-        )
+        return wrap(super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events})
 
     def open(self) -> None:
         """Becomes a subreaper, so that nothing is lost before the first Create. Idempotent.
@@ -172,7 +170,7 @@ class Shim(api.ShimBase):
             cwd=request.cwd,
             user=user,
             capabilities=tuple(request.capabilities),
-            rlimits=tuple(Rlimit(limit.type, limit.hard, limit.soft) for limit in request.rlimits),
+            rlimits=tuple(Rlimit(limit.type, soft=limit.soft, hard=limit.hard) for limit in request.rlimits),
             no_new_privileges=request.no_new_privileges,
             apparmor_profile=request.apparmor_profile,
             selinux_label=request.selinux_label,

@@ -3,7 +3,7 @@
 All use of grpclib's and h2's private names is in this package.
 """
 
-from shimpy.transport.grpc.handlers import guarded
-from shimpy.transport.grpc.server import Server, Service
+from shimpy.transport.grpc.handlers import wrap
+from shimpy.transport.grpc.server import GrpcServer, Service
 
-__all__ = ["Server", "Service", "guarded"]
+__all__ = ["GrpcServer", "Service", "wrap"]

@@ -44,7 +44,7 @@ class _RefusedError(Exception):
         self.http_status = http_status
 
 
-class Call:
+class GrpcCall:
     """One call: a task, and how it ends.
 
     Attributes:
@@ -229,7 +229,7 @@ class Calls(AbstractHandler):
     def __init__(
         self,
         find: Callable[[str], Handler | None],
-        every_call: set[Call],
+        every_call: set[GrpcCall],
         *,
         peer: object,
         is_draining: Callable[[], bool],
@@ -241,11 +241,11 @@ class Calls(AbstractHandler):
         self.is_draining = is_draining
         self.answered = answered
         self.dispatch = _DispatchServerEvents()
-        self.under_way: dict[HTTPStream, Call] = {}
+        self.under_way: dict[HTTPStream, GrpcCall] = {}
 
     def accept(self, stream: HTTPStream, headers: _Headers, release_stream: Callable[[], None]) -> None:
         """Starts to serve a call."""
-        call = self.under_way[stream] = Call(self, stream, headers)
+        call = self.under_way[stream] = GrpcCall(self, stream, headers)
         self._every_call.add(call)
 
         def ended(_: asyncio.Task[None]) -> None:

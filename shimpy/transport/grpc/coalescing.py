@@ -9,7 +9,7 @@ from typing import Any
 _MOST = 64 * 1024
 
 
-class JoinedWrites:
+class CoalescedWrites:
     """A transport that gathers what is written in one turn of the event loop.
 
     grpclib writes the headers, the message and the trailers of an answer one by one; sent one by one,

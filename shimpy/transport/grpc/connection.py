@@ -17,7 +17,7 @@ from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 
 from shimpy.transport.grpc.calls import Calls
-from shimpy.transport.grpc.coalescing import JoinedWrites
+from shimpy.transport.grpc.coalescing import CoalescedWrites
 from shimpy.transport.grpc.http2 import HTTP2
 from shimpy.transport.grpc.limits import (
     CLOSING_TIMEOUT,
@@ -26,7 +26,7 @@ from shimpy.transport.grpc.limits import (
     MAX_STREAMS,
     PREFACE_TIMEOUT,
     READ_SIZE,
-    Patience,
+    TokenBucket,
 )
 
 _log = logging.getLogger(__name__)
@@ -35,31 +35,31 @@ _log = logging.getLogger(__name__)
 _CONFIG = Configuration(_keepalive_time=None)
 
 _COSTS: dict[type[h2.events.Event], float] = {
-    h2.events.PingReceived: Patience.FRAME,
-    h2.events.PingAckReceived: Patience.FRAME,
-    h2.events.PriorityUpdated: Patience.FRAME,
-    h2.events.RemoteSettingsChanged: Patience.SETTINGS,
-    h2.events.SettingsAcknowledged: Patience.FRAME,
-    h2.events.StreamReset: Patience.RESET,
-    h2.events.UnknownFrameReceived: Patience.FRAME,
-    h2.events.WindowUpdated: Patience.FRAME,
+    h2.events.PingReceived: TokenBucket.FRAME,
+    h2.events.PingAckReceived: TokenBucket.FRAME,
+    h2.events.PriorityUpdated: TokenBucket.FRAME,
+    h2.events.RemoteSettingsChanged: TokenBucket.SETTINGS,
+    h2.events.SettingsAcknowledged: TokenBucket.FRAME,
+    h2.events.StreamReset: TokenBucket.RESET,
+    h2.events.UnknownFrameReceived: TokenBucket.FRAME,
+    h2.events.WindowUpdated: TokenBucket.FRAME,
 }
 
-# Data in smaller pieces than this is no way to send a message.
+# Bytes: a client that sends its messages in smaller pieces than this is charged for each.
 _SMALL_DATA = 64
 
 
 class _Connection(Connection):
     """grpclib's bookkeeping of a connection."""
 
-    def __init__(self, connection: HTTP2, transport: asyncio.Transport, patience: Patience) -> None:
+    def __init__(self, connection: HTTP2, transport: asyncio.Transport, bucket: TokenBucket) -> None:
         super().__init__(connection, transport, config=_CONFIG)
-        self.patience = patience
+        self.bucket = bucket
 
     def data_send_process(self) -> None:
-        """Rewards a peer for what is sent to it: it has to answer that with frames of its own."""
+        """Credits the peer for data sent to it, which it has to acknowledge with frames of its own."""
         super().data_send_process()
-        self.patience.earn(Patience.SENT)
+        self.bucket.refill(TokenBucket.SENT)
 
 
 class _Processor(EventsProcessor):
@@ -70,7 +70,7 @@ class _Processor(EventsProcessor):
         self.calls = calls
         self.processors[h2.events.UnknownFrameReceived] = lambda _: None
         self._h2 = connection._connection
-        self._patience = connection.patience
+        self._bucket = connection.bucket
 
     def process_request_received(self, event: h2.events.RequestReceived) -> None:
         """Starts a call, if there is room for one more."""
@@ -78,7 +78,7 @@ class _Processor(EventsProcessor):
             super().process_request_received(event)
         else:
             self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
-            self._patience.spend(Patience.RESET)
+            self._bucket.take(TokenBucket.RESET)
 
     def process_data_received(self, event: h2.events.DataReceived) -> None:
         """Takes in a piece of a request, if there is room for it."""
@@ -120,18 +120,18 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         self._admit = admit
         self._opened = opened
         self._closed = closed
-        self._patience = Patience()
+        self._bucket = TokenBucket()
         self._buffer = memoryview(bytearray(MAX_FRAME))
         self._next_read = READ_SIZE
-        self._silence: asyncio.TimerHandle | None = None
+        self._preface_timer: asyncio.TimerHandle | None = None
         self._ponged = asyncio.Event()
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greets the peer, or sends it away."""
-        self._transport = cast(asyncio.Transport, JoinedWrites(cast(asyncio.Transport, transport)))
+        """Accepts the peer, or closes the connection if it may not connect."""
+        self._transport = cast(asyncio.Transport, CoalescedWrites(cast(asyncio.Transport, transport)))
         self._h2 = HTTP2()
-        self.connection = _Connection(self._h2, self._transport, self._patience)
+        self.connection = _Connection(self._h2, self._transport, self._bucket)
         try:
             peer = self._admit(transport)
         except OSError as error:
@@ -139,16 +139,18 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             self._transport.abort()
             peer = None
         self.processor = _Processor(
-            self._make_calls(peer, lambda: self._patience.earn(Patience.ANSWERED)), self.connection
+            self._make_calls(peer, lambda: self._bucket.refill(TokenBucket.ANSWERED)), self.connection
         )
         if self._transport.is_closing():
             return
         if not self._opened(self):
             _log.warning("connection refused: too many are open")
-            self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
+            self._close(ErrorCodes.ENHANCE_YOUR_CALM)
         else:
             self.connection.flush()
-            self._silence = asyncio.get_running_loop().call_later(PREFACE_TIMEOUT, self._silent)
+            self._preface_timer = asyncio.get_running_loop().call_later(
+                PREFACE_TIMEOUT, self._preface_timed_out
+            )
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Returns where to put the next bytes: the rest of one frame, or few, so that all get a turn."""
@@ -167,7 +169,7 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             self._next_read = max(READ_SIZE, self._h2.missing())
         except h2.exceptions.ProtocolError as error:
             _log.info("closing connection: %s", error)
-            self._hang_up(None)  # h2 has made the GOAWAY
+            self._close(None)  # h2 has made the GOAWAY
             return
         except Exception:  # noqa: BLE001 - it goes to the log
             # h2 has been seen to fail in other ways on what is not HTTP/2.
@@ -178,8 +180,8 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         try:
             for event in events:
                 if not self._afford(event):
-                    _log.warning("closing connection: a flood of %s", type(event).__name__)
-                    self._hang_up(ErrorCodes.ENHANCE_YOUR_CALM)
+                    _log.warning("closing connection: flooded with %s", type(event).__name__)
+                    self._close(ErrorCodes.ENHANCE_YOUR_CALM)
                     return
             for event in self._merged(events):
                 self.processor.process(event)
@@ -191,15 +193,15 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             self.connection.flush()
 
     def _afford(self, event: h2.events.Event) -> bool:
-        """Charges the event to the peer's token bucket; returns False once that is empty."""
+        """Charges an event to the peer's token bucket; returns False once it is empty."""
         if isinstance(event, h2.events.RemoteSettingsChanged):
-            self._heard()
+            self._stop_preface_timer()
         elif isinstance(event, h2.events.PingAckReceived):
             self._ponged.set()
         elif isinstance(event, h2.events.DataReceived):
-            return len(event.data or b"") >= _SMALL_DATA or self._patience.spend(Patience.FRAME)
+            return len(event.data or b"") >= _SMALL_DATA or self._bucket.take(TokenBucket.FRAME)
         cost = _COSTS.get(type(event))
-        return cost is None or self._patience.spend(cost)
+        return cost is None or self._bucket.take(cost)
 
     @staticmethod
     def _merged(events: list[h2.events.Event]) -> list[h2.events.Event]:
@@ -229,23 +231,23 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Breaks off what the peer has asked for."""
-        self._heard()
+        self._stop_preface_timer()
         super().connection_lost(exc)
         self.lost.set()
         self._ponged.set()
         self._closed(self)
 
-    def _heard(self) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
+    def _stop_preface_timer(self) -> None:
+        if self._preface_timer is not None:
+            self._preface_timer.cancel()
+            self._preface_timer = None
 
-    def _silent(self) -> None:
+    def _preface_timed_out(self) -> None:
         _log.info("closing connection: no HTTP/2 preface within %g s", PREFACE_TIMEOUT)
         self._transport.abort()
 
-    def _hang_up(self, error: ErrorCodes | None) -> None:
-        """Closes the connection after its last words, which the peer has a moment to read."""
+    def _close(self, error: ErrorCodes | None) -> None:
+        """Sends GOAWAY and what is queued, and cuts the connection after CLOSING_TIMEOUT."""
         if self._transport.is_closing():
             return
         if error is not None and self._h2.state_machine.state is not ConnectionState.CLOSED:
@@ -255,11 +257,11 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
         asyncio.get_running_loop().call_later(CLOSING_TIMEOUT, self._transport.abort)
 
     def abort(self) -> None:
-        """Cuts the connection, whatever is still to be sent."""
+        """Closes the connection at once; what is queued is lost."""
         self._transport.abort()
 
-    async def farewell(self, timeout: float) -> None:
-        """Closes the connection once the peer has taken in everything that was sent to it.
+    async def close_gracefully(self, timeout: float) -> None:
+        """Closes the connection once the peer has read everything that was sent to it.
 
         There are clients, grpclib's own among them, that drop at a GOAWAY or the end of the connection what
         they have not read yet; the answer to a ping shows that they have.
@@ -271,10 +273,10 @@ class Protocol(H2Protocol, asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 self._ponged.clear()
                 if not self._transport.is_closing():
-                    self._h2.ping(b"farewell")
+                    self._h2.ping(b"shutdown")
                     self.connection.flush()
                     await self._ponged.wait()
-        self._hang_up(ErrorCodes.NO_ERROR)
+        self._close(ErrorCodes.NO_ERROR)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self.lost.wait()

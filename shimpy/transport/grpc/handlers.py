@@ -34,7 +34,7 @@ class Replies(AsyncIterable[Any], Protocol):
 _Subscribe = Callable[[Any], Replies]
 
 
-def guarded(
+def wrap(
     mapping: Mapping[str, Handler], *, streams: Mapping[str, _Subscribe] | None = None
 ) -> dict[str, Handler]:
     """Wraps the handlers of a service, so that on any grpclib server they keep the contract.
@@ -59,7 +59,7 @@ def guarded(
     }
 
 
-class Request:
+class StrictStream:
     """The stream of a call as generated code sees it, with requests read and decoded strictly."""
 
     def __init__(self, stream: Stream[Any, Any], request_type: Any) -> None:
@@ -80,7 +80,7 @@ def _answer(
 
     async def answer(stream: Stream[Any, Any]) -> None:
         try:
-            await func(Request(stream, request_type))
+            await func(StrictStream(stream, request_type))
         except ShimError as error:
             raise GRPCError(Status[error.code], sent(error)) from error
         except GRPCError as error:
@@ -102,10 +102,10 @@ def _answer(
     return answer
 
 
-def _stream(subscribe: _Subscribe) -> Callable[[Request], Awaitable[None]]:
+def _stream(subscribe: _Subscribe) -> Callable[[StrictStream], Awaitable[None]]:
     """Returns a handler that sends the response headers once the client is subscribed."""
 
-    async def serve(request: Request) -> None:
+    async def serve(request: StrictStream) -> None:
         replies = subscribe(await request.recv_message())
         try:
             await request.send_initial_metadata()

@@ -45,10 +45,10 @@ MAX_CLOSED_STREAMS = 2_048
 MAX_STATUS_MESSAGE = 4 * 1024
 
 
-class Patience:
-    """What a peer may spend on frames that are no work: pings, settings, resets, empty data.
+class TokenBucket:
+    """What a peer may spend on frames that do no work: pings, settings, resets, empty data.
 
-    A bucket of tokens: it starts full and refills with time and with every call that is answered. A frame
+    The bucket starts full and refills with time and with every call that is answered. A frame
     takes about 25 µs to handle, so an idle peer can take about 3 % of a CPU for good, and a quarter of a
     second at once. The burst lets a client cancel all of its MAX_STREAMS calls twice over.
     """
@@ -70,15 +70,15 @@ class Patience:
         self._tokens = self.BURST
         self._at = time.monotonic()
 
-    def earn(self, tokens: float) -> None:
-        """Gives tokens back for work that was of use."""
+    def refill(self, tokens: float) -> None:
+        """Gives tokens back for useful work."""
         self._tokens = min(self.BURST, self._tokens + tokens)
 
-    def spend(self, tokens: float) -> bool:
+    def take(self, tokens: float) -> bool:
         """Takes tokens; returns False when there are none left."""
         if self._tokens < tokens:
             now = time.monotonic()
-            self.earn((now - self._at) * self.PER_SECOND)
+            self.refill((now - self._at) * self.PER_SECOND)
             self._at = now
         self._tokens -= tokens
         return self._tokens >= 0

@@ -10,18 +10,18 @@ from typing import Protocol as Interface
 
 from grpclib.const import Handler, Status
 
-from shimpy.transport.grpc.calls import Call, Calls
+from shimpy.transport.grpc.calls import Calls, GrpcCall
 from shimpy.transport.grpc.connection import Protocol
 from shimpy.transport.grpc.limits import MAX_CONNECTIONS
 
 _log = logging.getLogger(__name__)
 
 # What the parts of a shutdown may take, in seconds, after the grace that calls under way are given: to roll
-# back what was broken off, for the streams to be drained, to say good-bye (twice that). With the
+# back what was cancelled, for the streams to be drained, to close the connections (twice that). With the
 # 1.2 s of grace that the server gives this makes 2.5 s of the 3 s that the contract allows.
 _ROLL_BACK = 0.3
 _DRAIN_STREAMS = 0.4
-_FAREWELL = 0.15
+_CLOSING = 0.15
 
 _SHUTTING_DOWN = "the shim is shutting down"
 
@@ -32,11 +32,11 @@ class Service(Interface):
     def __mapping__(self) -> dict[str, Handler]: ...
 
 
-class Server:
+class GrpcServer:
     """Serves gRPC on a listening socket.
 
     Args:
-        services: whose methods to serve; every handler should be `guarded`.
+        services: whose methods to serve; every handler should have gone through `wrap`.
         later: services by their full names that are made when the first call for them comes.
         admit: is given the transport of each new connection; returns who the peer is, for the log, or raises
             PermissionError to send it away.
@@ -57,7 +57,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._connections: set[Protocol] = set()
         # Those whose connection is lost and who are still undoing what they did are among them.
-        self._calls_under_way: set[Call] = set()
+        self._calls_under_way: set[GrpcCall] = set()
         self._draining = False
 
     async def start(self, sock: socket.socket) -> None:
@@ -111,18 +111,18 @@ class Server:
         end_streams()
         await self._ended(_DRAIN_STREAMS, streams=True)
         self._break_off(streams=True)
-        await self._ended(_FAREWELL, streams=True)
+        await self._ended(_CLOSING, streams=True)
         if self._connections:
-            await asyncio.gather(*(each.farewell(_FAREWELL) for each in self._connections))
+            await asyncio.gather(*(each.close_gracefully(_CLOSING) for each in self._connections))
         for each in self._connections:
             each.abort()
         # A transport that is aborted says so one turn of the loop later.
         lost = [asyncio.ensure_future(each.lost.wait()) for each in self._connections]
         if lost:
-            await asyncio.wait(lost, timeout=_FAREWELL)
-        await self._ended(_FAREWELL, streams=True)
+            await asyncio.wait(lost, timeout=_CLOSING)
+        await self._ended(_CLOSING, streams=True)
 
-    def _under_way(self, *, streams: bool) -> list[Call]:
+    def _under_way(self, *, streams: bool) -> list[GrpcCall]:
         return [call for call in self._calls_under_way if streams or not call.streaming]
 
     async def _ended(self, timeout: float, *, streams: bool) -> None:

@@ -2,6 +2,6 @@
 
 from shimpy.transport.ttrpc.client import Client, connect
 from shimpy.transport.ttrpc.frames import MAX_PAYLOAD
-from shimpy.transport.ttrpc.server import Server
+from shimpy.transport.ttrpc.server import TtrpcServer
 
-__all__ = ["MAX_PAYLOAD", "Client", "Server", "connect"]
+__all__ = ["MAX_PAYLOAD", "Client", "TtrpcServer", "connect"]

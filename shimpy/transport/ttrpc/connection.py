@@ -49,11 +49,11 @@ class Shared:
     admit: Callable[[asyncio.BaseTransport], object]
     max_connections: int
     connections: set[Connection] = field(default_factory=set)
-    calls: set[Call] = field(default_factory=set)
+    calls: set[TtrpcCall] = field(default_factory=set)
     draining: bool = False
 
 
-class Call:
+class TtrpcCall:
     """A call that is under way.
 
     Attributes:
@@ -101,7 +101,7 @@ class Connection(FrameProtocol):
     def __init__(self, shared: Shared) -> None:
         super().__init__()
         self._shared = shared
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, TtrpcCall] = {}
         self._last_stream = 0
         self._held = 0
         self.lost = asyncio.get_running_loop().create_future()
@@ -192,7 +192,7 @@ class Connection(FrameProtocol):
             self._begin(stream, request, method)
 
     def _begin(self, stream: int, request: Request, method: Method) -> None:
-        call = Call(stream, f"{request.service}/{request.method}", len(request.payload))
+        call = TtrpcCall(stream, f"{request.service}/{request.method}", len(request.payload))
         context = contextvars.copy_context()
         context.run(METADATA.set, request.metadata)
         loop = asyncio.get_running_loop()
@@ -207,7 +207,7 @@ class Connection(FrameProtocol):
         # Not at the end of the task, which never begins if it is cancelled before its first step.
         call.task.add_done_callback(lambda _: self._ended(call))
 
-    def _ended(self, call: Call) -> None:
+    def _ended(self, call: TtrpcCall) -> None:
         """Answers a call whose handler has ended."""
         if call.expiry is not None:
             call.expiry.cancel()
@@ -246,7 +246,7 @@ async def _serve(method: Method, payload: bytes) -> bytes:
     return encode(await method.handler(request))
 
 
-def _outcome(call: Call) -> Response:
+def _outcome(call: TtrpcCall) -> Response:
     """Returns how a call has ended."""
     if call.task.cancelled():
         if call.verdict is not None:

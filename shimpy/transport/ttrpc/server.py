@@ -38,7 +38,7 @@ def admit_same_user(transport: asyncio.BaseTransport) -> None:
         raise PermissionError(f"process {pid} belongs to user {uid} and group {gid}")
 
 
-class Server:
+class TtrpcServer:
     """Serves ttrpc on a listening unix socket, to its own user and group and to root.
 
     Args:

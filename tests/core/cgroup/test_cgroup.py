@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shimpy.core.cgroup import Cgroup, OomWatch, Tree, cgroup
-from shimpy.core.cgroup.hierarchies import UNIFIED, View
+from shimpy.core.cgroup.hierarchies import UNIFIED, Hierarchies
 from shimpy.core.cgroup.oom import EventsWatch, OomControlWatch
 from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.cgroups import Started, root, scratch
@@ -111,14 +111,14 @@ def test_a_mount_that_shows_a_part(machine: Machine) -> None:
     machine.cgroup(point / "box", 77)
     machine.place(77, "3:cpu,freezer:/pod/box\n")
     assert machine.of(77).killable
-    view = View(machine.proc)
-    assert view.directories("freezer", "/pod") == [str(point)]
-    assert view.directories("freezer", "/podium/box") == []
-    assert view.directories("freezer", "/") == []
+    hierarchies = Hierarchies(machine.proc)
+    assert hierarchies.directories("freezer", "/pod") == [str(point)]
+    assert hierarchies.directories("freezer", "/podium/box") == []
+    assert hierarchies.directories("freezer", "/") == []
 
 
 def test_the_mount_that_shows_the_process_is_taken(machine: Machine) -> None:
-    """The first is hidden by another, or belongs to someone else's view."""
+    """The first is hidden by another, or belongs to another hierarchies."""
     machine.cgroup(machine.mount("cgroup", "hidden", "rw,freezer") / "box")
     machine.cgroup(machine.mount("cgroup", "seen", "rw,freezer") / "box", 77)
     machine.place(77, "3:freezer:/box\n")
@@ -206,10 +206,10 @@ def test_a_zombie_that_died_deeper_than_the_kernel_tells_is_a_containers() -> No
 @pytest.mark.parametrize("controller", ["freezer", UNIFIED])
 def test_this_machines_own_mounts_are_found(controller: str) -> None:
     point = root(controller)
-    directory = View().own_directory(controller)
+    directory = Hierarchies().own_directory(controller)
     assert directory is not None
     assert str(os.getpid()) in Path(directory, "cgroup.procs").read_text().split()
-    assert str(point) in [mount.point for mount in View().mounts if controller in mount.controllers]
+    assert str(point) in [mount.point for mount in Hierarchies().mounts if controller in mount.controllers]
 
 
 # -- real containers

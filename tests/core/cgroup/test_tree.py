@@ -15,7 +15,7 @@ import pytest
 
 from shimpy.core.cgroup import Tree, hierarchies, unified
 from shimpy.core.cgroup.freezer import FreezerTree
-from shimpy.core.cgroup.hierarchies import UNIFIED, View
+from shimpy.core.cgroup.hierarchies import UNIFIED, Hierarchies
 from shimpy.core.cgroup.unified import UnifiedTree
 from shimpy.core.cgroup.walk import walk
 from shimpy.errors import InternalError
@@ -75,7 +75,7 @@ def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if request.param in ("before Linux 5.14", "threaded"):
         monkeypatch.setattr(unified, "write", write)
     with scratch(controller) as directory:
-        yield kind(directory, refuge=root(controller))
+        yield kind(directory, escape_cgroup=root(controller))
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ async def test_an_empty_tree_and_one_that_is_gone_are_killed_at_once(tree: Tree)
 
 
 async def test_a_tree_that_holds_shimpy_is_refused(tree: Tree) -> None:
-    home = View().own_directory("freezer" if isinstance(tree, FreezerTree) else UNIFIED)
+    home = Hierarchies().own_directory("freezer" if isinstance(tree, FreezerTree) else UNIFIED)
     assert home is not None
     with Started(IDLE, tree.path) as bystander:
         Path(tree.path, "cgroup.procs").write_text(str(os.getpid()))

@@ -54,7 +54,7 @@ async def main():
     reaper = Reaper(sweep_orphans=True)
     reaper.open()
     over = {}
-    with reaper.window():
+    with reaper.spawning():
         for number in range(300):
             pid = os.fork()
             if pid == 0:

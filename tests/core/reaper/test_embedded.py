@@ -33,7 +33,7 @@ async def test_the_programs_own_children_are_left_to_it(embedded: Reaper) -> Non
     release = embedded.claim(lambda _pid: False, watch=True)
     for status in range(10):
         exit_ = Exit()
-        with embedded.window():
+        with embedded.spawning():
             embedded.track(orphan(exits(status)), exit_)
         assert await exit_.status() == status
     release()
@@ -69,7 +69,7 @@ async def test_a_claim_is_heeded_a_little_longer_than_it_is_held(embedded: Reape
 
 async def test_a_claimed_orphan_that_was_born_in_a_window_waits_for_it(embedded: Reaper) -> None:
     release = embedded.claim(lambda _pid: True, watch=True)
-    with embedded.window():
+    with embedded.spawning():
         pid = orphan(exits(4))
         await eventually(lambda: is_zombie(pid))
         await embedded.wait(await embedded.spawn("true"))

@@ -33,9 +33,9 @@ async def test_what_died_before_is_swept_too() -> None:
 
 
 async def test_no_orphan_is_swept_that_was_born_in_a_window(sweeping: Reaper) -> None:
-    outer = sweeping.window()
+    outer = sweeping.spawning()
     with outer:
-        with sweeping.window():
+        with sweeping.spawning():
             pid = orphan(exits(0))
             await eventually(lambda: is_zombie(pid))
         await sweeping.wait(await sweeping.spawn("true"))
@@ -46,9 +46,9 @@ async def test_no_orphan_is_swept_that_was_born_in_a_window(sweeping: Reaper) ->
 async def test_what_is_older_than_every_window_is_swept_all_the_same(sweeping: Reaper) -> None:
     """Or zombies would pile up as long as a runtime hangs."""
     pids = [orphan(sleeps) for _ in range(10)]
-    youngest = max(procfs.born(pid) for pid in pids)
+    youngest = max(procfs.start_time(pid) for pid in pids)
     await eventually(lambda: procfs.now() > youngest)
-    with sweeping.window():
+    with sweeping.spawning():
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         await eventually(lambda: not children())
@@ -59,7 +59,7 @@ async def test_windows_that_overlap_without_end_starve_nobody(sweeping: Reaper) 
 
     async def commands(delay: float) -> None:
         while not over.is_set():
-            with sweeping.window():
+            with sweeping.spawning():
                 await asyncio.sleep(delay)
 
     busy = [asyncio.create_task(commands(0.03 + number / 1000)) for number in range(4)]

@@ -63,7 +63,7 @@ async def test_sigchld_that_is_ignored_is_heeded_meanwhile(ignored: None, *, swe
     reaper = Reaper(sweep_orphans=sweep)
     reaper.open()
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         reaper.track(fork(exits(6)), exit_)
     assert await exit_.status() == 6
     reaper.close()
@@ -75,7 +75,7 @@ async def test_the_last_of_several_puts_it_back(ignored: None) -> None:
     second.open()
     first.close()
     exit_ = Exit()
-    with second.window():
+    with second.spawning():
         second.track(fork(exits(6)), exit_)
     assert await exit_.status() == 6
     second.close()
@@ -116,7 +116,7 @@ async def test_it_can_be_opened_again() -> None:
     for status in (1, 2):
         reaper.open()
         exit_ = Exit()
-        with reaper.window():
+        with reaper.spawning():
             reaper.track(fork(exits(status)), exit_)
         assert await exit_.status() == status
         reaper.close()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("status", [0, 7, 255])
 async def test_a_tracked_process_has_the_exit_code_it_ended_with(reaper: Reaper, status: int) -> None:
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         child = reaper.track(fork(exits(status)), exit_)
     assert await exit_.status() == status
     assert child.exit_status == status
@@ -28,7 +28,7 @@ async def test_a_tracked_process_has_the_exit_code_it_ended_with(reaper: Reaper,
 
 async def test_one_that_a_signal_ended_has_128_more(reaper: Reaper) -> None:
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         child = reaper.track(fork(sleeps), exit_)
     assert child.exit_status is None
     child.kill(signal.SIGTERM)
@@ -38,7 +38,7 @@ async def test_one_that_a_signal_ended_has_128_more(reaper: Reaper) -> None:
 
 async def test_one_that_stops_and_goes_on_has_not_ended(reaper: Reaper) -> None:
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         child = reaper.track(fork(sleeps), exit_)
     child.kill(signal.SIGSTOP)
     await eventually(lambda: children()[child.pid] == "T")
@@ -51,7 +51,7 @@ async def test_one_that_stops_and_goes_on_has_not_ended(reaper: Reaper) -> None:
 
 async def test_an_exit_is_never_told_from_within_track(reaper: Reaper) -> None:
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         pid = fork(exits(3))
         await eventually(lambda: is_zombie(pid))
         child = reaper.track(pid, exit_)
@@ -63,7 +63,7 @@ async def test_an_exit_is_never_told_from_within_track(reaper: Reaper) -> None:
 async def test_one_that_dies_before_its_pid_is_known_keeps_status_and_pid(reaper: Reaper) -> None:
     """However much is swept meanwhile."""
     exits_ = {}
-    with reaper.window():
+    with reaper.spawning():
         pids = [orphan(exits(number)) for number in range(20)]
         await eventually(lambda: set(pids) <= set(zombies()))
         for _ in range(3):
@@ -79,7 +79,7 @@ async def test_a_wrong_pid_is_refused(reaper: Reaper) -> None:
     gone = fork(exits(0))
     os.waitpid(gone, 0)
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         tracked = reaper.track(fork(sleeps), exit_)
         spawned = await reaper.spawn("sleep", "1000")
     for pid, words in [
@@ -102,7 +102,7 @@ async def test_a_grandchild_is_not_a_child(reaper: Reaper) -> None:
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", "sleep 1000 & echo $!; wait", stdout=asyncio.subprocess.PIPE
     )
-    with reaper.window():
+    with reaper.spawning():
         pass
     assert process.stdout is not None
     pid = int(await process.stdout.readline())
@@ -122,7 +122,7 @@ async def test_a_status_that_somebody_else_took_is_said_to_be_lost(
 ) -> None:
     """It neither hangs nor keeps the event loop busy."""
     exit_ = Exit()
-    with reaper.window():
+    with reaper.spawning():
         pid = fork(exits(3))
         reaper.track(pid, exit_)
         os.waitpid(pid, 0)
@@ -138,7 +138,7 @@ async def test_an_error_of_who_hears_of_an_exit_stops_nothing(sweeping: Reaper) 
         raise ValueError("on_exit")
 
     exit_ = Exit()
-    with sweeping.window():
+    with sweeping.spawning():
         sweeping.track(fork(exits(0)), fails)
         sweeping.track(fork(exits(1)), exit_)
         orphan(exits(2))

@@ -44,14 +44,14 @@ async def _look_round(reaper: Reaper) -> None:
 async def test_what_one_tracks_no_other_reaps(greedy: Reaper, embedded: Reaper) -> None:
     for status in range(20):
         exit_ = Exit()
-        with embedded.window():
+        with embedded.spawning():
             embedded.track(orphan(exits(status)), exit_)
         await _look_round(greedy)
         assert await exit_.status() == status
 
 
 async def test_what_is_born_in_a_window_of_one_no_other_reaps(other: Reaper, embedded: Reaper) -> None:
-    with embedded.window():
+    with embedded.spawning():
         pid = orphan(exits(4))
         await eventually(lambda: is_zombie(pid))
         await _look_round(other)
@@ -77,7 +77,7 @@ async def test_they_may_be_in_loops_of_different_threads(greedy: Reaper) -> None
         reaper.open()
         for number in range(rounds(50, 1000)):
             exit_, status = Exit(), number % 250
-            with reaper.window():
+            with reaper.spawning():
                 # Not a fork: this process has threads.
                 process = subprocess.Popen(["sh", "-c", f"exit {status}"])
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -108,7 +108,7 @@ async def test_a_claim_is_held_until_no_window_is_in_its_way(
     monkeypatch.setattr(orphans, "PERIOD", 0.05)
     claimed: set[int] = set()
     other = Reaper()
-    with other.window():
+    with other.spawning():
         claimed.add(orphan(exits(0)))
         embedded.claim(claimed.__contains__, watch=False)()
         await asyncio.sleep(0.3)
@@ -134,12 +134,12 @@ async def test_no_name_makes_a_child_somebodys(embedded: Reaper) -> None:
 
 async def test_the_oldest_window_counts(sweeping: Reaper) -> None:
     """An orphan of the first is not one of the second, and is left alone all the same."""
-    first = sweeping.window()
+    first = sweeping.spawning()
     with first:
         pid = orphan(exits(0))
         await eventually(lambda: is_zombie(pid))
-        await eventually(lambda: procfs.now() > procfs.born(pid))
-        with sweeping.window():
+        await eventually(lambda: procfs.now() > procfs.start_time(pid))
+        with sweeping.spawning():
             await _look_round(sweeping)
             assert is_zombie(pid)
     assert not is_zombie(pid)
@@ -157,7 +157,7 @@ async def test_a_process_that_is_forked_knows_none_of_it() -> None:
 
     registry.add(waited)
     thread = threading.Thread(target=hold)
-    with registry.window():
+    with registry.spawning():
         thread.start()
         held.wait()
         pid = fork(lambda: os._exit(registry.knows(waited.pid) or registry.is_open_since(2**62)))

@@ -18,7 +18,7 @@ from grpclib.testing import ChannelFor
 
 from shimpy.api import CreateRequest, DeleteRequest, Event, EventsRequest, ExecRequest, ShimStub, StartRequest
 from shimpy.services.shim_v1 import Shim
-from shimpy.transport.grpc import Server as ServerOf
+from shimpy.transport.grpc import GrpcServer
 from tests.support.events import Recorder, record
 from tests.support.kinds import CREATE, EXEC_ADDED, EXIT, START
 from tests.support.leaks import eventually
@@ -160,7 +160,7 @@ async def test_one_that_never_reads(
     async with Shim() as service:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
-            server = ServerOf([service])
+            server = GrpcServer([service])
             await server.start(listener.dup())
         async with (
             Channel(path=path) as channel,

@@ -162,7 +162,7 @@ async def test_an_init_that_dies_before_its_start(live: Prepare) -> None:
 
 
 async def test_an_init_that_dies_while_it_is_being_started(fake: FakeRuntime, live: Prepare) -> None:
-    """Start is answered, not left to the runtime's patience, and START is not told of what never ran."""
+    """Start is answered, not left waiting for the runtime, and START is not told of what never ran."""
     life = live(*SLEEP)
     await life.create(runtime=fake.path)
     fake.fault("start", Hang())

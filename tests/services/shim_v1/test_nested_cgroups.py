@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.core.cgroup.hierarchies import View
+from shimpy.core.cgroup.hierarchies import Hierarchies
 from shimpy.core.cgroup.walk import walk
 from tests.support import residue
 from tests.support.bundles import Spec
@@ -55,7 +55,7 @@ until [ "$(cat freezer.state)" = FROZEN ]; do :; done
 
 pytestmark.append(
     pytest.mark.skipif(
-        not any("freezer" in mount.controllers for mount in View().mounts),
+        not any("freezer" in mount.controllers for mount in Hierarchies().mounts),
         reason="the containers of these tests are shown cgroups of version 1",
     )
 )

@@ -11,7 +11,7 @@ from grpclib.const import Status
 from grpclib.testing import ChannelFor
 
 from shimpy import api
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.support.fake import FakeShim, serving
 from tests.support.rawhttp2 import RawClient, connect
 
@@ -22,13 +22,13 @@ def fake() -> FakeShim:
 
 
 @pytest.fixture
-async def at(fake: FakeShim) -> AsyncIterator[tuple[Server, Path]]:
+async def at(fake: FakeShim) -> AsyncIterator[tuple[GrpcServer, Path]]:
     async with serving(fake) as running:
         yield running
 
 
 @pytest.fixture
-def path(at: tuple[Server, Path]) -> Path:
+def path(at: tuple[GrpcServer, Path]) -> Path:
     return at[1]
 
 

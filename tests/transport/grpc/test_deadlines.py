@@ -10,7 +10,7 @@ import pytest
 from grpclib.const import Status
 
 from shimpy import api
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.support.clock import leap
 from tests.support.fake import FakeShim
 from tests.support.leaks import eventually
@@ -49,7 +49,7 @@ async def test_a_call_that_comes_to_its_answer_as_its_deadline_passes_is_OK(  # 
 
 
 async def test_what_is_being_undone_is_not_broken_off_again(
-    fake: FakeShim, at: tuple[Server, Path], raw: RawClient, caplog: pytest.LogCaptureFixture
+    fake: FakeShim, at: tuple[GrpcServer, Path], raw: RawClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun, undoing, undone = asyncio.Event(), asyncio.Event(), asyncio.Event()
     steps = []

@@ -21,7 +21,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame, PingFrame, PriorityFrame, SettingsFrame, WindowUpdateFrame
 
 from shimpy import api
-from shimpy.transport.grpc import Server, limits
+from shimpy.transport.grpc import GrpcServer, limits
 from tests.support.fake import FakeShim
 from tests.support.leaks import descriptors, eventually, opened_since
 from tests.support.rawhttp2 import RawClient, connect, flood, frame, message
@@ -43,9 +43,9 @@ def no_errors_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def impatience(monkeypatch: pytest.MonkeyPatch) -> float:
     """Makes a tenth of a flood enough, except in `make stress`; returns what a peer may spend at once."""
     if not FULL:
-        monkeypatch.setattr(limits.Patience, "BURST", limits.Patience.BURST / 10)
-        monkeypatch.setattr(limits.Patience, "PER_SECOND", limits.Patience.PER_SECOND / 10)
-    return limits.Patience.BURST
+        monkeypatch.setattr(limits.TokenBucket, "BURST", limits.TokenBucket.BURST / 10)
+        monkeypatch.setattr(limits.TokenBucket, "PER_SECOND", limits.TokenBucket.PER_SECOND / 10)
+    return limits.TokenBucket.BURST
 
 
 def in_memory() -> Counter[str]:
@@ -77,7 +77,7 @@ async def test_calls_that_were_reset_under_way_leave_nothing(
 ) -> None:
     before = in_memory()
     for _ in range(rounds(3, 10)):
-        # Each with the patience that a new one meets.
+        # Each starts with a full bucket.
         async with connect(path) as client:
             fake.paused = fake.cancelled = 0
             streams = [client.request(rpc) for _ in range(200) for rpc in ("Pause", "Events")]
@@ -147,7 +147,7 @@ async def test_a_flood_ends_its_connection_only(
 
 
 async def test_a_peer_that_does_not_read_its_answers_is_not_read(
-    at: tuple[Server, Path], bystander: RawClient
+    at: tuple[GrpcServer, Path], bystander: RawClient
 ) -> None:
     server, path = at
     before = set(server._connections)
@@ -181,8 +181,8 @@ async def test_an_honest_storm_of_calls_is_no_flood(impatience: float, path: Pat
 async def test_a_call_that_is_answered_pays_for_the_frames_that_came_with_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits.Patience, "BURST", 100.0)
-    monkeypatch.setattr(limits.Patience, "PER_SECOND", 0.0)
+    monkeypatch.setattr(limits.TokenBucket, "BURST", 100.0)
+    monkeypatch.setattr(limits.TokenBucket, "PER_SECOND", 0.0)
     async with connect(path) as client:
         for _ in range(100):
             client.writer.write(FLOODS["window updates"] * 15)
@@ -215,7 +215,9 @@ async def test_a_hundred_clients_are_served(path: Path) -> None:
             assert (await client.answer(stream)).status is Status.OK
 
 
-async def test_one_connection_too_many_is_told_so_and_there_is_room_again(at: tuple[Server, Path]) -> None:
+async def test_one_connection_too_many_is_refused_until_there_is_room(
+    at: tuple[GrpcServer, Path],
+) -> None:
     server, path = at
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connect(path)) for _ in range(limits.MAX_CONNECTIONS)]
@@ -249,7 +251,7 @@ async def test_requests_that_are_never_finished_do_not_fill_the_memory(
         assert (await client.answer(client.request())).status is Status.OK
 
 
-async def test_connections_leave_nothing(at: tuple[Server, Path], bystander: RawClient) -> None:
+async def test_connections_leave_nothing(at: tuple[GrpcServer, Path], bystander: RawClient) -> None:
     server, path = at
     connections, held, opened = len(server._connections), in_memory(), descriptors()
     for _ in range(rounds(100, 2_000)):
@@ -262,7 +264,7 @@ async def test_connections_leave_nothing(at: tuple[Server, Path], bystander: Raw
 
 
 async def test_a_huge_window_does_not_make_the_server_hold_everything(
-    fake: FakeShim, at: tuple[Server, Path], bystander: RawClient
+    fake: FakeShim, at: tuple[GrpcServer, Path], bystander: RawClient
 ) -> None:
     server, path = at
     before = set(server._connections)

@@ -13,7 +13,7 @@ import pytest
 from grpclib.const import Status
 
 from shimpy import api
-from shimpy.transport.grpc import Server
+from shimpy.transport.grpc import GrpcServer
 from tests.support.fake import FakeShim, failure
 from tests.support.rawhttp2 import RawClient, connect
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_calls_under_way_get_their_answer_and_streams_end_with_OK(  # noqa: N802
-    fake: FakeShim, at: tuple[Server, Path], stub: api.ShimStub
+    fake: FakeShim, at: tuple[GrpcServer, Path], stub: api.ShimStub
 ) -> None:
     server, _ = at
     begun, go = asyncio.Event(), asyncio.Event()
@@ -55,7 +55,7 @@ async def test_calls_under_way_get_their_answer_and_streams_end_with_OK(  # noqa
 
 
 async def test_what_does_not_end_is_ended_with_UNAVAILABLE(  # noqa: N802
-    fake: FakeShim, at: tuple[Server, Path], raw: RawClient
+    fake: FakeShim, at: tuple[GrpcServer, Path], raw: RawClient
 ) -> None:
     streams = [raw.request("Pause"), raw.request("Events")]
     await fake.until(lambda: bool(fake.paused and fake.subscribers))
@@ -70,7 +70,7 @@ async def test_what_does_not_end_is_ended_with_UNAVAILABLE(  # noqa: N802
 
 
 async def test_google_s_client_sees_its_streams_end_with_OK(  # noqa: N802
-    fake: FakeShim, at: tuple[Server, Path], foreign: tuple[ModuleType, ModuleType]
+    fake: FakeShim, at: tuple[GrpcServer, Path], foreign: tuple[ModuleType, ModuleType]
 ) -> None:
     messages, stubs = foreign
     async with grpc.aio.insecure_channel(f"unix:{at[1]}") as channel:
@@ -91,7 +91,7 @@ async def test_google_s_client_sees_its_streams_end_with_OK(  # noqa: N802
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_peer_that_does_not_read_holds_up_no_end(fake: FakeShim, at: tuple[Server, Path]) -> None:
+async def test_a_peer_that_does_not_read_holds_up_no_end(fake: FakeShim, at: tuple[GrpcServer, Path]) -> None:
     async with connect(at[1]) as asleep:
         asleep.request("Events")
         await fake.until(lambda: len(fake.subscribers) == 1)
@@ -104,7 +104,7 @@ async def test_a_peer_that_does_not_read_holds_up_no_end(fake: FakeShim, at: tup
 
 
 async def test_a_call_that_does_not_heed_its_end_holds_up_nothing(
-    fake: FakeShim, at: tuple[Server, Path], raw: RawClient
+    fake: FakeShim, at: tuple[GrpcServer, Path], raw: RawClient
 ) -> None:
     over = asyncio.Event()
 
@@ -125,11 +125,11 @@ async def test_a_call_that_does_not_heed_its_end_holds_up_nothing(
 
 
 async def test_good_bye_is_said_to_a_peer_only_when_it_has_read_what_was_sent_to_it(
-    at: tuple[Server, Path], raw: RawClient
+    at: tuple[GrpcServer, Path], raw: RawClient
 ) -> None:
     await raw.answer(raw.request())
     (connection,) = at[0]._connections
-    leaving = asyncio.create_task(connection.farewell(20))
+    leaving = asyncio.create_task(connection.close_gracefully(20))
     events: list[h2.events.Event] = []
     while not any(isinstance(event, h2.events.PingReceived) for event in events):
         events = raw.http.receive_data(await raw.reader.read(65_536))
@@ -146,7 +146,7 @@ async def test_good_bye_is_said_to_a_peer_only_when_it_has_read_what_was_sent_to
     await leaving
 
 
-async def test_an_idle_connection_is_told(at: tuple[Server, Path], raw: RawClient) -> None:
+async def test_an_idle_connection_is_told(at: tuple[GrpcServer, Path], raw: RawClient) -> None:
     await raw.read()
     reading = asyncio.create_task(raw.until_closed())
     await at[0].drain(5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.transport.ttrpc import Client, Server, connect
+from shimpy.transport.ttrpc import Client, TtrpcServer, connect
 from tests.support.rawttrpc import Handlers, Peer, connected, request, serving
 
 
@@ -25,26 +25,26 @@ async def handlers() -> Handlers:
 
 
 @pytest.fixture
-async def server(handlers: Handlers, path: Path) -> AsyncIterator[Server]:
+async def server(handlers: Handlers, path: Path) -> AsyncIterator[TtrpcServer]:
     async with serving(handlers, path) as server:
         yield server
 
 
 @pytest.fixture
-async def peer(server: Server, path: Path) -> AsyncIterator[Peer]:
+async def peer(server: TtrpcServer, path: Path) -> AsyncIterator[Peer]:
     async with connected(path) as peer:
         yield peer
 
 
 @pytest.fixture
-async def client(server: Server, path: Path) -> AsyncIterator[Client]:
+async def client(server: TtrpcServer, path: Path) -> AsyncIterator[Client]:
     client = await connect(str(path))
     yield client
     client.close()
 
 
 @pytest.fixture
-async def bystander(server: Server, path: Path) -> AsyncIterator[Peer]:
+async def bystander(server: TtrpcServer, path: Path) -> AsyncIterator[Peer]:
     """Another client, which is to notice nothing."""
     async with connected(path) as peer:
         yield peer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.transport.ttrpc import Server
+from shimpy.transport.ttrpc import TtrpcServer
 from tests.support.clock import leap
 from tests.support.leaks import eventually
 from tests.support.rawttrpc import DATA, Handlers, Peer, connected, frame, request
@@ -74,7 +74,7 @@ async def test_what_a_handler_has_done_all_the_same_is_the_answer(peer: Peer, ha
 
 
 async def test_a_handler_is_cancelled_when_its_client_goes(
-    handlers: Handlers, server: Server, path: Path, bystander: Peer
+    handlers: Handlers, server: TtrpcServer, path: Path, bystander: Peer
 ) -> None:
     async with connected(path) as peer:
         peer.send(request(1, "Hold", "a") + request(3, "Hold", "b"))
@@ -94,7 +94,7 @@ async def test_a_client_that_ends_its_side_is_gone(peer: Peer, handlers: Handler
 
 
 async def test_a_client_that_is_gone_at_once_leaves_nothing(
-    handlers: Handlers, server: Server, path: Path
+    handlers: Handlers, server: TtrpcServer, path: Path
 ) -> None:
     async with connected(path) as peer:
         peer.send(request(1, "Hold", "web"))
@@ -105,7 +105,7 @@ async def test_a_client_that_is_gone_at_once_leaves_nothing(
     assert handlers.begun == handlers.cancelled
 
 
-async def test_a_rollback_is_not_torn_apart(peer: Peer, handlers: Handlers, server: Server) -> None:
+async def test_a_rollback_is_not_torn_apart(peer: Peer, handlers: Handlers, server: TtrpcServer) -> None:
     handlers.rolling_back = asyncio.Event()
     peer.send(request(1, "Hold", "web", timeout=HOUR))
     await eventually(lambda: handlers.begun)

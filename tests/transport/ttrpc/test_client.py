@@ -19,7 +19,7 @@ from shimpy.errors import (
     ShimError,
     UnavailableError,
 )
-from shimpy.transport.ttrpc import MAX_PAYLOAD, Client, Server, connect
+from shimpy.transport.ttrpc import MAX_PAYLOAD, Client, TtrpcServer, connect
 from shimpy.transport.ttrpc.envelope import Response, decode_request, encode_response
 from tests.support.clock import leap
 from tests.support.leaks import eventually
@@ -186,7 +186,7 @@ async def test_calls_end_with_the_connection(pair: tuple[Client, Peer]) -> None:
     assert client.closed
 
 
-async def test_closing_ends_the_calls(client: Client, handlers: Handlers, server: Server) -> None:
+async def test_closing_ends_the_calls(client: Client, handlers: Handlers, server: TtrpcServer) -> None:
     calling = asyncio.create_task(call(client, "Hold"))
     await eventually(lambda: handlers.begun)
     client.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.transport.ttrpc import Server
+from shimpy.transport.ttrpc import TtrpcServer
 from tests.support.leaks import eventually
 from tests.support.rawttrpc import Handlers, Peer, connected, request
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_calls_under_way_are_answered_and_connections_closed(
-    peer: Peer, handlers: Handlers, server: Server
+    peer: Peer, handlers: Handlers, server: TtrpcServer
 ) -> None:
     peer.send(request(1, "Hold", "web"))
     await eventually(lambda: handlers.begun)
@@ -32,7 +32,7 @@ async def test_calls_under_way_are_answered_and_connections_closed(
 
 
 async def test_what_does_not_end_in_time_is_unavailable(
-    peer: Peer, handlers: Handlers, server: Server
+    peer: Peer, handlers: Handlers, server: TtrpcServer
 ) -> None:
     peer.send(request(1, "Hold", "web"))
     await eventually(lambda: handlers.begun)
@@ -43,7 +43,7 @@ async def test_what_does_not_end_in_time_is_unavailable(
     assert handlers.cancelled == ["web"]
 
 
-async def test_nobody_can_connect_any_more(server: Server, path: Path) -> None:
+async def test_nobody_can_connect_any_more(server: TtrpcServer, path: Path) -> None:
     await server.drain(0)
 
     with pytest.raises(ConnectionRefusedError):
@@ -52,7 +52,7 @@ async def test_nobody_can_connect_any_more(server: Server, path: Path) -> None:
 
 
 async def test_a_client_that_reads_is_not_waited_for_longer_than_it_takes(
-    peer: Peer, server: Server, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, server: TtrpcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shimpy.transport.ttrpc.server._LAST_ANSWERS", 3600)
     peer.send(request(1, "Long", "4000000"))
@@ -66,7 +66,7 @@ async def test_a_client_that_reads_is_not_waited_for_longer_than_it_takes(
 
 
 async def test_a_client_that_does_not_read_is_not_waited_for(
-    peer: Peer, handlers: Handlers, server: Server
+    peer: Peer, handlers: Handlers, server: TtrpcServer
 ) -> None:
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that both reads and writes
     peer.send(request(1, "Long", "4000000"))
@@ -77,7 +77,7 @@ async def test_a_client_that_does_not_read_is_not_waited_for(
 
 
 async def test_a_handler_that_does_not_end_is_not_waited_for(
-    peer: Peer, handlers: Handlers, server: Server
+    peer: Peer, handlers: Handlers, server: TtrpcServer
 ) -> None:
     handlers.rolling_back = asyncio.Event()
     peer.send(request(1, "Hold", "web"))
@@ -89,5 +89,5 @@ async def test_a_handler_that_does_not_end_is_not_waited_for(
     await eventually(lambda: not server._shared.calls)
 
 
-def _unread(server: Server) -> int:
+def _unread(server: TtrpcServer) -> int:
     return sum(each.transport.get_write_buffer_size() for each in server._shared.connections)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.transport.ttrpc import Server
+from shimpy.transport.ttrpc import TtrpcServer
 from shimpy.transport.ttrpc.connection import MAX_UNREAD
 from shimpy.transport.ttrpc.server import MAX_CONNECTIONS
 from tests.support.leaks import eventually
@@ -35,7 +35,7 @@ def no_errors_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("cut", [1, 9, 10, 11, len(request(1)) - 1])
-async def test_half_a_frame_and_no_more(path: Path, server: Server, bystander: Peer, cut: int) -> None:
+async def test_half_a_frame_and_no_more(path: Path, server: TtrpcServer, bystander: Peer, cut: int) -> None:
     async with connected(path) as peer:
         peer.send(request(1)[:cut])
         await peer.writer.drain()
@@ -46,7 +46,7 @@ async def test_half_a_frame_and_no_more(path: Path, server: Server, bystander: P
 
 
 async def test_a_length_of_four_gigabytes_takes_no_memory(
-    peer: Peer, server: Server, bystander: Peer
+    peer: Peer, server: TtrpcServer, bystander: Peer
 ) -> None:
     peer.send(HEADER.pack(2**32 - 1, 1, REQUEST, 0))
     gc.collect()
@@ -61,7 +61,7 @@ async def test_a_length_of_four_gigabytes_takes_no_memory(
     assert peak < 8 << 20
 
 
-async def test_a_length_that_is_announced_takes_no_memory(path: Path, server: Server) -> None:
+async def test_a_length_that_is_announced_takes_no_memory(path: Path, server: TtrpcServer) -> None:
     gc.collect()
     tracemalloc.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -102,7 +102,7 @@ async def flood(path: Path, unit: bytes) -> AsyncIterator[None]:
     ids=["used", "even", "data", "malformed"],
 )
 async def test_a_peer_that_does_not_read_is_not_read_from(
-    path: Path, server: Server, bystander: Peer, unit: bytes
+    path: Path, server: TtrpcServer, bystander: Peer, unit: bytes
 ) -> None:
     async with flood(path, unit):
         await eventually(lambda: any(not each.transport.is_reading() for each in server._shared.connections))
@@ -113,7 +113,7 @@ async def test_a_peer_that_does_not_read_is_not_read_from(
 
 
 async def test_a_flood_that_is_not_answered_holds_up_only_itself(
-    path: Path, server: Server, peer: Peer
+    path: Path, server: TtrpcServer, peer: Peer
 ) -> None:
     async with flood(path, frame(1, 9)):
         for number in range(1, 41, 2):
@@ -122,7 +122,7 @@ async def test_a_flood_that_is_not_answered_holds_up_only_itself(
 
 
 async def test_answers_that_are_not_read_end_the_connection(
-    peer: Peer, server: Server, bystander: Peer, caplog: pytest.LogCaptureFixture
+    peer: Peer, server: TtrpcServer, bystander: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
     # The connection that does not read is the first of the two.
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that both reads and writes
@@ -134,7 +134,7 @@ async def test_answers_that_are_not_read_end_the_connection(
     ]
 
 
-async def test_a_reset_in_the_middle_of_an_answer(path: Path, server: Server, bystander: Peer) -> None:
+async def test_a_reset_in_the_middle_of_an_answer(path: Path, server: TtrpcServer, bystander: Peer) -> None:
     for _ in range(20):
         async with connected(path) as peer:
             peer.send(request(1, "Long", "4000000"))
@@ -143,7 +143,7 @@ async def test_a_reset_in_the_middle_of_an_answer(path: Path, server: Server, by
     await eventually(lambda: server.connected == 1)
 
 
-async def test_random_bytes(path: Path, server: Server, bystander: Peer) -> None:
+async def test_random_bytes(path: Path, server: TtrpcServer, bystander: Peer) -> None:
     chance = random.Random(7)
     for _ in range(rounds(50, 5000)):
         async with connected(path) as peer:
@@ -154,7 +154,7 @@ async def test_random_bytes(path: Path, server: Server, bystander: Peer) -> None
     await eventually(lambda: server.connected == 1)
 
 
-async def test_connections_are_bounded(path: Path, server: Server) -> None:
+async def test_connections_are_bounded(path: Path, server: TtrpcServer) -> None:
     async with contextlib.AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(connected(path)) for _ in range(MAX_CONNECTIONS)]
         peers[-1].send(request(1))
@@ -186,7 +186,7 @@ except ConnectionError:
     [(0, 0, True), (0, 12345, True), (12345, 0, False), (12345, 12345, False)],
 )
 async def test_only_its_own_user_and_root_can_connect(
-    path: Path, server: Server, user: int, group: int, admitted: bool
+    path: Path, server: TtrpcServer, user: int, group: int, admitted: bool
 ) -> None:
     os.chmod(path.parent, 0o755)
     os.chmod(path, 0o777)
@@ -200,7 +200,7 @@ async def test_only_its_own_user_and_root_can_connect(
     [(12345, 12345, True), (12345, 54321, False), (54321, 12345, False), (0, 0, True)],
 )
 async def test_the_group_has_to_be_the_same_too(
-    path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, user: int, group: int, admitted: bool
+    path: Path, server: TtrpcServer, monkeypatch: pytest.MonkeyPatch, user: int, group: int, admitted: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     monkeypatch.setattr(os, "getegid", lambda: 12345)

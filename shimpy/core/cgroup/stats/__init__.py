@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, StrPath, View, memberships
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, memberships
 from shimpy.core.cgroup.stats import v1, v2
 from shimpy.errors import NotFoundError
 
@@ -33,7 +33,7 @@ class StatsReader:
         self.directories = dict(directories)
 
     @classmethod
-    def of(cls, pid: int, *, proc: StrPath = PROC, view: View | None = None) -> StatsReader:
+    def of(cls, pid: int, *, proc: StrPath = PROC, hierarchies: Hierarchies | None = None) -> StatsReader:
         """Returns what reads the cgroups of a process.
 
         It is version 2 if the place of cgroups shows that: on a machine that has both (the hybrid set-up
@@ -42,15 +42,15 @@ class StatsReader:
         Args:
             pid: a live process, the container's init.
             proc: where procfs is.
-            view: what `View(proc)` has found out already.
+            hierarchies: what `Hierarchies(proc)` has found out already.
         """
-        view = view or View(proc)
+        hierarchies = hierarchies or Hierarchies(proc)
         paths = memberships(pid, proc)
         # Every cgroup of version 2 has that file, and nothing else does.
         unified = os.path.exists(os.path.join(_CGROUPS, "cgroup.controllers"))
         found = {}
         for controller in (UNIFIED,) if unified else v1.CONTROLLERS:
-            places = view.directories(controller, paths[controller]) if controller in paths else []
+            places = hierarchies.directories(controller, paths[controller]) if controller in paths else []
             # A mount may be covered by another one.
             for place in places:
                 if os.path.exists(os.path.join(place, "cgroup.procs")):
