@@ -58,7 +58,7 @@ def clear(directory: Path) -> None:
 
 def thaw(pid: int) -> None:
     """Thaws the cgroup of a process in the freezer's own hierarchy: what is frozen does not die."""
-    if frozen := View().find(pid, "freezer"):
+    if frozen := Hierarchies().find(pid, "freezer"):
         write(os.path.join(frozen, "freezer.state"), "THAWED")
 
 

@@ -18,7 +18,7 @@ from shimpy.daemon.containerd.sockets import JOIN_METHOD, JOIN_SERVICE, Place
 from shimpy.errors import UnavailableError
 from shimpy.services.task.publisher import Publisher
 from shimpy.transport.methods import Method, Services
-from shimpy.transport.ttrpc import Server
+from shimpy.transport.ttrpc import TtrpcServer
 
 IDLE_LIMIT: Final = 60.0
 """Seconds without a container and a connection after which the daemon ends; and for which one is expected."""
@@ -75,7 +75,7 @@ class Daemon:
         self._expected = {container_id: time.monotonic() + idle_limit}
         self._stop = asyncio.Event()
         self._service = make_service(self._shut_down)
-        self._server = Server(self._services())
+        self._server = TtrpcServer(self._services())
 
     async def run(self) -> None:
         """Serves until the last container is shut down, or SIGTERM or SIGINT; a second one ends the process.

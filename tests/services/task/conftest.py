@@ -16,7 +16,7 @@ from shimpy.api import task, well_known
 from shimpy.core.supervisor import Supervisor
 from shimpy.services.task.service import NAMES, TaskService
 from shimpy.transport import unix
-from shimpy.transport.ttrpc import Client, Server, connect
+from shimpy.transport.ttrpc import Client, TtrpcServer, connect
 
 PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
@@ -87,7 +87,7 @@ async def tasks(new_id: Callable[[], str]) -> AsyncIterator[Callable[[str], Task
 
     supervisor = Supervisor()
     service = TaskService(supervisor, namespace=namespace, forward=forward, shutdown=shutdown)
-    server = Server(service.services())
+    server = TtrpcServer(service.services())
     with tempfile.TemporaryDirectory() as directory:
         listener = unix.listen(str(Path(directory, "socket")))
         await server.start(listener.socket)
