@@ -185,7 +185,8 @@ async def test_a_slave_is_not_a_master(hub: StdioHub) -> None:
 async def test_a_console_from_another_user_is_not_taken(hub: StdioHub, fifo: MakeFifo) -> None:
     out = fifo("out")
     io = opened(hub, "", out)
-    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    assert io.console_socket is not None
+    folder = Path(io.console_socket).parent
     folder.chmod(0o711)
     (folder / "console.sock").chmod(0o666)
     stranger = f"""
