@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
-from shimpy.services.lazy_services import Standard
+from shimpy.services.lazy_services import LazyServices
 from shimpy.services.shim_v1 import Shim
 from shimpy.transport import unix
 from shimpy.transport.grpc import GrpcServer
@@ -49,8 +49,8 @@ async def serve(shim: Shim, path: str) -> None:
         undo.callback(place.remove)
         shim.open()
         try:
-            standard = Standard("containerd.shim.v1.Shim")
-            server = GrpcServer([shim], later=standard.later, admit=unix.admit)
+            others = LazyServices("containerd.shim.v1.Shim", supervisor=shim.supervisor)
+            server = GrpcServer([shim], later=others.later, admit=unix.admit)
             await server.start(place.socket)
             _log.info("serving on %s", place.path)
             notify("READY=1")
@@ -65,7 +65,7 @@ async def serve(shim: Shim, path: str) -> None:
 
             def end_streams() -> None:
                 shim.close_events()
-                standard.close()
+                others.close()
 
             await server.drain(GRACE, end_streams=end_streams)
         finally:

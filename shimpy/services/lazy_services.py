@@ -1,12 +1,11 @@
-"""The services that tools expect of any gRPC server, made when somebody first calls them.
-
-A shim is started far more often than it is asked what it is, so its start does not pay for these.
-"""
+"""The services beside the main one, made when somebody first calls them: a start does not pay for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from shimpy.core.supervisor import Supervisor
 from shimpy.transport.grpc import Service
 
 HEALTH = "grpc.health.v1.Health"
@@ -15,28 +14,40 @@ HEALTH = "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
-class Standard:
-    """Health and server reflection.
+TASK = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+
+
+class LazyServices:
+    """Health and server reflection, which tools expect of any server, and containerd's Task API.
 
     Args:
-        services: the full names of the services that they are about.
+        services: the full names of the services that health and reflection are about.
+        supervisor: whose container the Task API is about.
 
     Attributes:
         later: what makes each of them, by full name, as `transport.Server` takes it.
     """
 
-    def __init__(self, *services: str) -> None:
+    def __init__(self, *services: str, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._services = services
         self._closers: list[Callable[[], None]] = []
         self.later: dict[str, Callable[[], Service]] = {
             HEALTH: self._health,
             **dict.fromkeys(REFLECTION, self._reflection),
+            **{name: partial(self._task, name) for name in TASK},
         }
 
     def close(self) -> None:
         """Ends the streams of those that were called."""
         for close in self._closers:
             close()
+
+    def _task(self, name: str) -> Service:
+        from shimpy.services.task.service import TaskService
+        from shimpy.transport.grpc.methods import MethodService
+
+        return MethodService(name, TaskService(self._supervisor).services()[name])
 
     def _health(self) -> Service:
         from shimpy.services.health import Health

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from shimpy.services.lazy_services import HEALTH, REFLECTION, Standard
+from shimpy.core.supervisor import Supervisor
+from shimpy.services.lazy_services import HEALTH, REFLECTION, TASK, LazyServices
 from shimpy.transport.grpc import GrpcServer
 from tests.support.fake import FakeShim, serving
 from tests.support.servers import Server
@@ -30,12 +31,12 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 @pytest.fixture
-def standard() -> Standard:
-    return Standard(SHIM)
+def standard() -> LazyServices:
+    return LazyServices(SHIM, supervisor=Supervisor())
 
 
 @pytest.fixture
-async def at(standard: Standard) -> AsyncIterator[tuple[GrpcServer, Path]]:
+async def at(standard: LazyServices) -> AsyncIterator[tuple[GrpcServer, Path]]:
     async with serving(FakeShim(), later=standard.later) as running:
         yield running
 
@@ -67,7 +68,7 @@ class TestHealth:
         assert {name: each.status for name, each in reply.statuses.items()} == {"": SERVING, SHIM: SERVING}
 
     async def test_who_watches_hears_of_the_end(
-        self, at: tuple[GrpcServer, Path], standard: Standard, channel: grpc.aio.Channel
+        self, at: tuple[GrpcServer, Path], standard: LazyServices, channel: grpc.aio.Channel
     ) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in (SHIM, "nobody")]
@@ -86,7 +87,7 @@ class TestReflection:
         with grpc.insecure_channel(f"unix:{process}") as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             pool = descriptor_pool.DescriptorPool(database)
-            assert {*database.get_services()} == {SHIM, HEALTH, *REFLECTION}
+            assert {*database.get_services()} == {SHIM, HEALTH, *REFLECTION, *TASK}
             for name in database.get_services():
                 assert pool.FindServiceByName(name).full_name == name
 
@@ -148,7 +149,7 @@ class TestReflection:
         assert none.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
     async def test_a_conversation_ends_with_the_server(
-        self, at: tuple[GrpcServer, Path], standard: Standard, channel: grpc.aio.Channel
+        self, at: tuple[GrpcServer, Path], standard: LazyServices, channel: grpc.aio.Channel
     ) -> None:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asking = asyncio.Event()

@@ -32,6 +32,7 @@ MESSAGES = {
     "task": ("containerd/task/v2/task.proto",),
     "events": ("containerd/events/task.proto", "containerd/services/events/ttrpc/v1/events.proto"),
     "bootstrap": ("containerd/runtime/bootstrap/v1/bootstrap.proto",),
+    "linux_options": ("containerd/linux/runc/options.proto",),
     "runc_options": ("containerd/runc/v1/options.proto",),
     "runtime_options": ("runtimeoptions/v1/options.proto",),
     "metrics_v1": ("io/containerd/cgroups/v1/metrics.proto",),
@@ -62,8 +63,14 @@ def generate(target: Path) -> None:
         alpha.parent.mkdir(parents=True)
         current = INCLUDE / "grpc/reflection/v1/reflection.proto"
         alpha.write_text(current.read_text().replace("grpc.reflection.v1;", "grpc.reflection.v1alpha;"))
+        task = INCLUDE / "containerd/task/v2/task.proto"
+        newer = folder / "containerd/task/v3/task.proto"
+        newer.parent.mkdir(parents=True)
+        newer.write_text(task.read_text().replace("containerd.task.v2", "containerd.task.v3"))
         protos = [
             PROTO,
+            task,
+            newer,
             INCLUDE / "grpc/health/v1/health.proto",
             current,
             alpha,

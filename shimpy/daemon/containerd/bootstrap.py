@@ -12,6 +12,8 @@ MAX_INPUT = 10 << 20
 """Bytes of stdin, as containerd's own shim has it."""
 
 RUNC_OPTIONS = "containerd.runc.v1.Options"
+# What clients send to a runtime that they do not know by name.
+LINUX_OPTIONS = "containerd.linux.runc.CreateOptions"
 TOML_OPTIONS = "runtimeoptions.v1.Options"
 
 # A level of containerd's LogLevel, and all below it.
@@ -59,7 +61,7 @@ class Bootstrap:
             if isinstance(extension, int):
                 raise MalformedError("an extension is a number")
             found = read_any(wire.read(wire.blob(wire.read(extension), 1)))
-            if found[0] in (RUNC_OPTIONS, TOML_OPTIONS):
+            if found[0] in (RUNC_OPTIONS, LINUX_OPTIONS, TOML_OPTIONS):
                 self.options = found
 
     @property
@@ -72,6 +74,8 @@ class Bootstrap:
         kind, value = self.options
         if kind == RUNC_OPTIONS:
             return wire.text(wire.read(value), 3)
+        if kind == LINUX_OPTIONS:
+            return wire.text(wire.read(value), 9)
         if kind != TOML_OPTIONS:
             return ""
         # Of a configuration under a name that containerd does not know; it takes more to read.

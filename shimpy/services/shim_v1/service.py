@@ -43,6 +43,9 @@ class Shim(api.ShimBase):
         root: the folder in which the runtime keeps its state (its --root); None for its default.
         sweep_orphans: reap every child of this process that nobody waits for. Only for a process
             that does nothing else, such as `python -m shimpy`.
+
+    Attributes:
+        supervisor: has the container, for other APIs beside this one.
     """
 
     def __init__(
@@ -51,8 +54,8 @@ class Shim(api.ShimBase):
         self._default_runtime = runtime
         self._root = root
         self._policy = Policy()
-        self._supervisor = Supervisor(sweep_orphans=sweep_orphans)
-        self._supervisor.observe(self._observe)
+        self.supervisor = Supervisor(sweep_orphans=sweep_orphans)
+        self.supervisor.observe(self._observe)
         self._events = ShimEvents()
         self._pids = PidIndex(self._forget)
 
@@ -81,14 +84,14 @@ class Shim(api.ShimBase):
             FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
                 this is not the main thread.
         """
-        self._supervisor.open()
+        self.supervisor.open()
         tempdirs.remove_abandoned()
 
     async def check_runtime(self) -> None:
         """Warns in the log when the default runtime is older than the fixes of its known escapes."""
         from shimpy.core.runtime.advisories import warn_of_known_escapes
 
-        await warn_of_known_escapes(Runc(self._default_runtime, self._root, self._supervisor.reaper))
+        await warn_of_known_escapes(Runc(self._default_runtime, self._root, self.supervisor.reaper))
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""
@@ -100,7 +103,7 @@ class Shim(api.ShimBase):
         Calls under way are rolled back, Events streams end with OK after what was published, and
         what was changed in the process is put back.
         """
-        await self._supervisor.aclose()
+        await self.supervisor.aclose()
         self._events.close()
 
     async def create(self, create_request: api.CreateRequest) -> api.CreateResponse:
@@ -114,15 +117,15 @@ class Shim(api.ShimBase):
             ShimError: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, or what the runtime refused with.
         """
         request = create_request
-        self._supervisor.check_open()
+        self.supervisor.check_open()
         check_id(request.id)
-        runtime = Runc(request.runtime or self._default_runtime, self._root, self._supervisor.reaper)
-        while (held := next(iter(self._supervisor), None)) is not None:
+        runtime = Runc(request.runtime or self._default_runtime, self._root, self.supervisor.reaper)
+        while (held := next(iter(self.supervisor), None)) is not None:
             if not held.is_rolling_back:
                 raise AlreadyExistsError(f"id: this shim has container {held.id} already; delete it first")
             await held.wait_rolled_back()
         stdio = StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal)
-        container = await self._supervisor.create(
+        container = await self.supervisor.create(
             request.id,
             Bundle.read(request.bundle),
             runtime,
@@ -249,10 +252,10 @@ class Shim(api.ShimBase):
 
     def _live(self) -> ManagedContainer | None:
         """Returns the container, None before its create has succeeded and once it is deleted."""
-        return next((one for one in self._supervisor if one.init is not None), None)
+        return next((one for one in self.supervisor if one.init is not None), None)
 
     def _existing(self, call: str) -> ManagedContainer:
-        self._supervisor.check_open()
+        self.supervisor.check_open()
         container = self._live()
         if container is None:
             raise FailedPreconditionError(f"{call}: there is no container; create one first")
@@ -260,7 +263,7 @@ class Shim(api.ShimBase):
 
     def _find(self, pid: int) -> tuple[ManagedContainer, Process]:
         """Returns the process of a pid, and the container that it is of."""
-        self._supervisor.check_open()
+        self.supervisor.check_open()
         if pid == 0:
             raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
         container = self._live()
@@ -284,7 +287,7 @@ class Shim(api.ShimBase):
             container.forget(process)
 
     def _observe(self, event: ContainerEvent) -> None:
-        container = self._supervisor.find(event.container_id)
+        container = self.supervisor.find(event.container_id)
         if container is not None and event.pid:
             if event.kind in (EventKind.CREATE, EventKind.EXEC_STARTED):
                 self._pids.add(container.get(event.exec_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shimpy.api import runc_options, task
+from shimpy.api import linux_options, runc_options, task
 from shimpy.errors import InvalidArgumentError
 from shimpy.services.task.encoding import type_name
 from shimpy.transport.protobuf import decode
@@ -12,15 +12,19 @@ def checkpoint_options(request: task.CheckpointTaskRequest) -> list[str]:
     """Returns the arguments of `runc checkpoint` that a request asks for.
 
     Args:
-        request: its options are containerd.runc.v1.CheckpointOptions, or none.
+        request: its options are runc's, of either age, or none.
 
     Raises:
         InvalidArgumentError: they are of another type, or no directory is named.
     """
-    name = type_name(request.options)
-    if name not in ("", "containerd.runc.v1.CheckpointOptions"):
-        raise InvalidArgumentError(f"options: {request.options.type_url!r} does not fit a checkpoint")
-    options = decode(runc_options.CheckpointOptions, request.options.value if name else b"")
+    options: runc_options.CheckpointOptions | linux_options.CheckpointOptions
+    match type_name(request.options):
+        case "" | "containerd.runc.v1.CheckpointOptions":
+            options = decode(runc_options.CheckpointOptions, request.options.value)
+        case "containerd.linux.runc.CheckpointOptions":
+            options = decode(linux_options.CheckpointOptions, request.options.value)
+        case _:
+            raise InvalidArgumentError(f"options: {request.options.type_url!r} does not fit a checkpoint")
     path = options.image_path or request.path
     if not path.startswith("/"):
         raise InvalidArgumentError(f"path: {path!r} is not an absolute path")
@@ -37,6 +41,6 @@ def checkpoint_options(request: task.CheckpointTaskRequest) -> list[str]:
     values = {
         "--manage-cgroups-mode": options.cgroups_mode,
         "--work-path": options.work_path,
-        "--parent-path": options.parent_path,
+        "--parent-path": getattr(options, "parent_path", ""),
     }
     return found + [f"{flag}={value}" for flag, value in values.items() if value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import betterproto
@@ -22,6 +22,7 @@ ZERO_TIME: Final = well_known.Timestamp(seconds=-62_135_596_800)
 _NANOSECONDS: Final = 1_000_000_000
 _PREFIX: Final = "types.containerd.io/"
 _RUNC_OPTIONS: Final = "containerd.runc.v1.Options"
+_LINUX_OPTIONS: Final = "containerd.linux.runc.CreateOptions"
 _RUNTIME_OPTIONS: Final = "runtimeoptions.v1.Options"
 
 
@@ -46,7 +47,8 @@ def read_options(message: well_known.Any) -> RuntimeOptions:
     """Returns the options of a runtime.
 
     Args:
-        message: runc's own, or the table of a runtime that containerd does not know.
+        message: runc's own, the older ones that clients send to a runtime they do not know, or the table of
+            options in containerd's configuration.
 
     Raises:
         InvalidArgumentError: they are of another type, or malformed.
@@ -58,17 +60,27 @@ def read_options(message: well_known.Any) -> RuntimeOptions:
         from shimpy.api import runc_options
 
         options = decode(runc_options.Options, message.value)
-        return RuntimeOptions(**{field.name: getattr(options, field.name) for field in _option_fields()})
+        fields = dataclasses.fields(RuntimeOptions)
+        return RuntimeOptions(**{field.name: getattr(options, field.name) for field in fields})
+    if name == _LINUX_OPTIONS:
+        from shimpy.api import linux_options
+
+        older = decode(linux_options.CreateOptions, message.value)
+        return RuntimeOptions(
+            no_pivot_root=older.no_pivot_root,
+            no_new_keyring=older.no_new_keyring,
+            shim_cgroup=older.shim_cgroup,
+            io_uid=older.io_uid,
+            io_gid=older.io_gid,
+            criu_work_path=older.criu_work_path,
+            criu_image_path=older.criu_image_path,
+        )
     if name == _RUNTIME_OPTIONS:
         from shimpy.api import runtime_options
 
         table = decode(runtime_options.Options, message.value)
         return RuntimeOptions.from_toml(table.config_body, path=table.config_path)
     raise InvalidArgumentError(f"options: {message.type_url!r} is not a type of options for this runtime")
-
-
-def _option_fields() -> Sequence[dataclasses.Field[Any]]:
-    return dataclasses.fields(RuntimeOptions)
 
 
 def read_json(field: str, message: well_known.Any) -> Mapping[str, Any]:
