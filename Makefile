@@ -83,9 +83,11 @@ system:
 	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
 	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
-# The tests drive a second runtime too.
+# The tests drive a second runtime too, and are driven by containerd.
 others:
-	@command -v crun >/dev/null || { $(call install,crun); }
+	@missing=; \
+	for each in crun containerd; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
 emulator:
 	@missing=; \

@@ -11,6 +11,16 @@ from shimpy.daemon.containerd.sockets import Place
 from shimpy.daemon.process_state import clean_slate
 
 
+def load() -> None:
+    """Imports all that the daemon needs, and nothing of gRPC."""
+    with import_stubs.imports():
+        # Before anybody imports betterproto, which by itself brings gRPC.
+        import shimpy.api
+        import shimpy.daemon.containerd.serve
+        import shimpy.services.task.publisher
+        import shimpy.services.task.service  # noqa: F401 - the last of those that are imported for later
+
+
 def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, debug: bool) -> int:
     """Serves the containers of a group until they are gone, and returns the exit status.
 
@@ -24,15 +34,13 @@ def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, 
     clean_slate()
     logs.set_up("debug" if debug else "info", "text")
     sys.excepthook = logs.report_crash
-    with import_stubs.imports():
-        import asyncio
+    load()
+    import asyncio
 
-        # Before anybody imports betterproto: without it that would bring gRPC.
-        import shimpy.api  # noqa: F401 - for its effect
-        from shimpy.core.supervisor import Supervisor
-        from shimpy.daemon.containerd.serve import Daemon
-        from shimpy.services.task.publisher import Publisher
-        from shimpy.services.task.service import TaskService
+    from shimpy.core.supervisor import Supervisor
+    from shimpy.daemon.containerd.serve import Daemon
+    from shimpy.services.task.publisher import Publisher
+    from shimpy.services.task.service import TaskService
 
     if sys.version_info < (3, 12):
         # 3.11 would have a thread wait for each child; a pidfd is what later versions use.

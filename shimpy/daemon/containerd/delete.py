@@ -11,7 +11,6 @@ import sys
 import time
 
 from shimpy.daemon.containerd import wire
-from shimpy.daemon.containerd.command import run
 from shimpy.daemon.containerd.errors import CommandError
 from shimpy.daemon.containerd.flags import Flags
 
@@ -77,6 +76,8 @@ def _delete_container(flags: Flags, bundle: str) -> None:
     state = os.path.join(root, flags.id)
     if os.path.basename(binary) in _WITH_FOLDERS and not os.path.lexists(state):
         return
+    from shimpy.daemon.containerd.command import run
+
     arguments = [binary, "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
     status, said = run([*arguments, "delete", "--force", flags.id], timeout=_TIMEOUT, output=2)
     if status == 0:

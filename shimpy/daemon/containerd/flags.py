@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from shimpy.daemon.containerd.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STRINGS = ("namespace", "id", "bundle", "address", "publish-binary", "socket", "debug-socket")
 _SWITCHES = ("debug", "info", "v")

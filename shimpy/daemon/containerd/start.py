@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Sequence
 
 from shimpy.daemon.containerd import sockets
 from shimpy.daemon.containerd.bootstrap import Bootstrap, read_stdin
@@ -14,6 +13,7 @@ from shimpy.daemon.containerd.flags import Flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
 # By which of its annotations a container belongs to a group, the first first.

@@ -52,6 +52,7 @@ class Publisher:
         self._namespace = namespace
         self._queue: deque[events.Envelope] = deque()
         self._dropped = 0
+        self._closed = False
         self._client: Client | None = None
         self._sending: asyncio.Task[None] | None = None
 
@@ -62,7 +63,7 @@ class Publisher:
             topic: such as /tasks/exit.
             message: of shimpy.api.events; it may be changed afterwards.
         """
-        if not self._path:
+        if self._closed or not self._path:
             return
         name = type(message).__name__
         nanoseconds = time.time_ns()
@@ -93,7 +94,8 @@ class Publisher:
         return not self._queue
 
     async def aclose(self) -> None:
-        """Gives up what has not been delivered. Idempotent."""
+        """Gives up what has not been delivered, and what comes from now on. Idempotent."""
+        self._closed = True
         if self._queue:
             _log.warning("%d events were not delivered to containerd", len(self._queue))
             self._queue.clear()
