@@ -287,7 +287,7 @@ async def test_inotify_that_cannot_be_had_is_told(
     def refuse() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("shimpy.stdio.watcher._Inotify", refuse)
+    monkeypatch.setattr("shimpy.core.stdio.watcher._Inotify", refuse)
     out = fifo("out")
     process = await writer(hub, out)
     process.write(b"the rest")
