@@ -1,4 +1,4 @@
-"""A program whose children are of every kind at the same time; run by tests/reaper on each Python.
+"""A program whose children are of every kind at the same time; run by tests/core/reaper on each Python.
 
 It prints what was wrong as JSON: nothing, when the reaper keeps its word.
 """
