@@ -86,13 +86,13 @@ def set_child_subreaper(value: bool) -> None:
 
 
 def inotify_init(flags: int) -> int:
-    """Returns the descriptor of a new inotify instance (inotify_init1(2)).
+    """Returns the file descriptor of a new inotify instance (inotify_init1(2)).
 
     Args:
         flags: O_NONBLOCK and O_CLOEXEC.
 
     Raises:
-        OSError: no descriptor or instance is left.
+        OSError: no file descriptor or instance is left.
     """
     return _checked(_libc.inotify_init1(flags), "inotify_init1")
 
@@ -101,7 +101,7 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     """Watches a file and returns the watch (inotify_add_watch(2)).
 
     Args:
-        fd: the descriptor of an inotify instance.
+        fd: the file descriptor of an inotify instance.
         path: of the file.
         mask: the events to be told of.
 

@@ -73,13 +73,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_files_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each worker has a folder for temporary files, and sees none of another's or another program's."""
+    """Each worker has a directory for temporary files, and sees none of another's or another program's."""
     tmp_path_factory.getbasetemp()  # pytest's own stay where they are
     with (
-        tempfile.TemporaryDirectory(prefix="shimpy-tests-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="shimpy-tests-", ignore_cleanup_errors=True) as directory,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("TMPDIR", folder)
+        patch.setenv("TMPDIR", directory)
         patch.setattr(tempfile, "tempdir", None)  # it was looked up before and kept
         yield
 
@@ -189,7 +189,7 @@ async def live_served(
 def nothing_left(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Fails a test that leaves processes, descriptors, threads, temporary files or cgroups behind."""
+    """Fails a test that leaves processes, file descriptors, threads, temporary files or cgroups behind."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

@@ -81,7 +81,7 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``.
+            bundle: the directory with its ``config.json``.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             input: what it reads; None: nothing.
             timeout: as for :meth:`shimpy.Container.run`.
@@ -125,7 +125,7 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``.
+            bundle: the directory with its ``config.json``.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             stdin: whether you are going to write to it.
         """
@@ -145,7 +145,7 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``, which has to ask for a terminal.
+            bundle: the directory with its ``config.json``, which has to ask for a terminal.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             width: columns of the terminal.
             height: its rows.

@@ -49,7 +49,7 @@ async def launch(
     What the shim logs goes to the logger ``shimpy.shim``, as warnings.
 
     Args:
-        socket: where it listens; None: in a private temporary folder.
+        socket: where it listens; None: in a private temporary directory.
         runtime: the OCI runtime, a name on PATH or an absolute path.
         root: where the runtime keeps its state (its ``--root``); None: its default.
         log_level: what it logs: debug, info, warning or error.
@@ -115,15 +115,15 @@ async def shim_process(
         leave_running: likewise.
         timeout: likewise.
     """
-    # Room for the folder's own name and the socket's.
+    # Room for the directory's own name and the socket's.
     fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
-    parent = None if fits else "/tmp"  # noqa: S108 - a private folder is made there
-    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
-        path = f"{folder}/shim.sock" if socket is None else os.path.abspath(socket)
+    parent = None if fits else "/tmp"  # noqa: S108 - a private directory is made there
+    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
+        path = f"{directory}/shim.sock" if socket is None else os.path.abspath(socket)
         options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
         if root is not None:
             options += ["--root", os.fspath(root)]
-        child = await _Child.start(start, options, folder, timeout)
+        child = await _Child.start(start, options, directory, timeout)
         try:
             async with connect(path) as client:
                 try:
@@ -187,12 +187,12 @@ class _Child:
         cls,
         start: Callable[[list[str], str], Awaitable[ShimProcess]],
         options: list[str],
-        folder: str,
+        directory: str,
         timeout: float,
     ) -> _Child:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
-            address = f"{folder}/notify"
+            address = f"{directory}/notify"
             notify.bind(address)
             process = await start(options, address)
             child = cls(process)

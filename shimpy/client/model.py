@@ -74,7 +74,7 @@ class ContainerState:
 
     Attributes:
         id: the container; empty when there is none.
-        bundle: the folder that it was made from.
+        bundle: the directory that it was made from.
         pid: of its init, 0 when there is no container.
         processes: init first, then the others in the order in which they were started.
     """
@@ -90,7 +90,7 @@ class ExecOptions(TypedDict, total=False):
 
     Attributes:
         env: its environment, instead of the container's (``PATH`` included).
-        cwd: the folder that it starts in, absolute, inside the container.
+        cwd: the directory that it starts in, absolute, inside the container.
         user: who it runs as.
         capabilities: its bounding, effective and permitted set, such as ``CAP_KILL``.
         rlimits: its resource limits.

@@ -37,10 +37,10 @@ async def run(
         result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
 
     Args:
-        root: a folder to be the container's ``/``, or a bundle.
+        root: a directory to be the container's ``/``, or a bundle.
         args: the program and its arguments; None: what the bundle says.
         env: variables that are added to those of the bundle.
-        cwd: the folder to start in, inside the container; None: as the bundle says, else ``/``.
+        cwd: the directory to start in, inside the container; None: as the bundle says, else ``/``.
         input: what the command reads; None: nothing.
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
@@ -85,12 +85,12 @@ async def prepared(
         return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is no bundle, so what to run has to be given")
-    with tempfile.TemporaryDirectory(prefix="shimpy-") as folder:
+    with tempfile.TemporaryDirectory(prefix="shimpy-") as directory:
         if is_bundle:
-            yield derive_bundle(folder, origin, args, env=env, cwd=cwd, terminal=terminal)
+            yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)
         else:
             yield await write_bundle(
-                folder,
+                directory,
                 args,
                 rootfs=origin,
                 env=env,

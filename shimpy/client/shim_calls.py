@@ -59,7 +59,7 @@ class ShimCalls:
 
         Args:
             id: its name: letters, digits and ``_ + - .``.
-            bundle: the folder with its ``config.json``; a relative one is taken from here.
+            bundle: the directory with its ``config.json``; a relative one is taken from here.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             no_pivot: let the runtime do without ``pivot_root(2)``, as on a ramdisk.
             terminal: init gets a terminal; must be what the bundle says.

@@ -96,7 +96,7 @@ class WarmLauncher:
         """Runs a shim for the time of the block; all is as with :func:`shimpy.launch`.
 
         Args:
-            socket: where it listens; None: in a private temporary folder.
+            socket: where it listens; None: in a private temporary directory.
             runtime: the OCI runtime, a name on PATH or an absolute path.
             root: where the runtime keeps its state (its ``--root``); None: its default.
             log_level: what it logs: debug, info, warning or error.

@@ -38,8 +38,8 @@ class FakeRuntime:
     after. It is a context manager; without ``with``, :meth:`close` it.
 
     Args:
-        directory: where a folder is made for the script and what it needs; None for the
-            system's temporary folder. It has to be one that programs can be run from.
+        directory: where a directory is made for the script and what it needs; None for the
+            system's temporary directory. It has to be one that programs can be run from.
         real: the runtime behind it, a name on PATH or a path; None for none, so that a command
             for which no fault is set succeeds and does nothing.
 

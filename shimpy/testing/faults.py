@@ -43,7 +43,7 @@ class Hang(Fault):
             end of the process that made the fake runtime.
         after: do the real work first and hang before saying so.
         ignore_sigterm: SIGTERM does not end it.
-        children: how many children hang with it, in its process group, holding its descriptors
+        children: how many children hang with it, in its process group, holding its file descriptors
             and ignoring what it ignores. They go on hanging until they are killed or released.
     """
 
@@ -81,7 +81,7 @@ class Signalled(Fault):
     after: bool = False
 
     def script(self) -> str:
-        # No core file in the folder of whoever runs the tests.
+        # No core file in the directory of whoever runs the tests.
         death = f"ulimit -c 0\nkill -{int(self.signal)} $$"
         return f"{WORK}\n{death}" if self.after else death
 
@@ -160,7 +160,7 @@ class Console(Fault):
 
     Attributes:
         sends: what reaches the console socket: "no connection", "nothing" (a connection, closed
-            at once), "text" (a message without a descriptor) or "a file" (that is no terminal).
+            at once), "text" (a message without a file descriptor) or "a file" (that is no terminal).
     """
 
     sends: Literal["no connection", "nothing", "text", "a file"]

@@ -1,4 +1,4 @@
-"""What the command line is started with: descriptors that are closed or unfit, signals that are ignored."""
+"""What the command line inherits: file descriptors that are closed or unfit, signals that are ignored."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ exec {runc} "$@"
 
 
 class Demo:
-    """The demo in a process of its own, with all that it makes in *folder*."""
+    """The demo in a process of its own, with all that it makes in *directory*."""
 
-    def __init__(self, folder: Path, hold: str = "") -> None:
+    def __init__(self, directory: Path, hold: str = "") -> None:
         # No socket's address holds that much.
-        self.temporary, self._held = folder / ("temporary" * 12), folder / "held"
+        self.temporary, self._held = directory / ("temporary" * 12), directory / "held"
         self.temporary.mkdir()
         self._held.mkdir()
         os.mkfifo(self._held / "reached")

@@ -57,8 +57,8 @@ def generate(target: Path) -> None:
         subprocess.CalledProcessError: a proto does not compile; protoc has said why on stderr.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        alpha = folder / "grpc/reflection/v1alpha/reflection.proto"
+        directory = Path(name)
+        alpha = directory / "grpc/reflection/v1alpha/reflection.proto"
         alpha.parent.mkdir(parents=True)
         current = INCLUDE / "grpc/reflection/v1/reflection.proto"
         alpha.write_text(current.read_text().replace("grpc.reflection.v1;", "grpc.reflection.v1alpha;"))
@@ -68,25 +68,25 @@ def generate(target: Path) -> None:
             current,
             alpha,
         ]
-        descriptors = [f"--descriptor_set_out={folder / 'shim.binpb'}", "--include_imports"]
-        _compile(folder, [INCLUDE, folder, ROOT], protos, *descriptors)
-        # The plugin also writes empty packages for the folders above and for gogoproto.
+        descriptors = [f"--descriptor_set_out={directory / 'shim.binpb'}", "--include_imports"]
+        _compile(directory, [INCLUDE, directory, ROOT], protos, *descriptors)
+        # The plugin also writes empty packages for the directories above and for gogoproto.
         for module, package in CODE.items():
-            shutil.copyfile(folder / package / "__init__.py", target / module)
-        shutil.copyfile(folder / "shim.binpb", target / "shim.binpb")
+            shutil.copyfile(directory / package / "__init__.py", target / module)
+        shutil.copyfile(directory / "shim.binpb", target / "shim.binpb")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _compile(folder, [folder], _flattened(folder))
+        directory = Path(name)
+        _compile(directory, [directory], _flattened(directory))
         for module in MESSAGES:
-            code = (folder / module / "__init__.py").read_text()
+            code = (directory / module / "__init__.py").read_text()
             # The plugin makes each module a package, one directory deeper than it is here.
             (target / f"{module}.py").write_text(
                 re.sub(r"^from \.\. import", "from . import", code, flags=re.MULTILINE)
             )
 
 
-def _flattened(folder: Path) -> list[Path]:
-    """Writes the protos of MESSAGES into a folder with the module as the package, and without services."""
+def _flattened(directory: Path) -> list[Path]:
+    """Writes the protos of MESSAGES into a directory with the module as the package, and without services."""
     sources = {
         path: (module, (API / path).read_text()) for module, paths in MESSAGES.items() for path in paths
     }
@@ -98,9 +98,9 @@ def _flattened(folder: Path) -> list[Path]:
         imports = dict.fromkeys(_WELL_KNOWN.sub('"well_known.proto"', line) for line in _IMPORT.findall(text))
         lines = "".join([f"package {module};\n", *imports])
         messages = _PACKAGE.sub(lines, _IMPORT.sub("", _SERVICE.sub("", text)))
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(qualified.sub(lambda found: f"{modules[found[1]]}.", messages))
-    return [folder / path for path in sources]
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(qualified.sub(lambda found: f"{modules[found[1]]}.", messages))
+    return [directory / path for path in sources]
 
 
 def _compile(out: Path, includes: Iterable[Path], protos: Iterable[Path], *options: str) -> None:

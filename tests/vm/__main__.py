@@ -11,7 +11,7 @@ exit status is theirs.
 
 The processor is emulated: the machine needs no /dev/kvm, and is some ten times slower than the one it runs
 on. The tests wait as much longer (``SHIMPY_TIME_SCALE``). It is made anew for each run and reads a copy of
-this folder, so nothing that the tests do reaches this one.
+this directory, so nothing that the tests do reaches this one.
 """
 
 from __future__ import annotations

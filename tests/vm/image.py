@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[2]
-"""The folder of the project."""
+"""The directory of the project."""
 
 _GUEST = Path(__file__).parent / "guest"
 _CACHE = SOURCE / ".vm"
@@ -28,7 +28,7 @@ _GIGABYTES = 4
 
 
 def image() -> Path:
-    """Returns the folder with ``disk``, ``kernel`` and ``initrd``, made first unless it is there.
+    """Returns the directory with ``disk``, ``kernel`` and ``initrd``, made first unless it is there.
 
     It is kept in ``.vm``, under a name that stands for what it was made from; one of another name is removed.
     """
@@ -64,8 +64,8 @@ def _build_requirements() -> list[str]:
     return requirements
 
 
-def _make(folder: Path) -> None:
-    root = folder / "root"
+def _make(directory: Path) -> None:
+    root = directory / "root"
     packages = ",".join(_PACKAGES)
     # What it mounts there is gone with it, even if it is killed.
     own_mounts = ("unshare", "--mount")
@@ -79,8 +79,8 @@ def _make(folder: Path) -> None:
     (root / "etc/hosts").write_text("127.0.0.1 localhost shimpy\n::1 localhost\n")
     for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
         (found,) = (root / "boot").glob(pattern)
-        shutil.move(found, folder / name)
-    disk = folder / "disk"
+        shutil.move(found, directory / name)
+    disk = directory / "disk"
     _run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), f"{_GIGABYTES}G")
     shutil.rmtree(root)
 

@@ -118,7 +118,7 @@ class OomControlWatch(OomWatch):
         self._directory = os.fspath(directory)
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.TimerHandle | None = None
-        # Held open, so that a process that is out of descriptors still reports its OOM kills.
+        # Held open, so that a process that is out of file descriptors still reports its OOM kills.
         self._control = os.open(os.path.join(directory, "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:

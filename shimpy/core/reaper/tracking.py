@@ -153,7 +153,7 @@ class Tracking:
             try:
                 status = _traced_status(child.pid)
             except OSError:
-                return  # no descriptor is left, perhaps; there is a next time
+                return  # no file descriptor is left, perhaps; there is a next time
             if procfs.is_there(child.pidfd):
                 self._exited(child, status, execed)
 

@@ -45,7 +45,7 @@ class Advisory:
 
 
 _ADVISORIES = (
-    # A descriptor of the host's file system leaks into the container.
+    # A file descriptor of the host's file system leaks into the container.
     Advisory("CVE-2024-21626", ((1, 1, 12, _FINAL),)),
     # Masked paths, /dev/console and procfs writes that are redirected by races on mounts.
     Advisory(

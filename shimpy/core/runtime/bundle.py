@@ -203,18 +203,18 @@ def _can_be_path(text: str) -> bool:
 
 def _read_regular(path: str) -> bytes:
     # Somebody's FIFO by that name must not hold up the shim, nor somebody's terminal become its own.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > MAX_CONFIG:
             raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
-        with open(descriptor, "rb", closefd=False) as file:
+        with open(fd, "rb", closefd=False) as file:
             return file.read(MAX_CONFIG + 1)
     finally:
-        # Not left to the file object: there is none of a directory, and its descriptor would stay open.
-        os.close(descriptor)
+        # Not left to the file object: there is none of a directory, and its file descriptor would stay open.
+        os.close(fd)
 
 
 def _json(value: bool) -> str:

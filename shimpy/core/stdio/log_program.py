@@ -1,6 +1,6 @@
 """A program that reads a process's output: containerd's `binary:` logs.
 
-It is given the read ends of two pipes as descriptors 3 and 4, and says with 5 that it is ready: by a
+It is given the read ends of two pipes as file descriptors 3 and 4, and says with 5 that it is ready: by a
 byte, or by closing it (containerd's core/runtime/v2/README.md, "Logging"). It runs for as long as the
 process's record is there.
 """
@@ -29,7 +29,7 @@ _END_ALONE_WITHIN: Final = 1.0
 _END_WITHIN: Final = 12.0
 _DEAD_WITHIN: Final = 2.0
 
-# What the program finds its descriptors as, above those of its own stdio.
+# What the program finds its file descriptors as, above those of its own stdio.
 _FIRST: Final = 3
 # Above all of them, so that none is in another's place.
 _CLEAR: Final = 10
@@ -135,14 +135,14 @@ class Logger:
                 above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _CLEAR)
                 theirs.callback(os.close, above)
                 actions.append((os.POSIX_SPAWN_DUP2, above, number))
-            # asyncio gives a program the numbers that descriptors have here, or needs a fork of Python
+            # asyncio gives a program the numbers that file descriptors have here, or needs a fork of Python
             # (preexec_fn). This costs the half of a millisecond too, and tells why a program cannot be run.
             with reaper.spawning():
                 pid = self._posix_spawn(actions, environment)
                 try:
                     self._child = reaper.track(pid, self._has_ended)
                 except BaseException:
-                    # No descriptor was left to watch it by.
+                    # No file descriptor was left to watch it by.
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     raise
@@ -189,7 +189,7 @@ class Logger:
         if self._program.must_say_ready and not byte:
             raise InternalError(
                 f"log program {self._program.path} did not say that it is ready; it has ended, or closed "
-                "descriptor 5 without having written to it"
+                "file descriptor 5 without having written to it"
             )
 
     async def _wait_ended(self) -> None:
@@ -221,7 +221,7 @@ class Logger:
 
 
 def _inheritable() -> Iterator[int]:
-    """Yields the descriptors that a program would inherit beside its stdio: somebody's who embeds us."""
+    """Yields the file descriptors that a program would inherit beside its stdio: somebody's who embeds us."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         with contextlib.suppress(OSError):  # the listing's own is closed

@@ -34,10 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 class ProcessIO(Protocol):
-    """The three descriptors of one process, or its terminal.
+    """The three file descriptors of one process, or its terminal.
 
     Attributes:
-        fds: what the runtime command gets as its own descriptors 0, 1 and 2. They are
+        fds: what the runtime command gets as its own file descriptors 0, 1 and 2. They are
             close-on-exec and stay ours until `attach` or `close`.
         console_socket: the path for the runtime's `--console-socket`, with a terminal only.
     """
@@ -100,7 +100,7 @@ def open_stdio(hub: StdioHub, stdio: StdioPaths, *, owner: Owner | None = None) 
         NotFoundError: a path is not there; like all below it names the field and the path.
         InvalidArgumentError: a path is not absolute, or names something else.
         PermissionDeniedError: a path may not be opened.
-        ResourceExhaustedError: no descriptor was left.
+        ResourceExhaustedError: no file descriptor was left.
         InternalError: there is no place for a temporary file.
     """
     try:

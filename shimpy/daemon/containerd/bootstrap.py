@@ -24,7 +24,7 @@ class Bootstrap:
     Attributes:
         address: of containerd's gRPC socket; a part of what the shim's own socket is named by.
         ttrpc_address: where containerd takes events.
-        socket_folder: where the shim's socket is to be; empty for the usual place.
+        socket_directory: where the shim's socket is to be; empty for the usual place.
         debug: whether to log much.
         options: the type and the bytes of the runtime's options; empty if there are none.
     """
@@ -44,7 +44,7 @@ class Bootstrap:
         """
         self.address = flags.address
         self.ttrpc_address = os.environ.get("TTRPC_ADDRESS", "")
-        self.socket_folder = ""
+        self.socket_directory = ""
         self.debug = flags.debug
         self.options = ("", b"")
         fields = wire.read(stdin)
@@ -53,7 +53,7 @@ class Bootstrap:
             return
         self.address = wire.text(fields, 6) or self.address
         self.ttrpc_address = wire.text(fields, 5) or self.ttrpc_address
-        self.socket_folder = wire.text(fields, 9)
+        self.socket_directory = wire.text(fields, 9)
         self.debug = self.debug or wire.int32(fields, 3) <= _DEBUG
         for extension in fields.get(8, ()):
             if isinstance(extension, int):
@@ -87,7 +87,7 @@ def read_any(fields: dict[int, list[wire.Value]]) -> tuple[str, bytes]:
 
 
 def read_stdin() -> bytes:
-    """Reads descriptor 0 to its end.
+    """Reads file descriptor 0 to its end.
 
     Raises:
         MalformedError: it is longer than 10 MiB.

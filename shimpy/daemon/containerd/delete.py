@@ -16,9 +16,10 @@ from shimpy.daemon.containerd.errors import CommandError
 from shimpy.daemon.containerd.flags import Flags
 
 RUNTIME_ROOT = "/run/containerd/runc"
-"""Where the runtime keeps its state, a folder for each namespace, unless the options say otherwise."""
+"""Where the runtime keeps its state, a directory for each namespace, unless the options say otherwise."""
 
-# Runtimes that keep what they know of a container in a folder of that name, by which it is known to be gone.
+# Runtimes that keep what they know of a container in a directory of that name, by which it is known to be
+# gone.
 _WITH_FOLDERS = ("runc", "crun", "youki")
 
 # Seconds for the runtime; containerd kills this process after five.

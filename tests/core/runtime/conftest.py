@@ -32,7 +32,7 @@ def runc(reaper: Reaper) -> Runc:
 def commanded(
     runc: Runc, reaper: Reaper, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> Command:
-    """Prepares a container whose output goes to the file ``output`` in the test's own folder."""
+    """Prepares a container whose output goes to the file ``output`` in the test's own directory."""
 
     def prepare(*args: str, runtime: Runc | None = None, **options: Any) -> Commanded:
         made = bundle(*args, **options)

