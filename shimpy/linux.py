@@ -12,14 +12,14 @@ import socket
 import struct
 from typing import NamedTuple
 
+# Bytes of the path of a Unix socket: sun_path without the NUL at its end, unix(7).
 LONGEST_SOCKET_ADDRESS = 107
-"""Bytes of the path of a Unix socket: sun_path without the NUL at its end, unix(7)."""
 
+# The signals that the interpreter ignores for itself, and gives back to the children that it starts.
 IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""The signals that the interpreter ignores for itself, and gives back to the children that it starts."""
 
+# The signals that glibc keeps for its threads (nptl(7)): its own functions refuse to touch them.
 SIGNALS_OF_THE_C_LIBRARY = frozenset({32, 33})
-"""The signals that glibc keeps for its threads (nptl(7)): its own functions refuse to touch them."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37

@@ -118,7 +118,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle(rootfs: Path, tmp_path: Path) -> Callable[..., str]:
-    """Makes bundles: ``bundle("sh", "-c", "exit 7", memory=1 << 25)``; see support.bundles.make_bundle."""
+    """Makes bundles: `bundle("sh", "-c", "exit 7", memory=1 << 25)`; see support.bundles.make_bundle."""
     numbers = itertools.count(1)
 
     def make(*args: str, **options: Any) -> str:
@@ -165,7 +165,7 @@ async def live(
     new_id: Callable[[], str],
     tmp_path: Path,
 ) -> AsyncIterator[Callable[..., Life]]:
-    """Prepares containers of *shim*: ``live("sh", "-c", "exit 7")`` is one that ``create`` then creates.
+    """Prepares containers of *shim*: `live("sh", "-c", "exit 7")` is one that `create` then creates.
 
     The arguments are those of *bundle*. One that is still there at the end is deleted.
     """
@@ -200,7 +200,7 @@ def nothing_left(
 
 @pytest.fixture
 async def start_server(new_id: Callable[[], str]) -> AsyncIterator[Callable[..., Server]]:
-    """Starts `python -m shimpy` processes: ``start_server("--log-format", "json", before=["nice"])``."""
+    """Starts `python -m shimpy` processes: `start_server("--log-format", "json", before=["nice"])`."""
     from tests.support.servers import Server
 
     started: list[Server] = []

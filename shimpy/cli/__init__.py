@@ -1,4 +1,4 @@
-"""``shimpy …`` for people at a terminal (the extra ``cli``)."""
+"""`shimpy …` for people at a terminal (the extra `cli`)."""
 
 from __future__ import annotations
 

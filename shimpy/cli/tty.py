@@ -52,7 +52,7 @@ def size(fd: int) -> tuple[int, int]:
 
 
 async def read(fd: int) -> bytes:
-    """Returns what comes next, ``b""`` at the end.
+    """Returns what comes next, `b""` at the end.
 
     The file descriptor is not made non-blocking: others have it as well, and would find it so.
 

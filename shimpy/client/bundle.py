@@ -1,4 +1,4 @@
-"""Bundles: a directory with the ``config.json`` that an OCI runtime makes a container from."""
+"""Bundles: a directory with the `config.json` that an OCI runtime makes a container from."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What asyncio gives for the exit status of a child that somebody else has waited for.
 _UNKNOWN = 255
-"""What asyncio gives for the exit status of a child that somebody else has waited for."""
 
 
 async def write_bundle(
@@ -46,23 +46,23 @@ async def write_bundle(
     writable: bool = False,
     runtime: str = "runc",
 ) -> Path:
-    """Writes a bundle, starting from what the runtime's own ``spec`` command gives.
+    """Writes a bundle, starting from what the runtime's own `spec` command gives.
 
     Args:
         path: the bundle's directory; it is made if it is not there.
-        args: what init runs; None: what the runtime's ``spec`` has, which is ``sh``.
-        rootfs: the directory that becomes the container's ``/``; None: ``rootfs`` in the bundle.
+        args: what init runs; None: what the runtime's `spec` has, which is `sh`.
+        rootfs: the directory that becomes the container's `/`; None: `rootfs` in the bundle.
         env: variables that are added to those of the spec, or replace them.
-        cwd: the directory that init starts in, inside the container; None: ``/``.
+        cwd: the directory that init starts in, inside the container; None: `/`.
         terminal: init gets a terminal.
         writable: the container may write to *rootfs*.
         runtime: the OCI runtime, a name on PATH or an absolute path.
 
     Returns:
-        the bundle's directory.
+        The bundle's directory.
 
     Raises:
-        AlreadyExistsError: it has a ``config.json``, or is something else than a directory.
+        AlreadyExistsError: it has a `config.json`, or is something else than a directory.
         NotFoundError: the runtime or *rootfs* is not there.
         InvalidArgumentError: what no bundle can say, or no runtime run; the message names it.
         PermissionDeniedError: nothing may be written there.
@@ -112,7 +112,7 @@ def derive_bundle(
         terminal: init gets a terminal.
 
     Raises:
-        NotFoundError: the other has no ``config.json``.
+        NotFoundError: the other has no `config.json`.
         InvalidArgumentError: that cannot be understood, or be as it is asked for here.
     """
     base = os.path.abspath(origin)
@@ -130,7 +130,7 @@ def derive_bundle(
 
 
 def read_config(bundle: StrPath) -> dict[str, Any]:
-    """Returns a bundle's ``config.json``.
+    """Returns a bundle's `config.json`.
 
     Raises:
         NotFoundError: there is none.
@@ -152,7 +152,7 @@ def wants_terminal(bundle: StrPath) -> bool:
     """Returns whether the init of a bundle gets a terminal.
 
     Raises:
-        NotFoundError: it has no ``config.json``.
+        NotFoundError: it has no `config.json`.
         InvalidArgumentError: that cannot be understood.
     """
     return bool(_object(read_config(bundle), "process").get("terminal"))

@@ -32,15 +32,14 @@ async def run(
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
 
-    ::
-
+    Example:
         result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
 
     Args:
-        root: a directory to be the container's ``/``, or a bundle.
+        root: a directory to be the container's `/`, or a bundle.
         args: the program and its arguments; None: what the bundle says.
         env: variables that are added to those of the bundle.
-        cwd: the directory to start in, inside the container; None: as the bundle says, else ``/``.
+        cwd: the directory to start in, inside the container; None: as the bundle says, else `/`.
         input: what the command reads; None: nothing.
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
@@ -75,7 +74,7 @@ async def prepared(
 ) -> AsyncIterator[Path]:
     """Gives a bundle for the time of the block: *root* itself if it is one that says just this.
 
-    The arguments are those of :func:`run`; *terminal* gives the command one, *writable* lets it
+    The arguments are those of `run`; *terminal* gives the command one, *writable* lets it
     write to a *root* that is no bundle.
     """
     origin = Path(root)

@@ -16,8 +16,8 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy.api import Event, EventsRequest, EventType, ShimStub
 
+# Far more than any step takes; a demo that hangs would tell nothing.
 _STEP_SECONDS = 20
-"""Far more than any step takes; a demo that hangs would tell nothing."""
 
 
 class FailedError(Exception):

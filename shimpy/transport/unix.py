@@ -53,7 +53,7 @@ class UnixSocket:
         self._identity = identity
 
     def remove(self) -> None:
-        """Removes the name, if it is still this socket's. Twice is harmless."""
+        """Removes the name, if it is still this socket's. Idempotent."""
         if self._directory < 0:
             return
         name = os.path.basename(self.path)

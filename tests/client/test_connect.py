@@ -25,7 +25,7 @@ Listen = Callable[..., socket.socket]
 
 @pytest.fixture
 def listen(tmp_path: Path) -> Iterator[Listen]:
-    """Makes sockets that listen, as the kernel sees it, for a user: ``listen("name", uid=1000)``."""
+    """Makes sockets that listen, as the kernel sees it, for a user: `listen("name", uid=1000)`."""
     made: list[socket.socket] = []
 
     def make(name: str, *, uid: int) -> socket.socket:

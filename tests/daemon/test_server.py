@@ -351,7 +351,7 @@ class TestTheEnd:
             until: an outcome; when there have been 20 of it the signal is sent.
 
         Returns:
-            how often there was which outcome, and the events that each client has seen.
+            How often there was which outcome, and the events that each client has seen.
         """
         outcomes: collections.Counter[str] = collections.Counter()
 

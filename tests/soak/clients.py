@@ -34,8 +34,8 @@ from tests.support.events import record
 from tests.support.leaks import children
 from tests.support.servers import Server
 
+# Seconds after which a call without a deadline is taken to hang.
 PATIENCE = 30
-"""Seconds after which a call without a deadline is taken to hang."""
 
 _REQUESTS: dict[str, Callable[[ShimStub], Callable[..., Awaitable[Any]]]] = {
     "create": lambda stub: stub.create,

@@ -33,8 +33,8 @@ from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.leaks import children, descriptors
 from tests.support.servers import Server
 
+# Seconds within which State and Events must agree with the model when nothing is under way.
 QUIET = 10
-"""Seconds within which State and Events must agree with the model when nothing is under way."""
 
 
 @dataclass(frozen=True)

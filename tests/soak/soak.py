@@ -19,11 +19,11 @@ from tests.support.events import record
 from tests.support.leaks import children, eventually
 from tests.support.servers import Server
 
+# Seconds from one line of progress to the next.
 REPORT = 60
-"""Seconds from one line of progress to the next."""
 
+# Lines of the log that are shown with a difference.
 TRACE = 60
-"""Lines of the log that are shown with a difference."""
 
 
 class Soak:

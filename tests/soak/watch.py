@@ -12,11 +12,11 @@ from typing import Any
 from tests.support import leaks, residue
 from tests.support.servers import Server
 
+# Bytes by which the shim may have grown at the end: its allocator does not give back all that it took.
 MEMORY = 4 << 20
-"""Bytes by which the shim may have grown at the end: its allocator does not give back all that it took."""
 
+# After how many containers the memory is taken to be what it should stay.
 WARM = 30
-"""After how many containers the memory is taken to be what it should stay."""
 
 
 class Watch:

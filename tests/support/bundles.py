@@ -70,7 +70,7 @@ def make_bundle(
 
     Args:
         directory: where to; it is made.
-        rootfs: the root filesystem, from :func:`make_rootfs`; it is mounted read-only.
+        rootfs: the root filesystem, from `make_rootfs`; it is mounted read-only.
         args: the program of init and its arguments.
         env: variables beside PATH.
         cwd: where the program starts.

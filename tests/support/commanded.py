@@ -85,5 +85,5 @@ class Commanded:
         self._children[pid] = (self._reaper.track(pid, told), told)
 
 
+# Prepares one: `commanded("sleep", "1000", runtime=runc)`; further options are those of the bundle.
 Command = Callable[..., Commanded]
-"""Prepares one: ``commanded("sleep", "1000", runtime=runc)``; further options are those of the bundle."""

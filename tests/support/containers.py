@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+# The prefix of every container id of this run.
 RUN = f"shimpy-test-{os.getpid()}-"
-"""The prefix of every container id of this run."""
 
 _STATE = {"runc": Path("/run/runc"), "crun": Path("/run/crun")}
 _numbers = itertools.count(1)

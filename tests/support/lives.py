@@ -18,8 +18,8 @@ from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, Star
 from tests.support.events import Recorder
 from tests.support.kinds import EXIT
 
+# The exit status of a process that was sent SIGKILL.
 KILLED = 128 + signal.SIGKILL
-"""The exit status of a process that was sent SIGKILL."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Generates shimpy/api from the protos: ``python -m tests.support.proto``, which is `make proto`."""
+"""Generates shimpy/api from the protos: `python -m tests.support.proto`, which is `make proto`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from tests.support.paths import ROOT
 
 PROTO = ROOT / "shim.proto"
 API = ROOT / "shimpy" / "api"
-INCLUDE = API
-"""Where `import "gogoproto/gogo.proto"` is found."""
 
+# Where `import "gogoproto/gogo.proto"` is found.
+INCLUDE = API
+
+# Which package of betterproto's code becomes which module of shimpy/api: those with gRPC services.
 CODE = {
     "shim.py": "containerd/shim/v1",
     "health.py": "grpc/health/v1",
     "reflection.py": "grpc/reflection/v1",
 }
-"""Which package of betterproto's code becomes which module of shimpy/api: those with gRPC services."""
 
+# Which protos become which module of messages alone, without grpclib.
 MESSAGES = {
     "well_known": ("well_known.proto",),
     "types": ("containerd/types/types.proto", "containerd/v1/types/process.proto"),
@@ -37,7 +39,6 @@ MESSAGES = {
     "metrics_v1": ("io/containerd/cgroups/v1/metrics.proto",),
     "metrics_v2": ("io/containerd/cgroups/v2/metrics.proto",),
 }
-"""Which protos become which module of messages alone, without grpclib."""
 
 GENERATED = (*CODE, *(f"{module}.py" for module in MESSAGES), "shim.binpb")
 
@@ -50,7 +51,7 @@ _WELL_KNOWN = re.compile(r'"google/protobuf/\w+\.proto"')
 def generate(target: Path) -> None:
     """Writes what shimpy/api holds of generated files into *target*.
 
-    The modules are betterproto's code; ``shim.binpb`` is a google.protobuf.FileDescriptorSet of all that is
+    The modules are betterproto's code; `shim.binpb` is a google.protobuf.FileDescriptorSet of all that is
     served, with all that it imports, which server reflection answers from.
 
     Raises:

@@ -105,7 +105,7 @@ class Server:
         return self.process.wait(patience(within))
 
     async def terminated(self, *, within: float = 10) -> int:
-        """Does what :meth:`terminate` does while the test's own event loop goes on."""
+        """Does what `terminate` does while the test's own event loop goes on."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, patience(within))
 

@@ -11,8 +11,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+# The directory of the project.
 SOURCE = Path(__file__).resolve().parents[2]
-"""The directory of the project."""
 
 _GUEST = Path(__file__).parent / "guest"
 _CACHE = SOURCE / ".vm"
@@ -23,14 +23,15 @@ _PACKAGES = (
     *("runc", "crun", "busybox-static"),
     *("python3", "python3-venv"),
 )
+
+# How large the disk is; what is not written to takes no place.
 _GIGABYTES = 4
-"""How large the disk is; what is not written to takes no place."""
 
 
 def image() -> Path:
-    """Returns the directory with ``disk``, ``kernel`` and ``initrd``, made first unless it is there.
+    """Returns the directory with `disk`, `kernel` and `initrd`, made first unless it is there.
 
-    It is kept in ``.vm``, under a name that stands for what it was made from; one of another name is removed.
+    It is kept in `.vm`, under a name that stands for what it was made from; one of another name is removed.
     """
     made = _CACHE / _key()
     if not made.is_dir():
@@ -86,7 +87,7 @@ def _make(directory: Path) -> None:
 
 
 def _install_python_packages(root: Path) -> None:
-    """Does what ``make ready`` does, for the machine's Python and not for this one."""
+    """Does what `make ready` does, for the machine's Python and not for this one."""
     project = _project()
     own = f"{project['name']}["
     requirements = [

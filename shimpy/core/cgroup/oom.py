@@ -51,7 +51,7 @@ class OomWatch:
             self._callback(new)
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         self._closed = True
 
     def _new(self) -> int:
@@ -78,7 +78,7 @@ class EventsWatch(OomWatch):
         self._seen = self._count()
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         super().close()
         self._file.close()
 
@@ -132,7 +132,7 @@ class OomControlWatch(OomWatch):
         self._loop.add_reader(self._eventfd, self._fired)
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         if self._closed:
             return
         super().close()

@@ -21,8 +21,8 @@ from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
 
 _log = logging.getLogger(__name__)
 
+# Seconds for the runtime to remove what a failed create has left.
 UNDO_TIMEOUT = 5.0
-"""Seconds for the runtime to remove what a failed create has left."""
 
 
 class Create:

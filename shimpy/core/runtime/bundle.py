@@ -16,14 +16,14 @@ from typing import Any, Self
 from shimpy.core.runtime.spec import ExecSpec, quoted
 from shimpy.errors import InvalidArgumentError, NotFoundError, from_oserror
 
+# Bytes of a config.json that is read: parsing it holds up the event loop.
 MAX_CONFIG = 4 * 1024 * 1024
-"""Bytes of a config.json that is read: parsing it holds up the event loop."""
 
+# Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096.
 MAX_CGROUPS_PATH = 2048
-"""Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096."""
 
+# Of either sign (proc_pid_oom_score_adj(5)).
 MAX_OOM_SCORE_ADJ = 1000
-"""Of either sign (proc_pid_oom_score_adj(5))."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, Self
 from shimpy.core import tempdirs
 from shimpy.errors import EXHAUSTED, InternalError, ResourceExhaustedError, from_oserror
 
+# Bytes of a runtime's log that are read, from its end: the last error is what counts.
 MAX_LOG = 256 * 1024
-"""Bytes of a runtime's log that are read, from its end: the last error is what counts."""
 
+# Bytes of a pid file that are read.
 _MAX_PID = 32
-"""Bytes of a pid file that are read."""
 
 
 class CommandFiles:

@@ -21,7 +21,7 @@ from shimpy.core.runtime.runc import STATE_ROOTS
 from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import AlreadyExistsError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _lock: Final = threading.Lock()  # each shim may be in a thread of its own
 _taken: Final[dict[str, list[ContainerId]]] = {}
@@ -58,7 +58,7 @@ class ContainerId:
             self.release()
             raise AlreadyExistsError(f"id: another process is creating a container {container_id}") from None
         except OSError as error:
-            logger.info("other processes are not told that container %s is created: %s", container_id, error)
+            _log.info("other processes are not told that container %s is created: %s", container_id, error)
 
     def created(self) -> None:
         """Lets other processes try: the runtime can now tell them that there is one. Idempotent."""

@@ -20,7 +20,7 @@ from shimpy.core.reaper import Child, Reaper
 from shimpy.core.stdio.uri import LogProgram
 from shimpy.errors import InternalError, InvalidArgumentError, from_oserror
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Seconds. containerd's own shim waits for ever for a program to be ready.
 _READY_WITHIN: Final = 30.0
@@ -105,7 +105,7 @@ class Logger:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_WITHIN - _END_ALONE_WITHIN):
                 return await self._wait_ended()
-        logger.warning("log program %s did not end on SIGTERM; it is killed", self._program.path)
+        _log.warning("log program %s did not end on SIGTERM; it is killed", self._program.path)
         await self._kill()
         return None
 
@@ -210,7 +210,7 @@ class Logger:
 
     def _has_ended(self, status: int) -> None:
         if self.stdout >= 0:
-            logger.warning("log program %s ended with status %d", self._program.path, status)
+            _log.warning("log program %s ended with status %d", self._program.path, status)
         self._ended.set()
 
     def _close_outputs(self) -> None:

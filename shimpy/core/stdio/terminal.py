@@ -17,8 +17,8 @@ from shimpy.core.stdio.relay import FileDescriptor, InputRelay, OutputRelay
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 
+# The most columns or rows that a struct winsize holds (ioctl_tty(2)).
 MAX_WINDOW: Final = 65535
-"""The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
 
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTPEER: Final = 0x5441

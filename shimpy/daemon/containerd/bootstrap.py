@@ -8,8 +8,8 @@ from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import MalformedError
 from shimpy.daemon.containerd.flags import Flags
 
+# Bytes of stdin, as containerd's own shim has it.
 MAX_INPUT = 10 << 20
-"""Bytes of stdin, as containerd's own shim has it."""
 
 RUNC_OPTIONS = "containerd.runc.v1.Options"
 TOML_OPTIONS = "runtimeoptions.v1.Options"

@@ -20,8 +20,8 @@ from shimpy.services.task.publisher import Publisher
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.ttrpc import TtrpcServer
 
+# Seconds without a container and a connection after which the daemon ends; and for which one is expected.
 IDLE_LIMIT: Final = 60.0
-"""Seconds without a container and a connection after which the daemon ends; and for which one is expected."""
 
 # Seconds at the end: for calls under way; for events that containerd has not taken yet; for the directory of
 # the socket to be free; until the process ends whatever hangs.

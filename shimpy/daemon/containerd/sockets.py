@@ -21,14 +21,14 @@ import time
 from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import MalformedError
 
-FOLDER = "/run/containerd/s"
-"""Where the sockets are, whatever the directory of containerd's own state is."""
+# Where the sockets are, whatever the directory of containerd's own state is.
+DIRECTORY = "/run/containerd/s"
 
+# Bytes of a socket's path that containerd itself allows.
 LONGEST_PATH = 106
-"""Bytes of a socket's path that containerd itself allows."""
 
+# The service by which a start asks a living shim to expect one more container.
 JOIN_SERVICE = "shimpy.containerd.Group"
-"""The service by which a start asks a living shim to expect one more container."""
 
 JOIN_METHOD = "Join"
 
@@ -67,7 +67,7 @@ def path_of(address: str, namespace: str, group: str, directory: str = "") -> st
     joined = posixpath.normpath("/".join(parts))
     if joined.startswith("//"):  # which POSIX keeps and Go does not
         joined = joined[1:]
-    path = f"{directory or FOLDER}/{hashlib.sha256(joined.encode(errors='surrogateescape')).hexdigest()}"
+    path = f"{directory or DIRECTORY}/{hashlib.sha256(joined.encode(errors='surrogateescape')).hexdigest()}"
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, f"is longer than {LONGEST_PATH} bytes", path)
     return path
@@ -87,7 +87,7 @@ class Place:
         self._identity = _identity(path)
 
     def remove(self, timeout: float = _LOCK_TIMEOUT) -> bool:
-        """Removes the name, if it is still this socket's. Twice is harmless.
+        """Removes the name, if it is still this socket's. Idempotent.
 
         Args:
             timeout: seconds for another start to finish with the directory.

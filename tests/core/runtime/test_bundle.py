@@ -24,8 +24,8 @@ from shimpy.errors import (
 )
 from tests.support.leaks import descriptors, no_descriptor_left, opened_since
 
+# What is still a configuration, to us.
 LEAST = '{"process": {}}'
-"""What is still a configuration, to us."""
 
 NOBODY = 65534
 

@@ -284,8 +284,8 @@ async def test_a_reader_that_was_there_sees_the_end_of_a_call_that_failed(
 
 # -- The pump
 
+# Times that the pump may be woken for one thing that happens: it asks until there is no more.
 FEW = 4
-"""Times that the pump may be woken for one thing that happens: it asks until there is no more."""
 
 
 @pytest.fixture

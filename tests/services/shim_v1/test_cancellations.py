@@ -34,8 +34,8 @@ from tests.support.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
+# Seconds from one cut to the next.
 STEP = rounds(4, 1) / 1000
-"""Seconds from one cut to the next."""
 
 Call = Callable[[float | None], Awaitable[object]]
 

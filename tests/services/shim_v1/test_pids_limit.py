@@ -16,8 +16,9 @@ from tests.support.lives import Life, refused
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 LIMIT = 64
+
+# What runc 1.1 says when the kernel lets it start no thread in there; by chance it gets on without.
 BROKEN = Fails(log=error_line("read init-p: connection reset by peer"))
-"""What runc 1.1 says when the kernel lets it start no thread in there; by chance it gets on without."""
 
 
 def limit(spec: dict[str, Any]) -> None:

@@ -17,10 +17,10 @@ from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
+# Starts a program with a /dev/shm of its own, of so many files, which is also where TMPDIR is not set.
 OWN = (
     'mount --make-rprivate / && mount -t tmpfs -o nr_inodes="$0" tmpfs /dev/shm && unset TMPDIR && exec "$@"'
 )
-"""Starts a program with a /dev/shm of its own, of so many files, which is also where TMPDIR is not set."""
 
 Start = Callable[..., Server]
 

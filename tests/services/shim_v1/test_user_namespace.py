@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 
 MakeFifo = Callable[[str], Fifo]
 
+# What the container's root is outside.
 HOST_ID = 200_000
-"""What the container's root is outside."""
 
 
 @pytest.fixture(scope="module")
