@@ -1,7 +1,7 @@
 """A container runtime shim: containerd's first shim API, served over a runc-compatible runtime.
 
 Everything public is here; each name is imported when it is first used, so that serving
-(``python -m shimpy``) does not load what only a client needs.
+(`python -m shimpy`) does not load what only a client needs.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "UnimplementedError",
 ]
 
+# Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors).
 _MODULES = {
     "Shim": "shimpy.services.shim_v1",
     "connect": "shimpy.client.connect",
@@ -107,7 +108,6 @@ _MODULES = {
     "User": "shimpy.core.model",
     "WarmLauncher": "shimpy.client.warm_launcher",
 }
-"""Where the names are that are neither records (shimpy.client.model) nor errors (shimpy.errors)."""
 
 
 def __getattr__(name: str) -> Any:

@@ -60,8 +60,8 @@ class ResourceExhaustedError(ShimError):
     code = "RESOURCE_EXHAUSTED"
 
 
+# The system's own words for ResourceExhaustedError (errno(3)).
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT})
-"""The system's own words for ResourceExhaustedError (errno(3))."""
 
 
 class UnimplementedError(ShimError):

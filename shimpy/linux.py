@@ -12,14 +12,14 @@ import socket
 import struct
 from typing import NamedTuple
 
+# Bytes of the path of a Unix socket: sun_path without the NUL at its end, unix(7).
 LONGEST_SOCKET_ADDRESS = 107
-"""Bytes of the path of a Unix socket: sun_path without the NUL at its end, unix(7)."""
 
+# The signals that the interpreter ignores for itself, and gives back to the children that it starts.
 IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""The signals that the interpreter ignores for itself, and gives back to the children that it starts."""
 
+# The signals that glibc keeps for its threads (nptl(7)): its own functions refuse to touch them.
 SIGNALS_OF_THE_C_LIBRARY = frozenset({32, 33})
-"""The signals that glibc keeps for its threads (nptl(7)): its own functions refuse to touch them."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -86,13 +86,13 @@ def set_child_subreaper(value: bool) -> None:
 
 
 def inotify_init(flags: int) -> int:
-    """Returns the descriptor of a new inotify instance (inotify_init1(2)).
+    """Returns the file descriptor of a new inotify instance (inotify_init1(2)).
 
     Args:
         flags: O_NONBLOCK and O_CLOEXEC.
 
     Raises:
-        OSError: no descriptor or instance is left.
+        OSError: no file descriptor or instance is left.
     """
     return _checked(_libc.inotify_init1(flags), "inotify_init1")
 
@@ -101,7 +101,7 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     """Watches a file and returns the watch (inotify_add_watch(2)).
 
     Args:
-        fd: the descriptor of an inotify instance.
+        fd: the file descriptor of an inotify instance.
         path: of the file.
         mask: the events to be told of.
 

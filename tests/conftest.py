@@ -73,13 +73,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_files_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each worker has a folder for temporary files, and sees none of another's or another program's."""
+    """Each worker has a directory for temporary files, and sees none of another's or another program's."""
     tmp_path_factory.getbasetemp()  # pytest's own stay where they are
     with (
-        tempfile.TemporaryDirectory(prefix="shimpy-tests-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="shimpy-tests-", ignore_cleanup_errors=True) as directory,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("TMPDIR", folder)
+        patch.setenv("TMPDIR", directory)
         patch.setattr(tempfile, "tempdir", None)  # it was looked up before and kept
         yield
 
@@ -118,7 +118,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle(rootfs: Path, tmp_path: Path) -> Callable[..., str]:
-    """Makes bundles: ``bundle("sh", "-c", "exit 7", memory=1 << 25)``; see support.bundles.make_bundle."""
+    """Makes bundles: `bundle("sh", "-c", "exit 7", memory=1 << 25)`; see support.bundles.make_bundle."""
     numbers = itertools.count(1)
 
     def make(*args: str, **options: Any) -> str:
@@ -165,7 +165,7 @@ async def live(
     new_id: Callable[[], str],
     tmp_path: Path,
 ) -> AsyncIterator[Callable[..., Life]]:
-    """Prepares containers of *shim*: ``live("sh", "-c", "exit 7")`` is one that ``create`` then creates.
+    """Prepares containers of *shim*: `live("sh", "-c", "exit 7")` is one that `create` then creates.
 
     The arguments are those of *bundle*. One that is still there at the end is deleted.
     """
@@ -189,7 +189,7 @@ async def live_served(
 def nothing_left(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Fails a test that leaves processes, descriptors, threads, temporary files or cgroups behind."""
+    """Fails a test that leaves processes, file descriptors, threads, temporary files or cgroups behind."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -200,7 +200,7 @@ def nothing_left(
 
 @pytest.fixture
 async def start_server(new_id: Callable[[], str]) -> AsyncIterator[Callable[..., Server]]:
-    """Starts `python -m shimpy` processes: ``start_server("--log-format", "json", before=["nice"])``."""
+    """Starts `python -m shimpy` processes: `start_server("--log-format", "json", before=["nice"])`."""
     from tests.support.servers import Server
 
     started: list[Server] = []

@@ -31,15 +31,15 @@ from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.fuzz
 
+# CPU seconds for which reading one of these may hold up the event loop, on a slow machine.
 QUICK = 0.25
-"""CPU seconds for which reading one of these may hold up the event loop, on a slow machine."""
 
+# Whatever JSON can say.
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-"""Whatever JSON can say."""
 
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(str.isprintable)
 messages = st.lists(words, min_size=1, max_size=5).map(" ".join)
@@ -56,6 +56,7 @@ def entry(level: object, message: object) -> bytes:
     return json.dumps({"level": level, "msg": message}).encode()
 
 
+# Lines that tell of no error, though some look like it.
 no_errors = st.one_of(
     st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")),
     st.builds(entry, st.sampled_from(["info", "warning", "", None, 7, ["error"], {}]), st.text(max_size=10)),
@@ -65,7 +66,6 @@ no_errors = st.one_of(
     st.builds(lambda text, cut: error_line(text)[: -1 - cut], messages, st.integers(1, 20)),
     st.sampled_from([b"", b"{}", b"[" * 5000, b'{"a":' * 5000, b'{"level":"error"}', b"9" * 5000, b"NaN"]),
 )
-"""Lines that tell of no error, though some look like it."""
 
 
 @given(

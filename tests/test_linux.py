@@ -34,12 +34,12 @@ def test_root_and_the_same_user_are_trusted(monkeypatch: pytest.MonkeyPatch, uid
 
 
 def test_a_path_of_the_longest_address_can_be_bound_and_a_longer_one_cannot(tmp_path: Path) -> None:
-    folder = f"{tmp_path}/"
-    room = linux.LONGEST_SOCKET_ADDRESS - len(folder)
+    directory = f"{tmp_path}/"
+    room = linux.LONGEST_SOCKET_ADDRESS - len(directory)
     with socket.socket(socket.AF_UNIX) as fits, socket.socket(socket.AF_UNIX) as too_long:
-        fits.bind(folder + "s" * room)
+        fits.bind(directory + "s" * room)
         with pytest.raises(OSError, match="too long"):
-            too_long.bind(folder + "s" * (room + 1))
+            too_long.bind(directory + "s" * (room + 1))
 
 
 def test_the_subreaper_attribute_is_what_it_was_set_to() -> None:

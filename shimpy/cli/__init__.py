@@ -1,4 +1,4 @@
-"""``shimpy …`` for people at a terminal (the extra ``cli``)."""
+"""`shimpy …` for people at a terminal (the extra `cli`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from shimpy.daemon.process_state import clean_slate, open_standard_descriptors
+from shimpy.daemon.process_state import clean_slate, open_standard_fds
 
 # What shells ignore for a program in the background, and nohup(1) for one that is to outlive its terminal.
 _STAY_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -27,7 +27,7 @@ def main() -> int:
 
 def _prepare() -> None:
     """Undoes what the process was started with and trips over; what was meant for it stays."""
-    open_standard_descriptors()
+    open_standard_fds()
     # Python has None where it was started without one.
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as it lives
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - likewise

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The command line's own errors have no public name in typer; this is what they have in common.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
+# What a command exits with; 1 for anything else.
 _EXIT_STATUSES = {
     errors.InvalidArgumentError: 2,
     errors.NotFoundError: 3,
@@ -31,10 +32,9 @@ _EXIT_STATUSES = {
     errors.DeadlineExceededError: 10,
     errors.CanceledError: 11,
 }
-"""What a command exits with; 1 for anything else."""
 
+# The same where an exit status is the process's own, as shells and docker have it; else 125.
 _ATTACHED_STATUSES = {errors.PermissionDeniedError: 126, errors.NotFoundError: 127}
-"""The same where an exit status is the process's own, as shells and docker have it; else 125."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def run(args: Sequence[str]) -> int:
         args: what stands after the program's name.
 
     Returns:
-        its exit status.
+        Its exit status.
     """
     try:
         status = _carry_out(args)

@@ -26,7 +26,7 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
         interactive: it gets what is typed, or piped in, here.
 
     Returns:
-        its exit status.
+        Its exit status.
     """
     outputs = {"stdout": tty.Output(_STDOUT), "stderr": tty.Output(_STDERR)}
     typing = asyncio.ensure_future(_type(command)) if interactive else None

@@ -34,7 +34,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
 
     @app.command(context_settings=TAKES_PROGRAM)
     def run(
-        root: Annotated[Path, typer.Argument(metavar="ROOT", help="A folder to be its /, or a bundle.")],
+        root: Annotated[Path, typer.Argument(metavar="ROOT", help="A directory to be its /, or a bundle.")],
         args: Annotated[
             list[str] | None, typer.Argument(metavar="ARG", help="The program and its arguments.")
         ] = None,
@@ -79,11 +79,11 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
 
     @app.command()
     def bundle(
-        path: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+        path: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
         args: Annotated[list[str] | None, typer.Argument(metavar="ARG", help="What init runs.")] = None,
         *,
         rootfs: Annotated[
-            Path | None, typer.Option("--rootfs", help="The folder to be its /; default: DIR/rootfs.")
+            Path | None, typer.Option("--rootfs", help="The directory to be its /; default: DIR/rootfs.")
         ] = None,
         env: Env = None,
         cwd: Cwd = None,

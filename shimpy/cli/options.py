@@ -33,13 +33,13 @@ DEFAULT_SOCKET = Path("shim.sock")
 
 
 class Perform(Protocol):
-    """Runs a command's work and returns the exit status, as :func:`shimpy.cli.app.perform` does."""
+    """Runs a command's work and returns the exit status, as `shimpy.cli.app.perform` does."""
 
     def __call__(self, work: Coroutine[Any, Any, int | None], *, attached: bool = False) -> int: ...
 
 
 def environment(entries: Iterable[str] | None) -> dict[str, str]:
-    """Returns what was given as ``NAME=VALUE``."""
+    """Returns what was given as `NAME=VALUE`."""
     env = {}
     for entry in entries or ():
         name, equals, value = entry.partition("=")
@@ -50,7 +50,7 @@ def environment(entries: Iterable[str] | None) -> dict[str, str]:
 
 
 def user(text: str) -> User:
-    """Returns what was given as ``UID[:GID[,GID…]]``."""
+    """Returns what was given as `UID[:GID[,GID…]]`."""
     uid, _, gids = text.partition(":")
     try:
         first, *more = [int(gid) for gid in gids.split(",")] if gids else [0]
@@ -60,7 +60,7 @@ def user(text: str) -> User:
 
 
 def rlimit(text: str) -> Rlimit:
-    """Returns what was given as ``TYPE=SOFT[:HARD]``."""
+    """Returns what was given as `TYPE=SOFT[:HARD]`."""
     kind, _, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     try:

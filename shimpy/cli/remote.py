@@ -51,7 +51,7 @@ def _add_create(app: typer.Typer, perform: Perform) -> None:
     @app.command()
     def create(
         id: Annotated[str, typer.Argument(help="The container's name.")],
-        bundle: Annotated[Path, typer.Argument(help="The folder with its config.json.")],
+        bundle: Annotated[Path, typer.Argument(help="The directory with its config.json.")],
         *,
         tty: Terminal = False,
         stdin: Stdin = None,

@@ -52,9 +52,9 @@ def size(fd: int) -> tuple[int, int]:
 
 
 async def read(fd: int) -> bytes:
-    """Returns what comes next, ``b""`` at the end.
+    """Returns what comes next, `b""` at the end.
 
-    The descriptor is not made non-blocking: others have it as well, and would find it so.
+    The file descriptor is not made non-blocking: others have it as well, and would find it so.
 
     Raises:
         OSError: it cannot be read.

@@ -12,10 +12,11 @@ from shimpy.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The highest number that the request has room for as an id; what is over it would become another.
 _UINT32 = 2**32 - 1
-"""The highest number that the request has room for as an id; what is over it would become another."""
+
+# The same for a limit.
 _UINT64 = 2**64 - 1
-"""The same for a limit."""
 
 
 def check_exec(args: Sequence[str], options: ExecOptions) -> None:
@@ -23,7 +24,7 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
 
     Args:
         args: the program and its arguments.
-        options: see :class:`~shimpy.ExecOptions`.
+        options: see `shimpy.ExecOptions`.
 
     Raises:
         TypeError: there is no such option, or *args* or an option are of the wrong type.

@@ -1,4 +1,4 @@
-"""Bundles: a folder with the ``config.json`` that an OCI runtime makes a container from."""
+"""Bundles: a directory with the `config.json` that an OCI runtime makes a container from."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What asyncio gives for the exit status of a child that somebody else has waited for.
 _UNKNOWN = 255
-"""What asyncio gives for the exit status of a child that somebody else has waited for."""
 
 
 async def write_bundle(
@@ -46,50 +46,50 @@ async def write_bundle(
     writable: bool = False,
     runtime: str = "runc",
 ) -> Path:
-    """Writes a bundle, starting from what the runtime's own ``spec`` command gives.
+    """Writes a bundle, starting from what the runtime's own `spec` command gives.
 
     Args:
-        path: the bundle's folder; it is made if it is not there.
-        args: what init runs; None: what the runtime's ``spec`` has, which is ``sh``.
-        rootfs: the folder that becomes the container's ``/``; None: ``rootfs`` in the bundle.
+        path: the bundle's directory; it is made if it is not there.
+        args: what init runs; None: what the runtime's `spec` has, which is `sh`.
+        rootfs: the directory that becomes the container's `/`; None: `rootfs` in the bundle.
         env: variables that are added to those of the spec, or replace them.
-        cwd: the folder that init starts in, inside the container; None: ``/``.
+        cwd: the directory that init starts in, inside the container; None: `/`.
         terminal: init gets a terminal.
         writable: the container may write to *rootfs*.
         runtime: the OCI runtime, a name on PATH or an absolute path.
 
     Returns:
-        the bundle's folder.
+        The bundle's directory.
 
     Raises:
-        AlreadyExistsError: it has a ``config.json``, or is something else than a folder.
+        AlreadyExistsError: it has a `config.json`, or is something else than a directory.
         NotFoundError: the runtime or *rootfs* is not there.
         InvalidArgumentError: what no bundle can say, or no runtime run; the message names it.
         PermissionDeniedError: nothing may be written there.
         ResourceExhaustedError: there is no room.
         InternalError: the runtime would not write a spec.
     """
-    folder = Path(os.path.abspath(path))
+    directory = Path(os.path.abspath(path))
     root = "rootfs" if rootfs is None else os.path.abspath(rootfs)
     _check_text("rootfs", root)
-    if not os.path.isdir(folder / root):
-        raise NotFoundError(f"rootfs: there is no folder {folder / root}")
+    if not os.path.isdir(directory / root):
+        raise NotFoundError(f"rootfs: there is no directory {directory / root}")
     program = find_runtime(runtime)
-    config = folder / "config.json"
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.json"
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     if config.exists():
         raise AlreadyExistsError(f"{config} is there already; remove it first")
     try:
-        await _spec(program, runtime, folder)
-        spec = read_config(folder)
+        await _spec(program, runtime, directory)
+        spec = read_config(directory)
         spec["root"] = {"path": root, "readonly": not writable}
         _change(spec, args, env, cwd, terminal=terminal)
         _write(config, spec)
     except BaseException:
         config.unlink(missing_ok=True)
         raise
-    return folder
+    return directory
 
 
 def derive_bundle(
@@ -104,15 +104,15 @@ def derive_bundle(
     """Writes a bundle that is like another but for what init runs; the other's files serve it.
 
     Args:
-        path: the new bundle's folder, which is there.
+        path: the new bundle's directory, which is there.
         origin: the other bundle's.
         args: what init runs; None: what it runs there.
         env: variables that are added, or replace those that are there.
-        cwd: the folder that init starts in; None: as there.
+        cwd: the directory that init starts in; None: as there.
         terminal: init gets a terminal.
 
     Raises:
-        NotFoundError: the other has no ``config.json``.
+        NotFoundError: the other has no `config.json`.
         InvalidArgumentError: that cannot be understood, or be as it is asked for here.
     """
     base = os.path.abspath(origin)
@@ -130,7 +130,7 @@ def derive_bundle(
 
 
 def read_config(bundle: StrPath) -> dict[str, Any]:
-    """Returns a bundle's ``config.json``.
+    """Returns a bundle's `config.json`.
 
     Raises:
         NotFoundError: there is none.
@@ -152,7 +152,7 @@ def wants_terminal(bundle: StrPath) -> bool:
     """Returns whether the init of a bundle gets a terminal.
 
     Raises:
-        NotFoundError: it has no ``config.json``.
+        NotFoundError: it has no `config.json`.
         InvalidArgumentError: that cannot be understood.
     """
     return bool(_object(read_config(bundle), "process").get("terminal"))
@@ -238,11 +238,11 @@ def _write(path: Path, spec: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Raises what the system has against a file or folder as an error of our own."""
+    """Raises what the system has against a file or directory as an error of our own."""
     try:
         yield
     except FileExistsError as error:
-        raise AlreadyExistsError(f"path: {path} is there already and is no folder") from error
+        raise AlreadyExistsError(f"path: {path} is there already and is no directory") from error
     except ValueError as error:
         raise InvalidArgumentError(f"path: {str(path)!r} is no path: {error}") from error
     except OSError as error:
@@ -254,12 +254,12 @@ def _writing(path: Path) -> Iterator[None]:
         raise InvalidArgumentError(what) from error
 
 
-async def _spec(program: str, runtime: str, folder: Path) -> None:
+async def _spec(program: str, runtime: str, directory: Path) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
             program,
             "spec",
-            cwd=folder,
+            cwd=directory,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -274,7 +274,7 @@ async def _spec(program: str, runtime: str, folder: Path) -> None:
         await settled(process.wait())
         raise
     # A status that the kernel has thrown away, as it does where SIGCHLD is ignored, is asyncio's 255 too.
-    lost = process.returncode == _UNKNOWN and not said and (folder / "config.json").exists()
+    lost = process.returncode == _UNKNOWN and not said and (directory / "config.json").exists()
     if process.returncode != 0 and not lost:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise InternalError(f"{runtime} spec failed: {last[-500:] or f'exit status {process.returncode}'}")

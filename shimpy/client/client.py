@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ShimClient(ShimCalls):
     """Speaks to one shim, which looks after one container at a time.
 
-    :func:`shimpy.launch`, :func:`shimpy.connect` and :func:`shimpy.in_process` give one.
+    `shimpy.launch`, `shimpy.connect` and `shimpy.in_process` give one.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -45,8 +45,8 @@ class ShimClient(ShimCalls):
     ) -> AbstractAsyncContextManager[Container]:
         """Creates and starts a container that is deleted at the end of the block, come what may.
 
-        Its init should be something that stays, such as ``sleep 1000000``: when init ends, so
-        does all that runs in the container. The arguments are those of :meth:`create`.
+        Its init should be something that stays, such as `sleep 1000000`: when init ends, so
+        does all that runs in the container. The arguments are those of `create`.
         """
 
         async def create() -> int:
@@ -81,11 +81,11 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``.
+            bundle: the directory with its `config.json`.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             input: what it reads; None: nothing.
-            timeout: as for :meth:`shimpy.Container.run`.
-            output_limit: as for :meth:`shimpy.Container.run`.
+            timeout: as for `shimpy.Container.run`.
+            output_limit: as for `shimpy.Container.run`.
 
         Raises:
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
@@ -125,7 +125,7 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``.
+            bundle: the directory with its `config.json`.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             stdin: whether you are going to write to it.
         """
@@ -145,7 +145,7 @@ class ShimClient(ShimCalls):
 
         Args:
             id: its name.
-            bundle: the folder with its ``config.json``, which has to ask for a terminal.
+            bundle: the directory with its `config.json`, which has to ask for a terminal.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             width: columns of the terminal.
             height: its rows.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from shimpy.client.pipes import Fifos
     from shimpy.client.shim_calls import ShimCalls
 
+# Bytes of output that wait for who iterates before the process has to wait.
 _BUFFER = 1 << 18
-"""Bytes of output that wait for who iterates before the process has to wait."""
 
 
 class OutputBuffer:
@@ -61,7 +61,7 @@ async def run(
     timeout: float | None = None,
     output_limit: int | None = None,
 ) -> Result:
-    """Runs a command to its end, or to the end of its time; see :meth:`shimpy.Container.run`.
+    """Runs a command to its end, or to the end of its time; see `shimpy.Container.run`.
 
     Args:
         client: the shim's.
@@ -158,7 +158,7 @@ class _Session:
         await self._process.stdin.write(data)
 
     def kill(self) -> None:
-        """Kills the process and all that it started; :meth:`wait` tells when that is done."""
+        """Kills the process and all that it started; `wait` tells when that is done."""
         self._process.kill()
 
     async def wait(self) -> int:
@@ -168,7 +168,7 @@ class _Session:
         more waits until somebody iterates.
 
         Returns:
-            its exit code, or 128 + the signal that ended it.
+            Its exit code, or 128 + the signal that ended it.
         """
         return await self._process.wait()
 
@@ -218,7 +218,7 @@ class _Session:
 class CommandStream(_Session):
     """A running command whose output comes as it is written.
 
-    ``async for stream, data in command`` brings the pieces, in order for each of the two outputs,
+    `async for stream, data in command` brings the pieces, in order for each of the two outputs,
     and ends when the command has. A command whose output nobody fetches waits, as on any pipe.
     """
 
@@ -240,9 +240,9 @@ class CommandStream(_Session):
 class Pty(_Session):
     """A running command on a terminal of its own.
 
-    ``async for data in pty`` brings what the terminal shows, and ends when the command has.
+    `async for data in pty` brings what the terminal shows, and ends when the command has.
 
-    A terminal has no end of input that could be closed. As at a keyboard, ``await pty.write(bytes([4]))``
+    A terminal has no end of input that could be closed. As at a keyboard, `await pty.write(bytes([4]))`
     (Ctrl-D, the VEOF of termios(3)) at the beginning of a line is the end for a program that reads
     lines; one that has switched to raw mode reads that byte.
     """
@@ -261,7 +261,7 @@ class Pty(_Session):
         return piece.data
 
     async def read(self) -> bytes:
-        """Returns what the terminal shows next, ``b""`` once the command has ended."""
+        """Returns what the terminal shows next, `b""` once the command has ended."""
         piece = await self._next()
         return b"" if piece is None else piece.data
 
@@ -291,7 +291,7 @@ async def stream(
     stdin: bool,
     created: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncIterator[CommandStream]:
-    """Runs a command for the time of the block; see :meth:`shimpy.Container.stream`."""
+    """Runs a command for the time of the block; see `shimpy.Container.stream`."""
     session = CommandStream()
     async with running(
         client, exits, create, take=session._take, stdin=stdin, stderr=True, created=created
@@ -309,7 +309,7 @@ async def pty(
     size: tuple[int, int],
     started: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Pty]:
-    """Runs a command on a terminal for the time of the block; see :meth:`shimpy.Container.pty`."""
+    """Runs a command on a terminal for the time of the block; see `shimpy.Container.pty`."""
 
     async def created(pid: int) -> None:
         with suppress(NotFoundError, FailedPreconditionError):  # it may be over already

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from shimpy.client.model import StreamName
     from shimpy.client.shim_calls import ShimCalls
 
+# Seconds that a process which is given up on while it is being started has to get there.
 STARTING_GRACE = 5.0
-"""Seconds that a process which is given up on while it is being started has to get there."""
 
 
 class CommandProcess:
     """A process that has been started.
 
-    Its end is one task: it waits for the exit or for :meth:`kill`, deletes the process and reads
+    Its end is one task: it waits for the exit or for `kill`, deletes the process and reads
     what is left in its FIFOs.
 
     Attributes:

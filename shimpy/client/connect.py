@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class _LocalChannel(Channel):
     """A channel to a Unix socket that says nothing to a server of another user, root's excepted.
 
-    Whoever may write to the folder of a shim's socket can put one of his own in its place, and what a
+    Whoever may write to the directory of a shim's socket can put one of his own in its place, and what a
     client sends is for its shim alone: command lines, environments.
 
     Args:
@@ -65,8 +65,7 @@ class _LocalChannel(Channel):
 async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[ShimClient]:
     """Connects to a running shim; the end of the block ends the connection and nothing else.
 
-    ::
-
+    Example:
         async with shimpy.connect("/run/job.sock") as client:
             print(await client.state())
 
@@ -116,15 +115,15 @@ def short_socket_path(socket: StrPath) -> Iterator[str]:
         socket: its path, of any length.
 
     Raises:
-        UnavailableError: its folder is not there.
+        UnavailableError: its directory is not there.
     """
     path = os.path.abspath(socket)
     if len(os.fsencode(path)) <= linux.LONGEST_SOCKET_ADDRESS:
         yield path
         return
-    folder, name = os.path.split(path)
+    directory, name = os.path.split(path)
     try:
-        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
         raise UnavailableError(f"no shim answers at {path}: {error.strerror}") from error
     try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Container:
-    """A running container, from a client's ``container()`` or ``current()``.
+    """A running container, from a client's `container()` or `current()`.
 
     Attributes:
         id: its name.
@@ -67,7 +67,7 @@ class Container:
                 what it has written is returned; None, or infinity: never.
             output_limit: bytes that are kept of each output; what comes after is read and thrown
                 away, so that the command neither waits nor fails for it.
-            options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
+            options: see `shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
             TypeError: there is no such option, or an argument is of the wrong type.
@@ -94,8 +94,7 @@ class Container:
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a command whose output comes as it is written; killed at the end of the block.
 
-        ::
-
+        Example:
             async with container.stream(["make"]) as command:
                 async for name, data in command:
                     print(name, data)
@@ -104,7 +103,7 @@ class Container:
         Args:
             args: the program and its arguments.
             stdin: whether you are going to write to it.
-            options: see :class:`~shimpy.ExecOptions`.
+            options: see `shimpy.ExecOptions`.
 
         Raises:
             TypeError: there is no such option, or *args* are not strings.
@@ -130,7 +129,7 @@ class Container:
             args: the program and its arguments.
             width: columns of the terminal.
             height: its rows.
-            options: see :class:`~shimpy.ExecOptions`.
+            options: see `shimpy.ExecOptions`.
 
         Raises:
             TypeError: there is no such option, or *args* are not strings.
@@ -160,7 +159,7 @@ class Container:
         """Waits for init to end.
 
         Returns:
-            its exit code, or 128 + the signal that ended it.
+            Its exit code, or 128 + the signal that ended it.
 
         Raises:
             UnavailableError: the shim is gone, or the container's block has ended and nobody

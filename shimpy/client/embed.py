@@ -18,7 +18,7 @@ from shimpy.services.shim_v1 import Shim
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_LOG = logging.getLogger("shimpy.shim")
+_log = logging.getLogger("shimpy.shim")
 
 
 @asynccontextmanager
@@ -28,15 +28,15 @@ async def in_process(
     """Runs a shim in this process, for the time of the block; there may be many at a time.
 
     Nothing is started and nothing listens: the calls go through memory. While one is open the
-    process is a child subreaper (``PR_SET_CHILD_SUBREAPER``), and SIGCHLD, if your program ignores
+    process is a child subreaper (`PR_SET_CHILD_SUBREAPER`), and SIGCHLD, if your program ignores
     it, is at its default, which only the main thread can see to; both are put back when the last
     one ends. Any thread's event loop will do, SIGCHLD stays yours to handle, and your own child
     processes keep their exit statuses. Should this process die, containers go on without anybody
-    to tell how they end; :func:`shimpy.launch` is for those who mind.
+    to tell how they end; `shimpy.launch` is for those who mind.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
-        root: where the runtime keeps its state (its ``--root``); None: its default.
+        root: where the runtime keeps its state (its `--root`); None: its default.
         leave_running: leave a container that is there at the end, instead of killing it.
     """
     async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
@@ -49,6 +49,6 @@ async def in_process(
                 if not leave_running:
                     await settled(delete_container(client))
             except ShimError as error:  # what the block itself raised is to be heard
-                _LOG.warning("the container could not be deleted: %s", error)
+                _log.warning("the container could not be deleted: %s", error)
             finally:
                 await client.aclose()

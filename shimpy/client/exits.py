@@ -42,7 +42,7 @@ class ExitWatch:
             start: starts it and returns its pid.
 
         Returns:
-            its pid, and what becomes its exit status, or None if it exited and the status was
+            Its pid, and what becomes its exit status, or None if it exited and the status was
             not heard (Delete tells it). It fails when the shim is lost.
         """
         await self._subscribed()

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
 
-_LOG = logging.getLogger("shimpy.shim")
+_log = logging.getLogger("shimpy.shim")
+
+# Seconds from SIGTERM to SIGKILL; a shim takes at most 3.
 _SHUTDOWN = 5.0
-"""Seconds from SIGTERM to SIGKILL; a shim takes at most 3."""
+
+# Bytes of a line of the shim's log that are kept.
 _LINE = 1 << 13
-"""Bytes of a line of the shim's log that are kept."""
 
 
 @asynccontextmanager
@@ -40,18 +42,18 @@ async def launch(
     leave_running: bool = False,
     timeout: float = 10.0,
 ) -> AsyncIterator[ShimClient]:
-    """Runs ``python -m shimpy`` as a child process for the time of the block.
+    """Runs `python -m shimpy` as a child process for the time of the block.
 
     The shim belongs to the block, and so does its container: at the end the container is killed
     and deleted, even if the shim has died, and the shim is ended. A shim whose launcher is killed
-    goes on, with its container; who named the socket can :func:`shimpy.connect` to it.
+    goes on, with its container; who named the socket can `shimpy.connect` to it.
 
-    What the shim logs goes to the logger ``shimpy.shim``, as warnings.
+    What the shim logs goes to the logger `shimpy.shim`, as warnings.
 
     Args:
-        socket: where it listens; None: in a private temporary folder.
+        socket: where it listens; None: in a private temporary directory.
         runtime: the OCI runtime, a name on PATH or an absolute path.
-        root: where the runtime keeps its state (its ``--root``); None: its default.
+        root: where the runtime keeps its state (its `--root`); None: its default.
         log_level: what it logs: debug, info, warning or error.
         leave_running: leave a container that is there at the end, without a shim, instead of
             killing it.
@@ -73,7 +75,7 @@ async def launch(
 
 
 class ShimProcess(Protocol):
-    """A shim's process: what :class:`asyncio.subprocess.Process` has, as far as it is needed here."""
+    """A shim's process: what `asyncio.subprocess.Process` has, as far as it is needed here."""
 
     @property
     def returncode(self) -> int | None:
@@ -104,26 +106,26 @@ async def shim_process(
     leave_running: bool,
     timeout: float,
 ) -> AsyncIterator[ShimClient]:
-    """Does what :func:`launch` says, however a shim's process is made.
+    """Does what `launch` says, however a shim's process is made.
 
     Args:
         start: makes it, of a shim's options and the address that it is to tell when it is ready.
-        socket: as for :func:`launch`, like all that follows.
+        socket: as for `launch`, like all that follows.
         runtime: likewise.
         root: likewise.
         log_level: likewise.
         leave_running: likewise.
         timeout: likewise.
     """
-    # Room for the folder's own name and the socket's.
+    # Room for the directory's own name and the socket's.
     fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
-    parent = None if fits else "/tmp"  # noqa: S108 - a private folder is made there
-    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as folder:
-        path = f"{folder}/shim.sock" if socket is None else os.path.abspath(socket)
+    parent = None if fits else "/tmp"  # noqa: S108 - a private directory is made there
+    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
+        path = f"{directory}/shim.sock" if socket is None else os.path.abspath(socket)
         options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
         if root is not None:
             options += ["--root", os.fspath(root)]
-        child = await _Child.start(start, options, folder, timeout)
+        child = await _Child.start(start, options, directory, timeout)
         try:
             async with connect(path) as client:
                 try:
@@ -170,7 +172,7 @@ async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> Non
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _SHUTDOWN)
     except ShimError as error:
-        _LOG.warning("the container could not be deleted: %s", error)
+        _log.warning("the container could not be deleted: %s", error)
 
 
 class _Child:
@@ -187,12 +189,12 @@ class _Child:
         cls,
         start: Callable[[list[str], str], Awaitable[ShimProcess]],
         options: list[str],
-        folder: str,
+        directory: str,
         timeout: float,
     ) -> _Child:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
-            address = f"{folder}/notify"
+            address = f"{directory}/notify"
             notify.bind(address)
             process = await start(options, address)
             child = cls(process)
@@ -219,7 +221,7 @@ class _Child:
             raise UnavailableError(f"the shim did not start within {timeout:g} seconds")
         self._ready = True
         for line in self._lines:
-            _LOG.warning("%s", line)
+            _log.warning("%s", line)
         self._lines.clear()
 
     async def _listen(self) -> None:
@@ -236,7 +238,7 @@ class _Child:
         for line in filter(None, lines):
             text = line.decode(errors="replace")
             if self._ready:
-                _LOG.warning("%s", text)
+                _log.warning("%s", text)
             else:
                 self._lines = [*self._lines[-99:], text]
 

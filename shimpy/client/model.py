@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple, TypedDict
 
 from shimpy.core.model import Rlimit, User
 
+# A path, as the standard library's own functions take it.
 StrPath = str | os.PathLike[str]
-"""A path, as the standard library's own functions take it."""
 
 
 class EventType(StrEnum):
-    """What an :class:`Event` tells."""
+    """What an `Event` tells."""
 
     CREATE = "CREATE"
     """The runtime has created the container; its init waits to be started."""
@@ -74,7 +74,7 @@ class ContainerState:
 
     Attributes:
         id: the container; empty when there is none.
-        bundle: the folder that it was made from.
+        bundle: the directory that it was made from.
         pid: of its init, 0 when there is no container.
         processes: init first, then the others in the order in which they were started.
     """
@@ -89,10 +89,10 @@ class ExecOptions(TypedDict, total=False):
     """What may be said of a process beyond its arguments; unset or None means as the container's own.
 
     Attributes:
-        env: its environment, instead of the container's (``PATH`` included).
-        cwd: the folder that it starts in, absolute, inside the container.
+        env: its environment, instead of the container's (`PATH` included).
+        cwd: the directory that it starts in, absolute, inside the container.
         user: who it runs as.
-        capabilities: its bounding, effective and permitted set, such as ``CAP_KILL``.
+        capabilities: its bounding, effective and permitted set, such as `CAP_KILL`.
         rlimits: its resource limits.
         no_new_privileges: forbid it to gain any; holds too if the bundle says so.
         apparmor_profile: the profile to put it under.
@@ -109,8 +109,8 @@ class ExecOptions(TypedDict, total=False):
     selinux_label: str | None
 
 
+# Which of a command's outputs something was written to.
 StreamName = Literal["stdout", "stderr"]
-"""Which of a command's outputs something was written to."""
 
 
 class Chunk(NamedTuple):

@@ -32,15 +32,14 @@ async def run(
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
 
-    ::
-
+    Example:
         result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
 
     Args:
-        root: a folder to be the container's ``/``, or a bundle.
+        root: a directory to be the container's `/`, or a bundle.
         args: the program and its arguments; None: what the bundle says.
         env: variables that are added to those of the bundle.
-        cwd: the folder to start in, inside the container; None: as the bundle says, else ``/``.
+        cwd: the directory to start in, inside the container; None: as the bundle says, else `/`.
         input: what the command reads; None: nothing.
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
@@ -75,7 +74,7 @@ async def prepared(
 ) -> AsyncIterator[Path]:
     """Gives a bundle for the time of the block: *root* itself if it is one that says just this.
 
-    The arguments are those of :func:`run`; *terminal* gives the command one, *writable* lets it
+    The arguments are those of `run`; *terminal* gives the command one, *writable* lets it
     write to a *root* that is no bundle.
     """
     origin = Path(root)
@@ -85,12 +84,12 @@ async def prepared(
         return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is no bundle, so what to run has to be given")
-    with tempfile.TemporaryDirectory(prefix="shimpy-") as folder:
+    with tempfile.TemporaryDirectory(prefix="shimpy-") as directory:
         if is_bundle:
-            yield derive_bundle(folder, origin, args, env=env, cwd=cwd, terminal=terminal)
+            yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)
         else:
             yield await write_bundle(
-                folder,
+                directory,
                 args,
                 rootfs=origin,
                 env=env,

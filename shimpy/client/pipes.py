@@ -21,7 +21,7 @@ _READ_AT_ONCE = 1 << 16
 
 
 class Fifos:
-    """FIFOs for one process, in a folder that only this user may enter; removed at the end.
+    """FIFOs for one process, in a directory that only this user may enter; removed at the end.
 
     Attributes:
         stdin: path of the FIFO that the process reads; None: it reads nothing.
@@ -35,7 +35,7 @@ class Fifos:
     def __init__(self, *, stdin: bool, stderr: bool) -> None:
         self._made: list[str] = []
         with _exhaustion():
-            self._folder = tempfile.mkdtemp(prefix="shimpy-")
+            self._directory = tempfile.mkdtemp(prefix="shimpy-")
             try:
                 self.stdin = self._make("stdin") if stdin else None
                 self.stdout = self._make("stdout")
@@ -45,18 +45,18 @@ class Fifos:
                 raise
 
     def _make(self, name: str) -> str:
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self._directory, name)
         os.mkfifo(path, 0o600)
         self._made.append(path)
         return path
 
     def _remove(self) -> None:
-        # One by one: shutil.rmtree() opens the folder, for which there may be no descriptor left.
+        # One by one: shutil.rmtree() opens the directory, for which there may be no file descriptor left.
         for path in self._made:
             with suppress(OSError):
                 os.unlink(path)
         with suppress(OSError):
-            os.rmdir(self._folder)
+            os.rmdir(self._directory)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +74,7 @@ class OutputReader:
     come the kernel reports no end (fifo(7), poll(2)).
 
     Raises:
-        ResourceExhaustedError: there is no descriptor left.
+        ResourceExhaustedError: there is no file descriptor left.
     """
 
     def __init__(self, path: str, take: Callable[[bytes], None]) -> None:
@@ -130,7 +130,7 @@ class InputWriter:
     """Writes to the FIFO that a process reads; opened once the shim has opened the other end.
 
     Raises:
-        ResourceExhaustedError: there is no descriptor left.
+        ResourceExhaustedError: there is no file descriptor left.
     """
 
     def __init__(self, path: str) -> None:

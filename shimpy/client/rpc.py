@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Seconds: the eight digits that a grpc-timeout has (gRPC over HTTP/2, Requests).
 _LONGEST = 99_999_999
-"""Seconds: the eight digits that a grpc-timeout has (gRPC over HTTP/2, Requests)."""
 
 
 def seconds(timeout: float | None) -> float | None:
@@ -52,7 +52,7 @@ async def call(coroutine: Coroutine[Any, Any, T]) -> T:
 
     grpclib wakes a waiting call by cancelling its task, when its deadline passes or the connection
     goes, and never takes that back; in the caller's own task it would be taken for a cancellation
-    by whatever counts them, such as ``asyncio.TaskGroup``. So the call gets a task to itself.
+    by whatever counts them, such as `asyncio.TaskGroup`. So the call gets a task to itself.
 
     Raises:
         ShimError: what the status that came back stands for.

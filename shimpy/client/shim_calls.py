@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class ShimCalls:
     """Makes the calls of one shim, which looks after one container at a time.
 
-    Every method may be called while others are under way. Every method that takes ``timeout``
+    Every method may be called while others are under way. Every method that takes `timeout`
     gives the shim that many seconds to answer (None, or infinity: as long as it takes); a call that
     is out of time, or is cancelled, has no effect or its full effect, never half of it.
 
     Raises:
         ValueError: a timeout is negative or NaN.
-        ShimError: from every method; the class says what kind (see :mod:`shimpy.errors`), the
+        ShimError: from every method; the class says what kind (see `shimpy.errors`), the
             message says what was wrong. UnavailableError when the shim is gone.
 
     Attributes:
@@ -55,22 +55,22 @@ class ShimCalls:
         stderr: StrPath | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Creates the container; its init waits for :meth:`start`.
+        """Creates the container; its init waits for `start`.
 
         Args:
-            id: its name: letters, digits and ``_ + - .``.
-            bundle: the folder with its ``config.json``; a relative one is taken from here.
+            id: its name: letters, digits and `_ + - .`.
+            bundle: the directory with its `config.json`; a relative one is taken from here.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
-            no_pivot: let the runtime do without ``pivot_root(2)``, as on a ramdisk.
+            no_pivot: let the runtime do without `pivot_root(2)`, as on a ramdisk.
             terminal: init gets a terminal; must be what the bundle says.
-            stdin: a FIFO, file or character device that init reads; None: ``/dev/null``.
+            stdin: a FIFO, file or character device that init reads; None: `/dev/null`.
             stdout: where init writes; with a terminal, what the terminal shows. A FIFO becomes init's
                 user's if that is another in a user namespace; root can read it still.
             stderr: where init writes its errors, likewise; not used with a terminal.
             timeout: seconds.
 
         Returns:
-            the pid of init, as the host numbers it.
+            The pid of init, as the host numbers it.
 
         Raises:
             AlreadyExistsError: the shim has a container.
@@ -117,14 +117,14 @@ class ShimCalls:
         Args:
             args: the program and its arguments.
             terminal: it gets a terminal.
-            stdin: a FIFO, file or character device that it reads; None: ``/dev/null``.
+            stdin: a FIFO, file or character device that it reads; None: `/dev/null`.
             stdout: where it writes; with a terminal, what the terminal shows.
             stderr: where it writes its errors; not used with a terminal.
             timeout: seconds until it has been started.
-            options: see :class:`~shimpy.ExecOptions`; what is left out is as the container has it.
+            options: see `shimpy.ExecOptions`; what is left out is as the container has it.
 
         Returns:
-            its pid, as the host numbers it.
+            Its pid, as the host numbers it.
 
         Raises:
             TypeError: there is no such option, or something is of the wrong type.
@@ -161,7 +161,7 @@ class ShimCalls:
             timeout: seconds.
 
         Returns:
-            its exit code, or 128 + the signal that ended it.
+            Its exit code, or 128 + the signal that ended it.
 
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
@@ -221,8 +221,7 @@ class ShimCalls:
     def events(self) -> EventStream:
         """Subscribes to the shim's events.
 
-        ::
-
+        Example:
             async with client.events() as events:  # from here on none is missed
                 async for event in events:
                     print(event.type, event.pid)
@@ -238,7 +237,7 @@ def environment(env: Mapping[str, str]) -> list[str]:
     """Returns an environment as the OCI runtime-spec has it.
 
     Raises:
-        InvalidArgumentError: a name is empty or has a ``=`` in it.
+        InvalidArgumentError: a name is empty or has a `=` in it.
     """
     for name in env:
         if not name or "=" in name:

@@ -24,11 +24,11 @@ _METHOD = "/containerd.shim.v1.Shim/Events"
 
 
 class EventStream:
-    """A shim's events, for ``async for``.
+    """A shim's events, for `async for`.
 
-    Once ``async with`` has been entered the subscription exists: every event from then on comes,
+    Once `async with` has been entered the subscription exists: every event from then on comes,
     in order. A shim's first subscriber also gets what was published before it came. Without
-    ``async with`` the first iteration subscribes, and :meth:`aclose` is yours to call.
+    `async with` the first iteration subscribes, and `aclose` is yours to call.
 
     The iteration ends when the shim shuts down, and when the subscription is closed, which is for
     good. It raises UnavailableError when the shim is lost, ResourceExhaustedError when too many

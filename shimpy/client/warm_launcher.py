@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
 
+# Seconds that the warm process has to end by itself.
 _SHUTDOWN = 5.0
-"""Seconds that the warm process has to end by itself."""
+
+# Seconds that it has to fork: it may still be importing.
 _ANSWER = 10.0
-"""Seconds that it has to fork: it may still be importing."""
+
+# The exit status of a process that is not our child.
 _UNKNOWN = 255
-"""The exit status of a process that is not our child."""
 
 
 class WarmLauncher:
-    """Launches shims several times as quickly as :func:`shimpy.launch`, and in less memory.
+    """Launches shims several times as quickly as `shimpy.launch`, and in less memory.
 
-    ::
-
+    Example:
         async with shimpy.WarmLauncher() as warm:
             async with warm.launch() as client:
                 print(await client.state())
@@ -93,12 +94,12 @@ class WarmLauncher:
         leave_running: bool = False,
         timeout: float = 10.0,
     ) -> AbstractAsyncContextManager[ShimClient]:
-        """Runs a shim for the time of the block; all is as with :func:`shimpy.launch`.
+        """Runs a shim for the time of the block; all is as with `shimpy.launch`.
 
         Args:
-            socket: where it listens; None: in a private temporary folder.
+            socket: where it listens; None: in a private temporary directory.
             runtime: the OCI runtime, a name on PATH or an absolute path.
-            root: where the runtime keeps its state (its ``--root``); None: its default.
+            root: where the runtime keeps its state (its `--root`); None: its default.
             log_level: what it logs: debug, info, warning or error.
             leave_running: leave a container that is there at the end, without a shim, instead of
                 killing it.

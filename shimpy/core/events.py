@@ -11,11 +11,10 @@ from shimpy.errors import ResourceExhaustedError, UnavailableError
 
 T = TypeVar("T")
 
+# How many events wait for a first subscriber, and how many a slow one may leave unread.
+#
+# The worst burst is a container's end with every record in use: one EXIT for each of 4,096 execs.
 BACKLOG = 4096
-"""How many events wait for a first subscriber, and how many a slow one may leave unread.
-
-The worst burst is a container's end with every record in use: one EXIT for each of 4,096 execs.
-"""
 
 
 class Subscription(AsyncIterator[T]):
@@ -50,7 +49,7 @@ class Subscription(AsyncIterator[T]):
         return self._unread.popleft()
 
     def close(self) -> None:
-        """Leaves the channel; what was not read is dropped. Closing twice is harmless."""
+        """Leaves the channel; what was not read is dropped. Idempotent."""
         self._broadcast._leave(self)
         self._unread.clear()
         self._lagged = False
@@ -116,7 +115,7 @@ class Broadcast(Generic[T]):
         return subscription
 
     def close(self) -> None:
-        """Ends every subscription once it has read what was published. Closing twice is harmless."""
+        """Ends every subscription once it has read what was published. Idempotent."""
         self._closed = True
         self._backlog.clear()
         for subscription in self._subscriptions:

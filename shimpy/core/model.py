@@ -24,10 +24,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:
-    """One resource limit, see ``setrlimit(2)``.
+    """One resource limit, see `setrlimit(2)`.
 
     Attributes:
-        type: its name, such as ``RLIMIT_NOFILE``.
+        type: its name, such as `RLIMIT_NOFILE`.
         soft: the limit that is enforced.
         hard: how far the process may raise it.
     """

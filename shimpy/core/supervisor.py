@@ -13,8 +13,8 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
 
+# Is called with each event, in order, in the event loop. It must not raise and not block.
 Observer = Callable[[ContainerEvent], None]
-"""Is called with each event, in order, in the event loop. It must not raise and not block."""
 
 
 class Supervisor:

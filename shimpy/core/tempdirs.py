@@ -1,7 +1,8 @@
-"""Private folders and files for what lives as long as one call: sockets, pid files, logs.
+"""Private directories and files for what lives as long as one call: sockets, pid files, logs.
 
-No container can reach them, whatever of the machine's folders it shares. What has no name is gone with its
-last descriptor, also when the process is killed; what has one is removed by the next shim that starts.
+No container can reach them, whatever of the machine's directories it shares. What has no name is gone with
+its last file descriptor, also when the process is killed; what has one is removed by the next shim that
+starts.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ _MOUNT_ATTRIBUTES: Final = 2 | 4 | 8  # nosuid, nodev, noexec
 _MFD_NOEXEC_SEAL: Final = 8  # since Linux 6.3; in the os module since Python 3.14 only
 
 
-class Folder:
-    """A folder that only we can reach, and whoever we tell `path`, until it is closed.
+class PrivateDirectory:
+    """A directory that only we can reach, and whoever we tell `path`, until it is closed.
 
     Where that is allowed (CAP_SYS_ADMIN, Linux 5.2) it is a tmpfs of its own that is mounted nowhere, so
-    that nobody else can fill it either. Elsewhere it is in a folder that belongs to us alone, see `base`.
+    that nobody else can fill it either. Elsewhere it is in a directory that belongs to us alone, see `base`.
 
     Attributes:
-        fd: a descriptor of it.
+        fd: a file descriptor of it.
         path: its path, short enough for the address of a socket (unix(7)), as long as this process lives.
 
     Raises:
-        OSError: there is no room, no descriptor left, or no place that is ours alone.
+        OSError: there is no room, no file descriptor left, or no place that is ours alone.
     """
 
     def __init__(self) -> None:
@@ -108,13 +109,13 @@ class Folder:
 
 
 def make_file(name: str) -> int:
-    """Makes a file in memory that has no name, and returns its descriptor (memfd_create(2)).
+    """Makes a file in memory that has no name, and returns its file descriptor (memfd_create(2)).
 
     Args:
         name: what /proc shows of it.
 
     Raises:
-        OSError: no descriptor or memory is left.
+        OSError: no file descriptor or memory is left.
     """
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
@@ -125,16 +126,16 @@ def make_file(name: str) -> int:
 
 
 def path_of(fd: int) -> str:
-    """Returns a path by which a child of this process, of the same user, opens what a descriptor of ours is.
+    """Returns a path by which a child process of the same user can open what one of our file descriptors is.
 
-    It need not inherit the descriptor, so neither a wrapper that closes what it does not know can lose it,
-    nor a container get it.
+    It need not inherit the file descriptor, so neither a wrapper that closes what it does not know can lose
+    it, nor a container get it.
     """
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def base() -> str:
-    """Returns the folder for our folders where they cannot be mounts of their own."""
+    """Returns the directory for our directories where they cannot be mounts of their own."""
     if os.geteuid() == 0:
         return "/run/shimpy"
     if runtime_dir := os.environ.get("XDG_RUNTIME_DIR"):
@@ -148,7 +149,7 @@ def open_common(name: str) -> int:
     """Opens a file, made if need be, that all processes of our user have in common, for locks; it stays.
 
     Args:
-        name: the file's name in the folder for our folders.
+        name: the file's name in the directory for our directories.
 
     Raises:
         OSError: there is no place for it that is ours alone.
@@ -161,7 +162,7 @@ def open_common(name: str) -> int:
 
 
 def remove_abandoned() -> None:
-    """Removes the folders of processes that were killed; those of others are locked."""
+    """Removes the directories of processes that were killed; those of others are locked."""
     with suppress(OSError), ExitStack() as stack:
         parent = _open_private(base(), make=False)
         stack.callback(os.close, parent)
@@ -192,7 +193,7 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
 
 
 def _open_private(path: str, *, make: bool) -> int:
-    """Opens a folder that has to be ours alone; where all may write another user may have made it first."""
+    """Opens a directory that has to be ours alone; in one like /tmp another user may have made it first."""
     if make:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
@@ -205,7 +206,7 @@ def _open_private(path: str, *, make: bool) -> int:
 
 
 def _lock(fd: int) -> bool:
-    """Locks a folder for as long as the descriptor is open, in whatever way that ends (flock(2))."""
+    """Locks a directory for as long as the file descriptor is open, in whatever way that ends (flock(2))."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

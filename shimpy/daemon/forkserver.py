@@ -1,8 +1,8 @@
 """`python -m shimpy.daemon.forkserver`: a process that has imported all that a shim needs, and forks shims.
 
-It is started by `shimpy.WarmLauncher`, which speaks to it over the socket that is its descriptor 0. Each
-message asks for one shim and brings two descriptors: the shim's stderr, and a socket for the answer, which
-is the shim's pidfd, or the reason why there is none. When the socket is closed, or its owner dies, this
+It is started by `shimpy.WarmLauncher`, which speaks to it over the socket that is its file descriptor 0. Each
+message asks for one shim and brings two file descriptors: the shim's stderr, and a socket for the answer,
+which is the shim's pidfd, or the reason why there is none. When the socket is closed, or its owner dies, this
 process ends; the shims go on.
 
 It never has a second thread nor an event loop, so that what is forked from it is whole, and it holds
@@ -38,12 +38,12 @@ def main() -> None:
     poller = select.poll()
     poller.register(_CONTROL, select.POLLIN)
     while True:
-        for descriptor, _ in poller.poll():
-            if descriptor != _CONTROL:
+        for fd, _ in poller.poll():
+            if fd != _CONTROL:
                 # One of the shims has ended. Its owner has a pidfd of its own.
-                poller.unregister(descriptor)
-                os.waitid(os.P_PIDFD, descriptor, os.WEXITED)
-                os.close(descriptor)
+                poller.unregister(fd)
+                os.waitid(os.P_PIDFD, fd, os.WEXITED)
+                os.close(fd)
             elif (pidfd := _fork(control)) is None:
                 return
             elif pidfd >= 0:
@@ -64,7 +64,7 @@ def _import_everything() -> None:
 def _fork(control: socket.socket) -> int | None:
     """Forks the shim that is asked for next; returns its pidfd, -1 if there is none, None at the end."""
     try:
-        # Python makes received descriptors inheritable unless it is told otherwise.
+        # Python makes received file descriptors inheritable unless it is told otherwise.
         message, received, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 2, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return None

@@ -31,7 +31,7 @@ def imports() -> Iterator[None]:
         # None has `import ssl` raise ModuleNotFoundError, as on a Python that was built without it.
         "ssl": None,
         "importlib.metadata": _module("importlib.metadata", version=_no_version),
-        "pathlib": _module("pathlib", Path=None),  # for the folder of multidict's C headers
+        "pathlib": _module("pathlib", Path=None),  # for the directory of multidict's C headers
         "dateutil": _module("dateutil"),
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
         # For hosts in brackets, of which urllib.parse, that quotes status messages here, sees none.

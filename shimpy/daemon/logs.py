@@ -48,7 +48,7 @@ def set_up(level: str, style: str) -> None:
 
 
 class _Stderr(logging.Handler):
-    """Writes to descriptor 2 and drops what it does not take: a full pipe must not stop the event loop.
+    """Writes to file descriptor 2 and drops what it does not take: a full pipe must not stop the event loop.
 
     It is not made non-blocking: it is shared with whoever has started this process.
     """

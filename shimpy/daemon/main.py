@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from shimpy.daemon import import_stubs
 from shimpy.daemon.logs import FORMATS, LEVELS
-from shimpy.daemon.process_state import clean_slate, open_standard_descriptors
+from shimpy.daemon.process_state import clean_slate, open_standard_fds
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments; None for those of the process.
     """
-    open_standard_descriptors()
+    open_standard_fds()
     arguments = _arguments(argv)
     clean_slate()
 

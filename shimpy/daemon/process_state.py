@@ -1,4 +1,4 @@
-"""What a process is started with and would pass on to its children: descriptors, signals, umask, limits."""
+"""What a process inherits and would pass on to its children: file descriptors, signals, umask, limits."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import signal
 
 from shimpy import linux
 
-# Descriptors that this process allows itself: a connection takes one, a process up to ten. Not more than
+# File descriptors that this process allows itself: a connection takes one, a process up to ten. Not more than
 # that, although the hard limit may be a million, because what is raised here is what processes inherit whose
-# bundle sets no RLIMIT_NOFILE, and there are programs that visit every descriptor up to the limit.
+# bundle sets no RLIMIT_NOFILE, and there are programs that visit every file descriptor up to the limit.
 _MAX_FILES = 65_536
 
 
-def open_standard_descriptors() -> None:
+def open_standard_fds() -> None:
     """Opens /dev/null as each of 0, 1 and 2 that this process was started without.
 
     Else the next file that is opened gets that number, and what is meant for stderr is written into it.
     """
-    for descriptor in range(3):
+    for fd in range(3):
         try:
-            os.fstat(descriptor)
+            os.fstat(fd)
         except OSError:
             # open(2) gives the lowest number that is free, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -43,9 +43,9 @@ exit 7
 """
 
 
-def _make_bundle(folder: Path, busybox: str) -> Path:
+def _make_bundle(directory: Path, busybox: str) -> Path:
     """Makes an OCI bundle: busybox, its applets, and the runtime's own config.json with our program in it."""
-    bundle = folder / "bundle"
+    bundle = directory / "bundle"
     for name in ("bin", "dev", "proc", "sys"):
         (bundle / "rootfs" / name).mkdir(parents=True)
     shutil.copy(busybox, bundle / "rootfs/bin/busybox")
@@ -66,7 +66,7 @@ async def _shim_process(socket: Path, log: Path) -> AsyncIterator[asyncio.subpro
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "shimpy", "--socket", socket,
             stdin=subprocess.DEVNULL, stderr=stderr, process_group=0,
-            # The files of a shim that was killed go with the folder.
+            # The files of a shim that was killed go with the directory.
             env={**os.environ, "TMPDIR": str(socket.parent)},
         )  # fmt: skip
     try:
@@ -102,13 +102,13 @@ async def _show_state(report: Report, shim: ShimStub, wanted: int) -> None:
     expect("State", [process.state for process in processes], [wanted])
 
 
-async def _show(report: Report, shim: ShimStub, folder: Path, bundle: Path, container_id: str) -> None:
+async def _show(report: Report, shim: ShimStub, directory: Path, bundle: Path, container_id: str) -> None:
     """Goes through all that the API has."""
     events = Events(shim)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(events.close)
         report.title("A container, with its stdin and stdout in FIFOs of ours")
-        init = await stack.enter_async_context(Pipes(folder, "init"))
+        init = await stack.enter_async_context(Pipes(directory, "init"))
         async with report.step("Create") as back:
             request = CreateRequest(id=container_id, bundle=str(bundle), stdin=init.stdin, stdout=init.stdout)
             pid = (await shim.create(request)).pid
@@ -134,8 +134,8 @@ async def _show(report: Report, shim: ShimStub, folder: Path, bundle: Path, cont
             back("ok")
         await _show_state(report, shim, State.RUNNING)
 
-        await _show_exec(report, shim, folder, events)
-        await _show_terminal(report, shim, folder, events)
+        await _show_exec(report, shim, directory, events)
+        await _show_terminal(report, shim, directory, events)
 
         report.title("The end")
         async with report.step("close its stdin") as back:
@@ -153,9 +153,9 @@ def _described(event: Event) -> str:
     return f"EXIT({event.exit_status})" if event.type == EventType.EXIT else str(event.type.name)
 
 
-async def _show_exec(report: Report, shim: ShimStub, folder: Path, events: Events) -> None:
+async def _show_exec(report: Report, shim: ShimStub, directory: Path, events: Events) -> None:
     report.title("One more process in it")
-    async with Pipes(folder, "exec") as pipes:
+    async with Pipes(directory, "exec") as pipes:
         async with report.step("Exec") as back:
             script = 'echo "$GREETING from $(uname -m)"; exit 3'
             request = ExecRequest(
@@ -173,9 +173,9 @@ async def _show_exec(report: Report, shim: ShimStub, folder: Path, events: Event
         expect("exit status", status, 3)
 
 
-async def _show_terminal(report: Report, shim: ShimStub, folder: Path, events: Events) -> None:
+async def _show_terminal(report: Report, shim: ShimStub, directory: Path, events: Events) -> None:
     report.title("And one with a terminal")
-    async with Pipes(folder, "terminal") as pipes:
+    async with Pipes(directory, "terminal") as pipes:
         async with report.step("Exec") as back:
             script = 'read -r name; echo "dear $name, this terminal is $(stty size)"'
             request = ExecRequest(
@@ -213,7 +213,7 @@ async def _no_container_left(shim: ShimStub, container_id: str) -> AsyncIterator
         await process.wait()
 
 
-async def _run(folder: Path) -> None:
+async def _run(directory: Path) -> None:
     report = Report()
     container_id = f"shimpy-demo-{os.getpid()}"
     busybox = shutil.which("busybox")
@@ -222,10 +222,10 @@ async def _run(folder: Path) -> None:
 
     report.title("A shim of its own")
     async with report.step("an OCI bundle") as back:
-        bundle = _make_bundle(folder, busybox)
+        bundle = _make_bundle(directory, busybox)
         back(str(bundle))
-    log = folder / "stderr"
-    socket = folder / "shim.sock"
+    log = directory / "stderr"
+    socket = directory / "shim.sock"
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(_shim_process(socket, log))
         channel = await stack.enter_async_context(
@@ -236,7 +236,7 @@ async def _run(folder: Path) -> None:
             await _first_reply(shim, process, log)
             back(f"pid {process.pid} answers on {socket}")
         async with _no_container_left(shim, container_id):
-            await _show(report, shim, folder, bundle, container_id)
+            await _show(report, shim, directory, bundle, container_id)
         async with report.step("SIGTERM") as back:
             process.terminate()
             back(f"the shim's exit status is {await process.wait()}, and nothing is left")

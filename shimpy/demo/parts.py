@@ -16,8 +16,8 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy.api import Event, EventsRequest, EventType, ShimStub
 
+# Far more than any step takes; a demo that hangs would tell nothing.
 _STEP_SECONDS = 20
-"""Far more than any step takes; a demo that hangs would tell nothing."""
 
 
 class FailedError(Exception):
@@ -69,8 +69,8 @@ def expect(what: str, got: object, wanted: object) -> None:
 class Pipes:
     """The FIFOs of one process: what a caller makes before it calls Create or Exec."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.stdin, self.stdout = f"{folder}/{name}.stdin", f"{folder}/{name}.stdout"
+    def __init__(self, directory: Path, name: str) -> None:
+        self.stdin, self.stdout = f"{directory}/{name}.stdin", f"{directory}/{name}.stdout"
         os.mkfifo(self.stdin)
         os.mkfifo(self.stdout)
         self._output = asyncio.StreamReader()

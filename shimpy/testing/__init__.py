@@ -1,8 +1,8 @@
 """An OCI runtime that can be made to go wrong, for tests of shimpy and of what embeds it.
 
-A :class:`FakeRuntime` is an executable on disk that stands in front of a real runtime. It is
-what ``CreateRequest.runtime`` names, it notes each command that it is given, and it hands the
-command on unchanged unless a fault has been set for it::
+A `FakeRuntime` is an executable on disk that stands in front of a real runtime. It is
+what `CreateRequest.runtime` names, it notes each command that it is given, and it hands the
+command on unchanged unless a fault has been set for it:
 
     with FakeRuntime() as fake:
         await shim.create(CreateRequest(id="web", bundle=bundle, runtime=fake.path))

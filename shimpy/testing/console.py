@@ -1,7 +1,7 @@
 """What a shell cannot do: the program that takes the real runtime's console and hands over something else.
 
 It is run by itself, with none of shimpy's modules. The real runtime is given a console socket of
-this program's own, reached through /proc because the folder's path may be longer than a socket's
+this program's own, reached through /proc because the directory's path may be longer than a socket's
 may.
 """
 
@@ -13,8 +13,8 @@ import sys
 
 def main(sends: str, directory: str, theirs: str, real: str, *argv: str) -> int:
     """Returns the exit status of the real runtime, once what is to be sent has been sent."""
-    folder = os.open(directory, os.O_PATH)
-    ours = f"/proc/{os.getpid()}/fd/{folder}/console.{os.getpid()}"
+    fd = os.open(directory, os.O_PATH)
+    ours = f"/proc/{os.getpid()}/fd/{fd}/console.{os.getpid()}"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(ours)
     listener.listen()

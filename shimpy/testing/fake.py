@@ -21,7 +21,7 @@ class Call(NamedTuple):
     """A command that was given to a fake runtime.
 
     Attributes:
-        command: its word, as "create"; empty where there is none, as in ``--version``.
+        command: its word, as "create"; empty where there is none, as in `--version`.
         argv: all arguments after the runtime's own name.
         pid: the process that it was given to.
     """
@@ -35,11 +35,11 @@ class FakeRuntime:
     """A runtime that does what the real one does, except where a fault has been set.
 
     Faults can be set, changed and cleared at any time, and hold for the commands that come
-    after. It is a context manager; without ``with``, :meth:`close` it.
+    after. It is a context manager; without `with`, `close` it.
 
     Args:
-        directory: where a folder is made for the script and what it needs; None for the
-            system's temporary folder. It has to be one that programs can be run from.
+        directory: where a directory is made for the script and what it needs; None for the
+            system's temporary directory. It has to be one that programs can be run from.
         real: the runtime behind it, a name on PATH or a path; None for none, so that a command
             for which no fault is set succeeds and does nothing.
 
@@ -113,7 +113,7 @@ class FakeRuntime:
     def clear(self, command: Command | None = None) -> None:
         """Makes a command work again.
 
-        What hangs already goes on hanging; see :meth:`release`.
+        What hangs already goes on hanging; see `release`.
 
         Args:
             command: the command; None for all.
@@ -122,7 +122,7 @@ class FakeRuntime:
             self._write(each, "")
 
     def release(self) -> None:
-        """Lets go on what hangs for ever, of all that is among the :attr:`calls` by now."""
+        """Lets go on what hangs for ever, of all that is among the `calls` by now."""
         hold, number = self._hold, self._holds
         self._hold = self._new_hold()
         os.unlink(self._directory / f"hold.{number}")

@@ -14,7 +14,7 @@ from shimpy.testing.shell import WORK, letters, printf
 
 
 def error_line(message: str) -> bytes:
-    """Returns the line that a runtime writes to its ``--log-format json`` log for an error.
+    """Returns the line that a runtime writes to its `--log-format json` log for an error.
 
     Args:
         message: what the runtime has to say.
@@ -39,11 +39,11 @@ class Hang(Fault):
     """The runtime hangs, or is slow, and then goes on as if nothing had been.
 
     Attributes:
-        seconds: for how long; None for ever, which is until :meth:`FakeRuntime.release` or the
+        seconds: for how long; None for ever, which is until `FakeRuntime.release` or the
             end of the process that made the fake runtime.
         after: do the real work first and hang before saying so.
         ignore_sigterm: SIGTERM does not end it.
-        children: how many children hang with it, in its process group, holding its descriptors
+        children: how many children hang with it, in its process group, holding its file descriptors
             and ignoring what it ignores. They go on hanging until they are killed or released.
     """
 
@@ -81,7 +81,7 @@ class Signalled(Fault):
     after: bool = False
 
     def script(self) -> str:
-        # No core file in the folder of whoever runs the tests.
+        # No core file in the directory of whoever runs the tests.
         death = f"ulimit -c 0\nkill -{int(self.signal)} $$"
         return f"{WORK}\n{death}" if self.after else death
 
@@ -91,7 +91,7 @@ class Fails(Fault):
     """The runtime exits with an error.
 
     Attributes:
-        log: what it adds to the file that ``--log`` names; :func:`error_line` makes a line as
+        log: what it adds to the file that `--log` names; `error_line` makes a line as
             it should be, anything else is a log that cannot be read.
         stderr: what it writes to its standard error.
         status: its exit status, 0..255; 0 is a runtime that claims to have succeeded.
@@ -135,7 +135,7 @@ class PidFile(Fault):
     """The runtime does its work and says that it succeeded, but its pid-file is not as it should be.
 
     Attributes:
-        content: what the pid-file holds; ``{pid}`` stands for the true pid. None: there is none.
+        content: what the pid-file holds; `{pid}` stands for the true pid. None: there is none.
     """
 
     content: str | None
@@ -156,11 +156,11 @@ class PidFile(Fault):
 class Console(Fault):
     """The runtime does its work and says that it succeeded, but hands over no console.
 
-    Without ``--console-socket`` it does nothing.
+    Without `--console-socket` it does nothing.
 
     Attributes:
         sends: what reaches the console socket: "no connection", "nothing" (a connection, closed
-            at once), "text" (a message without a descriptor) or "a file" (that is no terminal).
+            at once), "text" (a message without a file descriptor) or "a file" (that is no terminal).
     """
 
     sends: Literal["no connection", "nothing", "text", "a file"]

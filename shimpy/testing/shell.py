@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+# A command of a runtime that a fault can be set for.
 Command = Literal["create", "start", "exec", "pause", "resume", "kill", "delete", "state"]
-"""A command of a runtime that a fault can be set for."""
 
+# Every command that a fault can be set for.
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
-"""Every command that a fault can be set for."""
 
 
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:{}_/")

@@ -23,11 +23,11 @@ class Method(NamedTuple):
     request: type[betterproto.Message]
 
 
+# Methods by their names, by the full names of the services that they belong to.
 Services: TypeAlias = Mapping[str, Mapping[str, Method]]
-"""Methods by their names, by the full names of the services that they belong to."""
 
+# What came along with a call: keys, which may repeat, and values.
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
-"""What came along with a call: keys, which may repeat, and values."""
 
+# Of the call that a handler is running for.
 METADATA: ContextVar[Metadata] = ContextVar("METADATA", default=())
-"""Of the call that a handler is running for."""

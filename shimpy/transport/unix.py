@@ -27,8 +27,8 @@ from shimpy.errors import (
 # A socket whose own name is longer than an address may be is bound under this one, and renamed.
 _SHORT_NAME = ".shimpy.new"
 
-# Seconds to wait for another shim that makes its socket in the same folder, which takes it a millisecond, and
-# at the end, when there is little time left, for one that does so just then.
+# Seconds to wait for another shim that makes its socket in the same directory, which takes it a millisecond,
+# and at the end, when there is little time left, for one that does so just then.
 _LOCK_TIMEOUT = 2.0
 _LAST_LOCK_TIMEOUT = 0.1
 
@@ -46,31 +46,31 @@ class UnixSocket:
         path: its name, absolute.
     """
 
-    def __init__(self, listener: socket.socket, path: str, folder: int, identity: tuple[int, int]) -> None:
+    def __init__(self, listener: socket.socket, path: str, directory: int, identity: tuple[int, int]) -> None:
         self.socket = listener
         self.path = path
-        self._folder = folder
+        self._directory = directory
         self._identity = identity
 
     def remove(self) -> None:
-        """Removes the name, if it is still this socket's. Twice is harmless."""
-        if self._folder < 0:
+        """Removes the name, if it is still this socket's. Idempotent."""
+        if self._directory < 0:
             return
         name = os.path.basename(self.path)
         # A shim that takes over the name meanwhile, thinking this one dead, has done so or not yet begun.
-        with contextlib.suppress(OSError), _locked(self._folder, _LAST_LOCK_TIMEOUT):
-            found = os.lstat(name, dir_fd=self._folder)
+        with contextlib.suppress(OSError), _locked(self._directory, _LAST_LOCK_TIMEOUT):
+            found = os.lstat(name, dir_fd=self._directory)
             if (found.st_dev, found.st_ino) == self._identity:
-                os.unlink(name, dir_fd=self._folder)
-        os.close(self._folder)
-        self._folder = -1
+                os.unlink(name, dir_fd=self._directory)
+        os.close(self._directory)
+        self._directory = -1
 
 
 def listen(path: str) -> UnixSocket:
     """Makes the socket, with mode 0600 from its first instant, and listens on it.
 
     What a dead server has left there is replaced. Two servers that are started at once cannot both have it:
-    they take turns by a lock on the folder, which nothing has to be left behind for and which the kernel
+    they take turns by a lock on the directory, which nothing has to be left behind for and which the kernel
     lets go of when its holder dies.
 
     Args:
@@ -79,7 +79,7 @@ def listen(path: str) -> UnixSocket:
     Raises:
         InvalidArgumentError: it is not a path, or names an abstract socket.
         AlreadyExistsError: a living server has it, or it is something else than a socket.
-        NotFoundError: there is no such folder.
+        NotFoundError: there is no such directory.
         PermissionDeniedError: nothing may be made there.
         InternalError: the kernel refused in another way.
     """
@@ -92,18 +92,18 @@ def listen(path: str) -> UnixSocket:
     try:
         if not name:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with _locked(folder, _LOCK_TIMEOUT):
-                _clear(folder, name, path)
-                listener = _bind(folder, name, path)
-            found = os.lstat(name, dir_fd=folder)
+            with _locked(directory, _LOCK_TIMEOUT):
+                _clear(directory, name, path)
+                listener = _bind(directory, name, path)
+            found = os.lstat(name, dir_fd=directory)
         except BaseException:
-            os.close(folder)
+            os.close(directory)
             raise
     except OSError as error:
         raise _explained(path, error) from error
-    return UnixSocket(listener, path, folder, (found.st_dev, found.st_ino))
+    return UnixSocket(listener, path, directory, (found.st_dev, found.st_ino))
 
 
 def admit(transport: asyncio.BaseTransport) -> int:
@@ -123,8 +123,8 @@ def admit(transport: asyncio.BaseTransport) -> int:
 
 
 @contextlib.contextmanager
-def _locked(folder: int, timeout: float) -> Iterator[None]:
-    """Holds the lock on a folder, or after some seconds goes on without it.
+def _locked(directory: int, timeout: float) -> Iterator[None]:
+    """Holds the lock on a directory, or after some seconds goes on without it.
 
     Any process that can read the directory can hold the lock indefinitely. Without the lock all that is lost
     is that two shims for one path cannot start at the very same moment.
@@ -132,24 +132,25 @@ def _locked(folder: int, timeout: float) -> Iterator[None]:
     end = time.monotonic() + timeout
     while True:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
             if time.monotonic() > end:
-                _log.warning("the folder of the socket is locked by another process; going on without")
+                _log.warning("the directory of the socket is locked by another process; going on without")
                 break
             time.sleep(0.005)
     try:
         yield
     finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)
+        fcntl.flock(directory, fcntl.LOCK_UN)
 
 
-def _clear(folder: int, name: str, path: str) -> None:
+def _clear(directory: int, name: str, path: str) -> None:
     """Removes a dead server's socket; refuses to remove anything else."""
     try:
-        # A descriptor of the socket itself: what is looked at is what is connected to, however long its name.
-        there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        # A file descriptor of the socket itself: what is looked at is what is connected to, however long its
+        # name.
+        there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return
     try:
@@ -167,12 +168,12 @@ def _clear(folder: int, name: str, path: str) -> None:
     # a socket of another kind.
     if error != errno.ECONNREFUSED:
         raise AlreadyExistsError(f"{path}: a server is listening there already")
-    os.unlink(name, dir_fd=folder)
+    os.unlink(name, dir_fd=directory)
 
 
-def _bind(folder: int, name: str, path: str) -> socket.socket:
-    """Makes the socket in the folder and listens on it."""
-    through = f"/proc/self/fd/{folder}/"
+def _bind(directory: int, name: str, path: str) -> socket.socket:
+    """Makes the socket in the directory and listens on it."""
+    through = f"/proc/self/fd/{directory}/"
     # The name that tools such as ss(8) show is the one it is bound by: as plain as it can be.
     address = next(
         (each for each in (path, through + name) if len(os.fsencode(each)) <= linux.LONGEST_SOCKET_ADDRESS),
@@ -184,11 +185,11 @@ def _bind(folder: int, name: str, path: str) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)
         if address.endswith(f"/{_SHORT_NAME}"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(_SHORT_NAME, dir_fd=folder)  # of one who was killed within these lines
+                os.unlink(_SHORT_NAME, dir_fd=directory)  # of one who was killed within these lines
         listener.bind(address)
         listener.listen(_BACKLOG)
         if address == through + _SHORT_NAME:
-            os.rename(_SHORT_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(_SHORT_NAME, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         listener.close()
         raise
@@ -197,15 +198,15 @@ def _bind(folder: int, name: str, path: str) -> socket.socket:
 
 def _explained(path: str, error: OSError) -> ShimError:
     """Returns the error that says what is the matter with a path."""
-    folder = os.path.dirname(path)
+    directory = os.path.dirname(path)
     match error.errno:
         case errno.ENOENT:
-            return NotFoundError(f"{folder}: there is no such folder for the socket")
+            return NotFoundError(f"{directory}: there is no such directory for the socket")
         case errno.ENOTDIR:
-            return NotFoundError(f"{folder}: it is not a folder")
+            return NotFoundError(f"{directory}: it is not a directory")
         case errno.EISDIR:
-            return InvalidArgumentError(f"{path}: it is a folder; name a file in it for the socket")
+            return InvalidArgumentError(f"{path}: it is a directory; name a file in it for the socket")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return PermissionDeniedError(f"{folder}: the socket may not be made there ({error.strerror})")
+            return PermissionDeniedError(f"{directory}: the socket may not be made there ({error.strerror})")
         case _:
             return InternalError(f"{path}: the socket could not be made ({error.strerror or error})")

@@ -46,8 +46,8 @@ def main() -> int:
         parser.error(f"no topic {unknown[0]}; there are: {', '.join(topics)}")
     if lacking := machine.lacking():
         parser.error(f"containers need {lacking}")
-    with tempfile.TemporaryDirectory(prefix="shimpy-bench-") as folder:
-        bench = Bench(Path(folder), arguments.scale, _RUNTIMES)
+    with tempfile.TemporaryDirectory(prefix="shimpy-bench-") as directory:
+        bench = Bench(Path(directory), arguments.scale, _RUNTIMES)
         load = os.getloadavg()[0]
         for topic in arguments.topics or topics:
             asyncio.run(importlib.import_module(f"tests.benchmarks.bench_{topic}").measure(bench))

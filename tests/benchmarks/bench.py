@@ -28,24 +28,24 @@ class Bench:
     """One run.
 
     Args:
-        folder: for bundles and FIFOs.
+        directory: for bundles and FIFOs.
         scale: multiplies how often things are done; 1 is a run of a few minutes.
         runtimes: those to measure.
 
     Attributes:
         figures: what has been measured so far.
         notes: what could not be.
-        folder: for a benchmark's own files.
+        directory: for a benchmark's own files.
         runtimes: those that run here.
         runtime: the first of them.
     """
 
-    def __init__(self, folder: Path, scale: float, runtimes: Sequence[str]) -> None:
+    def __init__(self, directory: Path, scale: float, runtimes: Sequence[str]) -> None:
         self.figures: list[Figure] = []
         self.notes: list[str] = []
-        self.folder = folder
+        self.directory = directory
         self._scale = scale
-        self._rootfs = bundles.make_rootfs(folder / "rootfs")
+        self._rootfs = bundles.make_rootfs(directory / "rootfs")
         self._numbers = itertools.count(1)
         self.runtimes = [runtime for runtime in runtimes if self._runs(runtime)]
         self.runtime = self.runtimes[0] if self.runtimes else "runc"
@@ -83,7 +83,7 @@ class Bench:
     def bundle(self, *args: str, **options: Any) -> str:
         """Makes a bundle; see support.bundles.make_bundle."""
         return bundles.make_bundle(
-            self.folder / f"bundle{next(self._numbers)}", self._rootfs, args, **options
+            self.directory / f"bundle{next(self._numbers)}", self._rootfs, args, **options
         )
 
     def new_id(self) -> str:
@@ -92,7 +92,7 @@ class Bench:
 
     def fifo(self) -> str:
         """Makes a FIFO."""
-        path = self.folder / f"fifo{next(self._numbers)}"
+        path = self.directory / f"fifo{next(self._numbers)}"
         os.mkfifo(path)
         return str(path)
 

@@ -27,7 +27,7 @@ async def _lives(bench: Bench, runtime: str) -> None:
     bare: dict[str, list[float]] = defaultdict(list)
 
     def alone() -> None:
-        container, pid_file = bench.new_id(), bench.folder / "pid"
+        container, pid_file = bench.new_id(), bench.directory / "pid"
         bare["Create"].append(
             command(runtime, "create", "--bundle", bundle, "--pid-file", str(pid_file), container)
         )

@@ -37,7 +37,7 @@ async def _fifo(bench: Bench, size: int) -> None:
 
 async def _terminal(bench: Bench, size: int) -> None:
     compiler = shutil.which("cc")
-    loop = bench.folder / "pty_loop"
+    loop = bench.directory / "pty_loop"
     if compiler is None:
         bench.note("no C compiler: the terminal is measured without what a bare loop in C gives")
     else:

@@ -45,7 +45,7 @@ async def _events(bench: Bench, subscribers: int) -> None:
     from shimpy.api import ShimStub
 
     rates = []
-    path = str(bench.folder / f"events{subscribers}")
+    path = str(bench.directory / f"events{subscribers}")
     async with Shim(runtime=bench.runtime) as shim, contextlib.AsyncExitStack() as stack:
         place = unix.listen(path)
         stack.callback(place.remove)

@@ -29,7 +29,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Runs a command line to its end: ``run("state", "-s", path, env=...)``; see support.commandline."""
+    """Runs a command line to its end: `run("state", "-s", path, env=...)`; see support.commandline."""
     with command_line() as line:
         yield line.run
 

@@ -1,4 +1,4 @@
-"""What the command line is started with: descriptors that are closed or unfit, signals that are ignored."""
+"""What the command line inherits: file descriptors that are closed or unfit, signals that are ignored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHIMPY = str(Path(sys.executable).with_name("shimpy"))
 
 
 def _sh(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs a shell script in which ``shimpy`` is this one, and $1 and so on are *args*."""
+    """Runs a shell script in which `shimpy` is this one, and $1 and so on are *args*."""
     return subprocess.run(
         ["sh", "-c", script.replace("shimpy", _SHIMPY), "sh", *args],
         stdin=subprocess.DEVNULL,

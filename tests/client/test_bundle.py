@@ -19,12 +19,12 @@ from shimpy.client.bundle import derive_bundle
 pytestmark = pytest.mark.anyio
 
 
-def _config(folder: Path) -> Any:
-    return json.loads((folder / "config.json").read_text())
+def _config(directory: Path) -> Any:
+    return json.loads((directory / "config.json").read_text())
 
 
-async def _write(folder: Path, root: Path, **said: Any) -> None:
-    asked: dict[str, Any] = {"path": folder, "args": ["true"], "rootfs": root, **said}
+async def _write(directory: Path, root: Path, **said: Any) -> None:
+    asked: dict[str, Any] = {"path": directory, "args": ["true"], "rootfs": root, **said}
     await shimpy.write_bundle(**asked)
 
 

@@ -126,11 +126,11 @@ async def test_nobody_answers(tmp_path: Path) -> None:
 
 
 async def test_path_longer_than_the_kernel_takes(tmp_path: Path) -> None:
-    folder = tmp_path / ("x" * 120)
-    folder.mkdir()
-    async with shimpy.launch(folder / "shim.sock"):
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    async with shimpy.launch(directory / "shim.sock"):
         before = leaks.descriptors()
-        async with shimpy.connect(folder / "shim.sock") as client:
+        async with shimpy.connect(directory / "shim.sock") as client:
             assert not (await client.state()).id
         await leaks.eventually(lambda: not leaks.opened_since(before))
 

@@ -25,7 +25,7 @@ Listen = Callable[..., socket.socket]
 
 @pytest.fixture
 def listen(tmp_path: Path) -> Iterator[Listen]:
-    """Makes sockets that listen, as the kernel sees it, for a user: ``listen("name", uid=1000)``."""
+    """Makes sockets that listen, as the kernel sees it, for a user: `listen("name", uid=1000)`."""
     made: list[socket.socket] = []
 
     def make(name: str, *, uid: int) -> socket.socket:
@@ -68,12 +68,12 @@ async def test_a_server_of_another_user_is_refused_whatever_the_length_of_its_pa
     listen: Listen, tmp_path: Path
 ) -> None:
     listener = listen("s", uid=65534)
-    folder = tmp_path / ("x" * 120)
-    folder.mkdir()
-    shutil.move(tmp_path / "s", folder / "s")
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    shutil.move(tmp_path / "s", directory / "s")
 
-    with pytest.raises(shimpy.PermissionDeniedError, match=f"{folder}/s"):
-        async with shimpy.connect(folder / "s"):
+    with pytest.raises(shimpy.PermissionDeniedError, match=f"{directory}/s"):
+        async with shimpy.connect(directory / "s"):
             pass
 
     assert heard(listener) == b""

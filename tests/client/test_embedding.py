@@ -37,8 +37,8 @@ _ALL = [
 @pytest.fixture(scope="module")
 def ran(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, Any]]:
     """What the program has told, which runs once for each Python and each way of waiting."""
-    folder = tmp_path_factory.mktemp("embedding")
-    bundle = bundles.make_bundle(folder, rootfs, ["sleep", "1000000"], own_pid_namespace=False)
+    directory = tmp_path_factory.mktemp("embedding")
+    bundle = bundles.make_bundle(directory, rootfs, ["sleep", "1000000"], own_pid_namespace=False)
 
     @functools.cache
     def run(version: str, way: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ async def test_socket_is_where_it_was_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"socket": "/no/such/folder/shim.sock"}, "/no/such/folder"),
+        ({"socket": "/no/such/directory/shim.sock"}, "/no/such/directory"),
         ({"runtime": "no-such-runtime"}, "no-such-runtime"),
         ({"log_level": "loud"}, "loud"),
     ],
@@ -190,10 +190,10 @@ async def test_cancelled_at_random_moments_leaves_no_process(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / ("x" * 150)
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+async def test_long_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / ("x" * 150)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
     async with shimpy.launch() as client:
         await client.state()
 

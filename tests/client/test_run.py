@@ -275,7 +275,7 @@ async def test_no_descriptor_for_the_input_is_said_and_ends_the_command(
         await container.run(["sleep", "300"], input=b"")
 
 
-async def test_no_room_for_the_fifos_is_said_and_leaves_no_folder(
+async def test_no_room_for_the_fifos_is_said_and_leaves_no_directory(
     container: shimpy.Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makes = os.mkfifo
@@ -446,7 +446,7 @@ async def test_time_that_is_up_while_the_runtime_starts_it_is_the_end_of_it(
         assert "start" in [call.command for call in fake.calls]
 
 
-async def test_one_shot_in_a_root_folder(rootfs: Path) -> None:
+async def test_one_shot_in_a_root_directory(rootfs: Path) -> None:
     result = await shimpy.run(
         rootfs, ["sh", "-c", "cat; pwd; echo $NAME"], input=b"in\n", env={"NAME": "x"}, cwd="/tmp"
     )

@@ -168,7 +168,7 @@ async def test_each_has_a_clean_slate_and_nothing_of_its_owner() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"socket": "/no/such/folder/shim.sock"}, "/no/such/folder"),
+        ({"socket": "/no/such/directory/shim.sock"}, "/no/such/directory"),
         ({"runtime": "no-such-runtime"}, "no-such-runtime"),
         ({"log_level": "loud"}, "loud"),
     ],

@@ -1,4 +1,4 @@
-"""Temporary folders: private, whatever of the machine is shared, and none is left of who was killed."""
+"""Temporary directories: private, whatever of the machine is shared, and none is left of who was killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the folders are, on a machine on which they cannot be mounts of their own."""
+    """Where the directories are, on a machine on which they cannot be mounts of their own."""
     base = tmp_path / "base"
 
     def refuse() -> int:
@@ -40,7 +40,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["mount", "base"])
 def anywhere(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Folders of either kind, of which no descriptor may be left."""
+    """Directories of either kind, of which no file descriptor may be left."""
     if request.param == "base":
         request.getfixturevalue("base")
     elif lacking():
@@ -50,15 +50,15 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[None]:
     assert opened_since(before) == []
 
 
-# -- a folder ------------------------------------------------------------------------------------
+# -- a directory ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("anywhere")
-def test_a_folder_is_for_us_alone_whatever_the_umask() -> None:
+def test_a_directory_is_for_us_alone_whatever_the_umask() -> None:
     before = os.umask(0)
     try:
-        with tempdirs.Folder() as one, tempdirs.Folder() as other:
-            assert [os.stat(folder.path).st_mode & 0o7777 for folder in (one, other)] == [0o700] * 2
+        with tempdirs.PrivateDirectory() as one, tempdirs.PrivateDirectory() as other:
+            assert [os.stat(directory.path).st_mode & 0o7777 for directory in (one, other)] == [0o700] * 2
             assert not os.path.samefile(one.path, other.path)
     finally:
         os.umask(before)
@@ -66,44 +66,46 @@ def test_a_folder_is_for_us_alone_whatever_the_umask() -> None:
 
 @pytest.mark.usefixtures("anywhere")
 def test_a_child_that_inherits_nothing_reaches_it_by_its_path() -> None:
-    with tempdirs.Folder() as folder:
-        subprocess.run(["sh", "-c", 'echo 1 >"$0/.new" && mv "$0/.new" "$0/file"', folder.path], check=True)
-        assert folder.read("file", 100) == b"1\n"
+    with tempdirs.PrivateDirectory() as directory:
+        subprocess.run(
+            ["sh", "-c", 'echo 1 >"$0/.new" && mv "$0/.new" "$0/file"', directory.path], check=True
+        )
+        assert directory.read("file", 100) == b"1\n"
 
 
 @pytest.mark.usefixtures("anywhere")
 def test_a_socket_can_be_in_it() -> None:
-    with tempdirs.Folder() as folder, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{folder.path}/socket")
+    with tempdirs.PrivateDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory.path}/socket")
         listener.listen()
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(f"{folder.path}/socket")
+            client.connect(f"{directory.path}/socket")
 
 
 @pytest.mark.usefixtures("anywhere")
 def test_it_goes_with_all_that_is_in_it() -> None:
-    folder = tempdirs.Folder()
-    Path(folder.path, "file").touch()
-    Path(folder.path, "link").symlink_to("/")
+    directory = tempdirs.PrivateDirectory()
+    Path(directory.path, "file").touch()
+    Path(directory.path, "link").symlink_to("/")
 
-    folder.close()
-    folder.close()
+    directory.close()
+    directory.close()
 
-    assert not os.path.exists(folder.path)
+    assert not os.path.exists(directory.path)
 
 
 @pytest.mark.usefixtures("anywhere")
 def test_no_more_of_a_file_is_read_than_was_asked_for() -> None:
-    with tempdirs.Folder() as folder:
-        Path(folder.path, "file").write_bytes(b"12345")
-        assert folder.read("file", 3) == b"123"
+    with tempdirs.PrivateDirectory() as directory:
+        Path(directory.path, "file").write_bytes(b"12345")
+        assert directory.read("file", 3) == b"123"
 
 
 @root
-def test_as_root_it_is_mounted_nowhere_and_in_no_folder() -> None:
+def test_as_root_it_is_mounted_nowhere_and_in_no_directory() -> None:
     mounts = Path("/proc/self/mountinfo").read_bytes()
     before = os.path.exists(tempdirs.base())
-    with tempdirs.Folder():
+    with tempdirs.PrivateDirectory():
         assert Path("/proc/self/mountinfo").read_bytes() == mounts
         assert os.path.exists(tempdirs.base()) == before
 
@@ -111,10 +113,10 @@ def test_as_root_it_is_mounted_nowhere_and_in_no_folder() -> None:
 # -- where it cannot be a mount of its own -------------------------------------------------------
 
 
-def test_then_it_is_in_a_folder_of_ours_and_removed_there(base: Path) -> None:
-    with tempdirs.Folder() as folder:
+def test_then_it_is_in_a_directory_of_ours_and_removed_there(base: Path) -> None:
+    with tempdirs.PrivateDirectory() as directory:
         (name,) = os.listdir(base)
-        assert os.path.samefile(folder.path, base / name)
+        assert os.path.samefile(directory.path, base / name)
         assert base.stat().st_mode & 0o7777 == 0o700
     assert os.listdir(base) == []
 
@@ -137,7 +139,7 @@ def test_a_base_that_is_not_ours_alone_is_not_used(base: Path, tmp_path: Path, k
     before = descriptors()
 
     with pytest.raises(OSError):
-        tempdirs.Folder()
+        tempdirs.PrivateDirectory()
     tempdirs.remove_abandoned()
 
     assert opened_since(before) == []
@@ -171,7 +173,7 @@ def test_the_base_of_root_is_where_no_user_can_write(monkeypatch: pytest.MonkeyP
 
 
 @root
-def test_an_ordinary_user_has_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_user_has_directories_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For real: without the right to mount."""
     parent = tmp_path / "run"
     parent.mkdir()
@@ -182,7 +184,7 @@ def test_an_ordinary_user_has_folders_too(tmp_path: Path, monkeypatch: pytest.Mo
     def user() -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        with tempdirs.Folder():
+        with tempdirs.PrivateDirectory():
             os._exit(len(os.listdir("shimpy")))
 
     pid = fork(user)
@@ -197,8 +199,8 @@ import errno, os, sys
 from shimpy.core import tempdirs
 def refuse(): raise PermissionError(errno.EPERM, "")
 tempdirs._detached_tmpfs, tempdirs.base = refuse, lambda: sys.argv[1]
-folder = tempdirs.Folder()
-open(f"{folder.path}/file", "w").close()
+directory = tempdirs.PrivateDirectory()
+open(f"{directory.path}/file", "w").close()
 print(flush=True)
 sys.stdin.read()
 """
@@ -206,7 +208,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def another(base: Path) -> Iterator[Callable[[], None]]:
-    """Another process that has a folder; yields what kills it."""
+    """Another process that has a directory; yields what kills it."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, base], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -224,11 +226,11 @@ def another(base: Path) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.anyio
-async def test_the_next_shim_removes_the_folders_of_those_that_were_killed_alone(base: Path) -> None:
+async def test_the_next_shim_removes_the_directories_of_those_that_were_killed_alone(base: Path) -> None:
     with another(base) as kill, another(base):
         assert len(os.listdir(base)) == 2
         kill()
-        with tempdirs.Folder() as ours:
+        with tempdirs.PrivateDirectory() as ours:
             async with Shim():
                 left = os.listdir(base)
             assert len(left) == 2
@@ -236,7 +238,7 @@ async def test_the_next_shim_removes_the_folders_of_those_that_were_killed_alone
             assert os.listdir(base / other) == ["file"]
 
 
-def test_a_folder_is_safe_from_the_removal_from_its_first_moment(
+def test_a_directory_is_safe_from_the_removal_from_its_first_moment(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is removed before it is locked is made again; afterwards it is locked."""
@@ -252,10 +254,10 @@ def test_a_folder_is_safe_from_the_removal_from_its_first_moment(
         return lock(fd)
 
     monkeypatch.setattr(tempdirs, "_lock", remove_first)
-    with tempdirs.Folder() as folder:
+    with tempdirs.PrivateDirectory() as directory:
         tempdirs.remove_abandoned()
         (name,) = os.listdir(base)
-        assert os.path.samefile(folder.path, base / name)
+        assert os.path.samefile(directory.path, base / name)
 
 
 def test_what_is_abandoned_is_not_followed_out_of_the_base(base: Path, tmp_path: Path) -> None:

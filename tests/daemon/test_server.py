@@ -78,12 +78,12 @@ class HeldCreate:
         server: the server.
     """
 
-    def __init__(self, start: Start, folder: Path, request: api.CreateRequest) -> None:
+    def __init__(self, start: Start, directory: Path, request: api.CreateRequest) -> None:
         self._request = request
-        self._done = folder / "done"
-        self._go = folder / "go"
+        self._done = directory / "done"
+        self._go = directory / "go"
         os.mkfifo(self._go)
-        runtime = folder / "runtime"
+        runtime = directory / "runtime"
         runtime.write_text(
             "#!/bin/sh\n"
             'case "$*" in *" create "*) ;; *) exec runc "$@" ;; esac\n'
@@ -125,12 +125,12 @@ class TestUsage:
             (["--socket"], 2, "--socket"),
             (["--runtime", "no-such-runtime"], 1, "no-such-runtime"),
             (["--runtime", "/etc/passwd"], 1, "/etc/passwd"),
-            (["--socket", "/nowhere/s"], 1, "/nowhere: there is no such folder"),
+            (["--socket", "/nowhere/s"], 1, "/nowhere: there is no such directory"),
             (["--socket", "/sys/s"], 1, "/sys: the socket may not be made there"),
             (["--socket", "/etc/passwd"], 1, "/etc/passwd exists and is not a socket"),
             (["--socket", ""], 1, "not a path"),
             (["--socket", "@shim"], 1, "abstract"),
-            (["--socket", "/nowhere\n/s"], 1, "there is no such folder"),
+            (["--socket", "/nowhere\n/s"], 1, "there is no such directory"),
         ],
     )
     def test_an_error_of_use_is_one_line(self, arguments: list[str], status: int, words: str) -> None:
@@ -184,7 +184,7 @@ class TestWhoMayConnect:
     async def test_another_user_is_refused_even_if_the_mode_lets_him_in(
         self, server: Server, uid: int
     ) -> None:
-        server.folder.chmod(0o755)
+        server.directory.chmod(0o755)
         server.socket.chmod(0o666)
         attempt = as_user(
             uid,
@@ -351,7 +351,7 @@ class TestTheEnd:
             until: an outcome; when there have been 20 of it the signal is sent.
 
         Returns:
-            how often there was which outcome, and the events that each client has seen.
+            How often there was which outcome, and the events that each client has seen.
         """
         outcomes: collections.Counter[str] = collections.Counter()
 

@@ -19,8 +19,8 @@ from tests.support.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(rounds(60, 300))]
 
+# Seconds for which the shim does nothing.
 HELD = 5.0 if FULL else 1.5
-"""Seconds for which the shim does nothing."""
 
 
 async def test_no_exit_is_lost_by_a_shim_that_was_held(

@@ -24,18 +24,18 @@ INTERRUPTS = list(itertools.product(COMMANDS, SIGNALS) if FULL else zip(COMMANDS
 # Stands in front of the runtime and holds one of its commands, so that a test knows where the demo is.
 HOLD = """#!/bin/sh
 for word; do
-    if [ "$word" = "$HELD_COMMAND" ]; then echo >"$HELD_FOLDER/reached"; read -r _ <"$HELD_FOLDER/gate"; fi
+    if [ "$word" = "$HELD_COMMAND" ]; then echo >"$HELD_DIRECTORY/reached"; read -r _ <"$HELD_FOLDER/gate"; fi
 done
 exec {runc} "$@"
 """
 
 
 class Demo:
-    """The demo in a process of its own, with all that it makes in *folder*."""
+    """The demo in a process of its own, with all that it makes in *directory*."""
 
-    def __init__(self, folder: Path, hold: str = "") -> None:
+    def __init__(self, directory: Path, hold: str = "") -> None:
         # No socket's address holds that much.
-        self.temporary, self._held = folder / ("temporary" * 12), folder / "held"
+        self.temporary, self._held = directory / ("temporary" * 12), directory / "held"
         self.temporary.mkdir()
         self._held.mkdir()
         os.mkfifo(self._held / "reached")
@@ -54,7 +54,7 @@ class Demo:
                 "TMPDIR": str(self.temporary),
                 "PATH": f"{self._held}:{os.environ['PATH']}",
                 "HELD_COMMAND": hold,
-                "HELD_FOLDER": str(self._held),
+                "HELD_DIRECTORY": str(self._held),
             },
         )
         self.id = f"shimpy-demo-{self.process.pid}"

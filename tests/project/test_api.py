@@ -61,11 +61,11 @@ def test_what_is_not_there(name: str) -> None:
 @pytest.fixture(scope="module")
 def google(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
     """What Google's own compiler makes of the protos, services and all, by their paths."""
-    folder = tmp_path_factory.mktemp("google")
+    directory = tmp_path_factory.mktemp("google")
     paths = [path for several in MESSAGES.values() for path in several if path != "well_known.proto"]
     include = Path(grpc_tools.__file__).parent / "_proto"
     # It has a package `types` and an `io`, which Python's own would hide.
-    out = folder / "compiled"
+    out = directory / "compiled"
     out.mkdir()
     assert protoc.main(["protoc", f"-I{API}", f"-I{include}", f"--python_out={out}", *paths]) == 0
     sys.path.insert(0, str(out))

@@ -59,6 +59,7 @@ def test_it_is_a_typed_package() -> None:
     assert "Typing :: Typed" in PYPROJECT["project"]["classifiers"]
 
 
+# What a room may import of shimpy beside itself; the other rooms stand above these and may use them all.
 ALLOWED = {
     "core": {"errors", "linux"},
     "transport": {"errors", "linux"},
@@ -67,10 +68,9 @@ ALLOWED = {
     "errors": set(),
     "linux": set(),
 }
-"""What a room may import of shimpy beside itself; the other rooms stand above these and may use them all."""
 
+# The rooms that people and programs enter by.
 ABOVE = {"client", "cli", "daemon", "demo", "testing", "__init__", "__main__"}
-"""The rooms that people and programs enter by."""
 
 
 def imports(path: Path) -> set[str]:

@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 _README = (ROOT / "README.md").read_text()
 _BLOCKS = re.findall(r"^(## .*?)$|^(### .*?)$|^```(\w+)\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
 
-# /srv and /run of a mount namespace of its own: the README's folders, and nothing of this machine's.
+# /srv and /run of a mount namespace of its own: the README's directories, and nothing of this machine's.
 _ELSEWHERE = """
 set -e
 mount -t tmpfs none /srv

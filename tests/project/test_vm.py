@@ -13,18 +13,18 @@ from tests.vm.__main__ import SELECTION, script
 from tests.vm.image import SOURCE
 
 
-def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script for the machine here, with a stand-in for each program that it calls."""
     for name, program in {
         "runc": "echo runc",
         "crun": "echo crun",
         "python": 'echo "$SHIMPY_TEST_RUNTIME $*"; [ "$SHIMPY_TEST_RUNTIME" != "$FAILS_ON" ]',
     }.items():
-        (folder / name).write_text(f"#!/bin/sh\n{program}\n")
-        (folder / name).chmod(0o755)
+        (directory / name).write_text(f"#!/bin/sh\n{program}\n")
+        (directory / name).chmod(0o755)
     return subprocess.run(
-        ["sh", "-c", script.replace("/opt/venv/bin/python", str(folder / "python"))],
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        ["sh", "-c", script.replace("/opt/venv/bin/python", str(directory / "python"))],
+        env={**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"},
         check=False,
         capture_output=True,
         text=True,

@@ -15,14 +15,14 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+    directory = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT],
+        [sys.executable, "-m", "build", "--wheel", "--outdir", directory, ROOT],
         check=True,
         capture_output=True,
         timeout=240,
     )
-    (built,) = folder.glob("*.whl")
+    (built,) = directory.glob("*.whl")
     return built
 
 

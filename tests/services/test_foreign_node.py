@@ -30,24 +30,24 @@ def client() -> Path:
         if shutil.which(needed) is None:
             pytest.skip(f"a client in JavaScript needs {needed}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "shimpy-tests" / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    directory = cache / "shimpy-tests" / "node"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        installed, wanted = folder / "package.json", (_SOURCE / "package.json").read_bytes()
-        if not (folder / "node_modules").is_dir() or installed.read_bytes() != wanted:
+        installed, wanted = directory / "package.json", (_SOURCE / "package.json").read_bytes()
+        if not (directory / "node_modules").is_dir() or installed.read_bytes() != wanted:
             installed.write_bytes(wanted)
             subprocess.run(
                 ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"],
-                cwd=folder,
+                cwd=directory,
                 check=True,
                 capture_output=True,
                 timeout=120,
             )
         # What it has to know beforehand; everything else it learns by reflection.
         for source in (_SOURCE / "client.js", INCLUDE / "grpc/reflection/v1/reflection.proto"):
-            shutil.copy(source, folder)
-    return folder / "client.js"
+            shutil.copy(source, directory)
+    return directory / "client.js"
 
 
 async def _result(client: Path, *arguments: str | Path) -> Any:

@@ -34,8 +34,8 @@ from tests.support.events import record
 from tests.support.leaks import children
 from tests.support.servers import Server
 
+# Seconds after which a call without a deadline is taken to hang.
 PATIENCE = 30
-"""Seconds after which a call without a deadline is taken to hang."""
 
 _REQUESTS: dict[str, Callable[[ShimStub], Callable[..., Awaitable[Any]]]] = {
     "create": lambda stub: stub.create,
@@ -56,7 +56,7 @@ class Clients:
     Args:
         server: the shim.
         model: what is told of each call.
-        folder: where FIFOs are made.
+        directory: where FIFOs are made.
         differ: called with words for each difference from what must be.
         log: called with a line for each thing that is done.
         counts: how often what was done.
@@ -72,7 +72,7 @@ class Clients:
         self,
         server: Server,
         model: Model,
-        folder: Path,
+        directory: Path,
         differ: Callable[[str], None],
         log: Callable[[str], None],
         counts: Counter[str],
@@ -82,7 +82,7 @@ class Clients:
     ) -> None:
         self._server = server
         self._model = model
-        self._folder = folder
+        self._directory = directory
         self._differ = differ
         self._log = log
         self._counts = counts
@@ -215,7 +215,7 @@ class Clients:
             # One who writes into a terminal that nobody reads waits at its end.
             program = Program(("seq", "1", str(count)), frozenset({0}), terminal=kind != "writes")
             reads = choices.random() < 0.7
-            output = Output(self._folder, count, terminal=program.terminal, reads=reads)
+            output = Output(self._directory, count, terminal=program.terminal, reads=reads)
             fields["stdout"] = output.path
         elif kind == "terminal":
             program = Program(("cat",), terminal=True)

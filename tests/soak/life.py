@@ -33,8 +33,8 @@ from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.leaks import children, descriptors
 from tests.support.servers import Server
 
+# Seconds within which State and Events must agree with the model when nothing is under way.
 QUIET = 10
-"""Seconds within which State and Events must agree with the model when nothing is under way."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Kind:
     writes: bool = False
 
 
-def make_kinds(folder: Path) -> list[Kind]:
+def make_kinds(directory: Path) -> list[Kind]:
     """Makes the bundles."""
-    rootfs = make_rootfs(folder / "rootfs")
+    rootfs = make_rootfs(directory / "rootfs")
 
     def bundle(name: str, *args: str, **options: bool) -> str:
-        return make_bundle(folder / name, rootfs, args, **options)  # type: ignore[arg-type]
+        return make_bundle(directory / name, rootfs, args, **options)  # type: ignore[arg-type]
 
     return [
         Kind(bundle("stays", "sleep", "1000000")),
@@ -83,7 +83,7 @@ class Life:
         events: every event of the shim, from its first on; what is added is of this container.
         kind: of which kind it is.
         choices: what is chosen from.
-        folder: for its files; it is made and removed.
+        directory: for its files; it is made and removed.
         differ: called with words for each difference from what must be.
         counts: how often what was done.
 
@@ -98,7 +98,7 @@ class Life:
         events: list[Event],
         kind: Kind,
         choices: random.Random,
-        folder: Path,
+        directory: Path,
         differ: Callable[[str], None],
         counts: Counter[str],
     ) -> None:
@@ -111,13 +111,13 @@ class Life:
         self._connected = self._connections()
         self._kind = kind
         self._choices = choices
-        self._folder = folder
+        self._directory = directory
         self._differ = differ
         self._model = Model(
             differ, mortal=bool(kind.statuses), statuses=kind.statuses, terminal=kind.terminal
         )
         self._clients = Clients(
-            server, self._model, folder, differ, self.note, counts, self.news, own_pids=kind.own_pids
+            server, self._model, directory, differ, self.note, counts, self.news, own_pids=kind.own_pids
         )
 
     @property
@@ -139,7 +139,7 @@ class Life:
 
     async def live(self) -> None:
         """Goes from Create to where nothing is left."""
-        self._folder.mkdir()
+        self._directory.mkdir()
         try:
             await self._create()
             for _ in range(self._choices.randint(1, 3)):
@@ -151,14 +151,14 @@ class Life:
         finally:
             for output in self._clients.outputs:
                 output.close()
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self._directory)
 
     async def _create(self) -> None:
         """Several at once, of which one succeeds, unless it was cut off."""
         fields: dict[str, object] = {"terminal": self._kind.terminal}
         if self._kind.writes:
-            (self._folder / "stdout").touch()
-            fields["stdout"] = str(self._folder / "stdout")
+            (self._directory / "stdout").touch()
+            fields["stdout"] = str(self._directory / "stdout")
         seeds = [random.Random(self._choices.random()) for _ in range(self._choices.choice([1, 1, 2, 3]))]
 
         def create(choices: random.Random | None, stub: ShimStub) -> asyncio.Task[object]:

@@ -14,14 +14,14 @@ class Output:
     """A FIFO for the stdout of `seq 1 count`.
 
     Args:
-        folder: where it is made.
+        directory: where it is made.
         count: how far is counted.
         terminal: whether it comes from a terminal.
         reads: whether anybody reads it.
     """
 
-    def __init__(self, folder: Path, count: int, *, terminal: bool, reads: bool) -> None:
-        self.path = str(folder / f"output{next(_numbers)}")
+    def __init__(self, directory: Path, count: int, *, terminal: bool, reads: bool) -> None:
+        self.path = str(directory / f"output{next(_numbers)}")
         os.mkfifo(self.path)
         self._expected = b"".join(b"%d%s" % (i, b"\r\n" if terminal else b"\n") for i in range(1, count + 1))
         self._reads = reads

@@ -19,11 +19,11 @@ from tests.support.events import record
 from tests.support.leaks import children, eventually
 from tests.support.servers import Server
 
+# Seconds from one line of progress to the next.
 REPORT = 60
-"""Seconds from one line of progress to the next."""
 
+# Lines of the log that are shown with a difference.
 TRACE = 60
-"""Lines of the log that are shown with a difference."""
 
 
 class Soak:
@@ -61,15 +61,15 @@ class Soak:
         """
         print(f"seed {self.seed}, {self._clients} clients", flush=True)
         start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="shimpy-test-") as folder:
-            temporary = Path(folder) / "temporary"
+        with tempfile.TemporaryDirectory(prefix="shimpy-test-") as directory:
+            temporary = Path(directory) / "temporary"
             temporary.mkdir()
             # A group of its own: Ctrl-C is for us.
             server = Server(environment={"TMPDIR": str(temporary)}, process_group=0)
             try:
                 server.wait_until_it_listens()
                 watch = Watch(server, temporary, self._differ)
-                await self._lives_of(server, Path(folder), watch, start + seconds, rounds, first)
+                await self._lives_of(server, Path(directory), watch, start + seconds, rounds, first)
                 if watch.grown() > MEMORY:
                     self._differ(f"the memory of the shim has grown by {watch.grown()} bytes")
                 self._report(start, watch)
@@ -88,15 +88,15 @@ class Soak:
         print(f"{len(self.differences)} differences from the model; seed {self.seed}", flush=True)
 
     async def _lives_of(
-        self, server: Server, folder: Path, watch: Watch, end: float, rounds: int | None, first: int
+        self, server: Server, directory: Path, watch: Watch, end: float, rounds: int | None, first: int
     ) -> None:
-        kinds = make_kinds(folder)
+        kinds = make_kinds(directory)
         stubs = [server.stub() for _ in range(self._clients)]
         for stub in stubs:
             await stub.state(StateRequest())  # it connects only now
         start = reported = time.monotonic()
         async with record(server.stub()) as recorder:
-            await _warm_up(stubs[0], kinds[0].bundle, folder)
+            await _warm_up(stubs[0], kinds[0].bundle, directory)
             # It asks the runtime for its version in its first second.
             await eventually(lambda: not children(server.pid))
             watch.look()
@@ -109,7 +109,7 @@ class Soak:
                     recorder.seen,
                     kind,
                     choices,
-                    folder / f"life{number}",
+                    directory / f"life{number}",
                     self._differ,
                     self._counts,
                 )
@@ -147,9 +147,9 @@ class Soak:
             print(f"    {what}: {count}", flush=True)
 
 
-async def _warm_up(stub: ShimStub, bundle: str, folder: Path) -> None:
+async def _warm_up(stub: ShimStub, bundle: str, directory: Path) -> None:
     """Has the shim open what it opens once only: it watches FIFOs from its first one on."""
-    fifo = str(folder / "fifo")
+    fifo = str(directory / "fifo")
     os.mkfifo(fifo)
     request = CreateRequest(id=containers.new_id(), bundle=bundle, stdin=fifo, stdout=fifo)
     await stub.delete(DeleteRequest(pid=(await stub.create(request)).pid))

@@ -12,11 +12,11 @@ from typing import Any
 from tests.support import leaks, residue
 from tests.support.servers import Server
 
+# Bytes by which the shim may have grown at the end: its allocator does not give back all that it took.
 MEMORY = 4 << 20
-"""Bytes by which the shim may have grown at the end: its allocator does not give back all that it took."""
 
+# After how many containers the memory is taken to be what it should stay.
 WARM = 30
-"""After how many containers the memory is taken to be what it should stay."""
 
 
 class Watch:
@@ -65,7 +65,7 @@ class Watch:
         pid = self._server.pid
         return {
             # Of the sockets and pipes only how many there are.
-            "descriptors": Counter(name.partition("[")[0] for name in leaks.descriptors(pid).values()),
+            "file descriptors": Counter(name.partition("[")[0] for name in leaks.descriptors(pid).values()),
             "threads": Counter(thread=leaks.threads(pid)),
             "children": Counter(list(leaks.children(pid))),
             "temporary files": Counter(os.listdir(self._temporary)),

@@ -25,7 +25,7 @@ def make_rootfs(directory: Path) -> Path:
     Bundles share it read-only; what a container writes goes to a tmpfs at /tmp.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o755)  # it becomes "/", and pytest's folders are for their owner only
+    directory.chmod(0o755)  # it becomes "/", and pytest's directories are for their owner only
     busybox = directory / "bin" / "busybox"
     for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
         (directory / name).mkdir(parents=True)
@@ -46,9 +46,9 @@ def make_rootfs(directory: Path) -> Path:
 @functools.cache
 def _template() -> Spec:
     """The runtime's own idea of a config.json, so that what is tested is what people have."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([RUNTIME, "spec"], cwd=folder, check=True)
-        spec: Spec = json.loads((Path(folder) / "config.json").read_text())
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([RUNTIME, "spec"], cwd=directory, check=True)
+        spec: Spec = json.loads((Path(directory) / "config.json").read_text())
     return spec
 
 
@@ -70,7 +70,7 @@ def make_bundle(
 
     Args:
         directory: where to; it is made.
-        rootfs: the root filesystem, from :func:`make_rootfs`; it is mounted read-only.
+        rootfs: the root filesystem, from `make_rootfs`; it is mounted read-only.
         args: the program of init and its arguments.
         env: variables beside PATH.
         cwd: where the program starts.

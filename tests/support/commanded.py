@@ -16,7 +16,7 @@ from tests.support.forks import Exit
 
 @contextlib.contextmanager
 def stdio(output: Path | None = None) -> Iterator[tuple[int, int, int]]:
-    """Yields descriptors for a process: nothing to read, and a file, or nothing, to write to."""
+    """Yields file descriptors for a process: nothing to read, and a file, or nothing, to write to."""
     read = os.open(os.devnull, os.O_RDWR)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     write = os.dup(read) if output is None else os.open(output, flags, 0o600)
@@ -85,5 +85,5 @@ class Commanded:
         self._children[pid] = (self._reaper.track(pid, told), told)
 
 
+# Prepares one: `commanded("sleep", "1000", runtime=runc)`; further options are those of the bundle.
 Command = Callable[..., Commanded]
-"""Prepares one: ``commanded("sleep", "1000", runtime=runc)``; further options are those of the bundle."""

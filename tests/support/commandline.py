@@ -1,7 +1,7 @@
 """`shimpy …` over and over: forked from one process that has imported all of it.
 
 A start of the command line takes a third of a second of CPU time, nearly all of it for imports. A test that
-is about the start itself (closed descriptors, ignored signals, terminals) makes a real one.
+is about the start itself (closed file descriptors, ignored signals, terminals) makes a real one.
 """
 
 from __future__ import annotations

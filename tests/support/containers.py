@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+# The prefix of every container id of this run.
 RUN = f"shimpy-test-{os.getpid()}-"
-"""The prefix of every container id of this run."""
 
 _STATE = {"runc": Path("/run/runc"), "crun": Path("/run/crun")}
 _numbers = itertools.count(1)
@@ -23,17 +23,17 @@ def left(prefix: str = RUN) -> list[str]:
     """Returns the ids that a runtime still holds, of those that begin with *prefix*."""
     return sorted(
         entry.name
-        for folder in _STATE.values()
-        if folder.is_dir()
-        for entry in folder.iterdir()
+        for directory in _STATE.values()
+        if directory.is_dir()
+        for entry in directory.iterdir()
         if entry.name.startswith(prefix)
     )
 
 
 def remove(container_id: str) -> None:
     """Removes a container with everything in it; nothing happens if there is none."""
-    for runtime, folder in _STATE.items():
-        if (folder / container_id).exists():
+    for runtime, directory in _STATE.items():
+        if (directory / container_id).exists():
             subprocess.run([runtime, "resume", container_id], check=False, capture_output=True)
             subprocess.run([runtime, "delete", "--force", container_id], check=False, capture_output=True)
 

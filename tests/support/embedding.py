@@ -21,6 +21,7 @@ from typing import Any
 import shimpy
 from tests.support.leaks import children, eventually
 
+# A program of the same Python that leaves a dead process behind, and says which.
 _ORPHAN = """
 import os, sys
 pid = os.fork()
@@ -28,7 +29,6 @@ if pid == 0:
     os._exit(int(sys.argv[1]))
 print(pid)
 """
-"""A program of the same Python that leaves a dead process behind, and says which."""
 
 ORPHANS = 8
 

@@ -14,7 +14,7 @@ from tests.support.patience import patience
 
 
 class Recorder:
-    """Every event since the subscription, in order; made by :func:`record`.
+    """Every event since the subscription, in order; made by `record`.
 
     Attributes:
         seen: the events so far.

@@ -105,8 +105,8 @@ async def serving(*services: Any, **options: Any) -> AsyncIterator[tuple[GrpcSer
         services: what to serve.
         options: arguments of GrpcServer.
     """
-    with tempfile.TemporaryDirectory(prefix="shimpy-test-") as folder:
-        path = Path(folder) / "s"
+    with tempfile.TemporaryDirectory(prefix="shimpy-test-") as directory:
+        path = Path(directory) / "s"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         server = GrpcServer(services, **options)

@@ -41,7 +41,7 @@ def _in_thread(function: Callable[[], _Result]) -> asyncio.Future[_Result]:
 
 
 class Fifo:
-    """A FIFO on disk; ``str(fifo)`` is its path, as a request takes it."""
+    """A FIFO on disk; `str(fifo)` is its path, as a request takes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -17,7 +17,7 @@ def compile_client(directory: Path) -> tuple[ModuleType, ModuleType]:
     """Compiles shim.proto with grpcio's own compiler, and returns the messages' and the stubs' module.
 
     Args:
-        directory: an empty folder for what is generated; it stays on sys.path.
+        directory: an empty directory for what is generated; it stays on sys.path.
     """
     google = Path(grpc_tools.__file__).parent / "_proto"
     status = protoc.main([

@@ -15,13 +15,13 @@ from tests.support.patience import patience
 
 
 def descriptors(pid: int | None = None) -> dict[int, str]:
-    """Returns the open descriptors of a process, by default of this one, and what each is."""
-    folder = Path(f"/proc/{pid or os.getpid()}/fd")
+    """Returns the open file descriptors of a process, by default of this one, and what each is."""
+    directory = Path(f"/proc/{pid or os.getpid()}/fd")
     found = {}
-    for name in os.listdir(folder):
-        # The descriptor of the listing itself is gone by now.
+    for name in os.listdir(directory):
+        # The file descriptor of the listing itself is gone by now.
         with contextlib.suppress(FileNotFoundError):
-            found[int(name)] = os.readlink(folder / name)
+            found[int(name)] = os.readlink(directory / name)
     return found
 
 
@@ -103,7 +103,7 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
 
 @contextlib.contextmanager
 def no_descriptor_left(*, but: int = 0) -> Iterator[None]:
-    """Leaves so many descriptors that can still be opened."""
+    """Leaves so many file descriptors that can still be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [os.open(os.devnull, os.O_RDONLY) for _ in range(but + 1)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(free), hard))

@@ -18,8 +18,8 @@ from shimpy.api import CreateRequest, DeleteRequest, ExecRequest, ShimStub, Star
 from tests.support.events import Recorder
 from tests.support.kinds import EXIT
 
+# The exit status of a process that was sent SIGKILL.
 KILLED = 128 + signal.SIGKILL
-"""The exit status of a process that was sent SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Life:
         recorder: what the service publishes.
         container_id: the id.
         bundle: the bundle.
-        folder: where files for output are made.
+        directory: where files for output are made.
 
     Attributes:
         pid: of init, once it is created.
@@ -56,14 +56,14 @@ class Life:
     _numbers = itertools.count(1)
 
     def __init__(
-        self, shim: ShimStub, recorder: Recorder, container_id: str, bundle: str, folder: Path
+        self, shim: ShimStub, recorder: Recorder, container_id: str, bundle: str, directory: Path
     ) -> None:
         self.shim = shim
         self.recorder = recorder
         self.id = container_id
         self.bundle = bundle
         self.pid = 0
-        self._folder = folder
+        self._directory = directory
 
     async def create(self, **fields: Any) -> int:
         """Creates it; *fields* are those of CreateRequest beside id and bundle."""
@@ -86,7 +86,7 @@ class Life:
     async def run(self, *args: str, **fields: Any) -> Ended:
         """Runs a process in it to its end, deletes it, and returns what it wrote."""
         number = next(self._numbers)
-        paths = [self._folder / f"{name}{number}" for name in ("stdout", "stderr")]
+        paths = [self._directory / f"{name}{number}" for name in ("stdout", "stderr")]
         for path in paths:
             path.touch()
         fields = {"stdout": str(paths[0]), "stderr": str(paths[1]), **fields}
@@ -115,7 +115,7 @@ async def lives(
     recorder: Recorder,
     bundle: Callable[..., str],
     new_id: Callable[[], str],
-    folder: Path,
+    directory: Path,
 ) -> AsyncIterator[Callable[..., Life]]:
     """Yields what prepares containers of a service, and deletes one that is still there at the end.
 
@@ -124,12 +124,12 @@ async def lives(
         recorder: what the service publishes.
         bundle: makes bundles.
         new_id: makes ids.
-        folder: where files for output are made.
+        directory: where files for output are made.
     """
     made: list[Life] = []
 
     def prepare(*args: str, **options: Any) -> Life:
-        made.append(Life(shim, recorder, new_id(), bundle(*args, **options), folder))
+        made.append(Life(shim, recorder, new_id(), bundle(*args, **options), directory))
         return made[-1]
 
     yield prepare

@@ -6,8 +6,8 @@ from shimpy.core.reaper import Reaper
 from shimpy.core.stdio.log_program import Logger
 from shimpy.core.stdio.uri import LogProgram
 
+# A program in sh that writes what it reads into two files.
 COPY = "exec 5>&-; cat <&3 >out & cat <&4 >err; wait"
-"""A program in sh that writes what it reads into two files."""
 
 
 async def start(

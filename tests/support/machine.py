@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+# The OCI runtime of the service in tests that say nothing else.
 RUNTIME = os.environ.get("SHIMPY_TEST_RUNTIME", "runc")
-"""The OCI runtime of the service in tests that say nothing else."""
 
 
 @functools.cache

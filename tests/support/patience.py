@@ -1,11 +1,11 @@
-"""One knob for how long a test waits: the environment variable ``SHIMPY_TIME_SCALE``."""
+"""One knob for how long a test waits: the environment variable `SHIMPY_TIME_SCALE`."""
 
 from __future__ import annotations
 
 import os
 
+# How many times slower than a common machine this one is; an emulated one is some ten times slower.
 SCALE = float(os.environ.get("SHIMPY_TIME_SCALE", "1"))
-"""How many times slower than a common machine this one is; an emulated one is some ten times slower."""
 
 
 def patience(seconds: float) -> float:

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import time
 
+# The pid that was given out last, in this pid namespace; the next one is the next that is free (pid(5)).
 LAST = "/proc/sys/kernel/ns_last_pid"
-"""The pid that was given out last, in this pid namespace; the next one is the next that is free (pid(5))."""
 
+# What to put before a command for it to have a pid namespace, and a first process there that reaps.
 INSIDE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; exit "$?"', "sh"]
-"""What to put before a command for it to have a pid namespace, and a first process there that reaps."""
 
 
 @functools.cache

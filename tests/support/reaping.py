@@ -40,10 +40,10 @@ _PYTHON = (sys.executable, "-I", "-S", "-c")
 class Program:
     """Starts children and notes which of them ended otherwise than they should."""
 
-    def __init__(self, reaper: Reaper, folder: str, *, own: bool) -> None:
+    def __init__(self, reaper: Reaper, directory: str, *, own: bool) -> None:
         self.wrong: list[str] = []
         self._reaper = reaper
-        self._folder = folder
+        self._directory = directory
         self._own = own
         self._turns = asyncio.Semaphore(16)
 
@@ -64,7 +64,7 @@ class Program:
     async def tracked(self, number: int) -> None:
         """A child that a runtime started and told the pid of, most often dead by then."""
         async with self._turns:
-            file = os.path.join(self._folder, str(number))
+            file = os.path.join(self._directory, str(number))
             over = asyncio.get_running_loop().create_future()
             with self._reaper.spawning():
                 await self._run(*_PYTHON, _RUNTIME, str(number % 256), file)
@@ -88,8 +88,8 @@ async def run(arguments: argparse.Namespace) -> list[str]:
     """Does it all at once and returns what was wrong."""
     reaper = Reaper(sweep_orphans=not arguments.embedded)
     reaper.open()
-    with tempfile.TemporaryDirectory() as folder:
-        program = Program(reaper, folder, own=arguments.embedded)
+    with tempfile.TemporaryDirectory() as directory:
+        program = Program(reaper, directory, own=arguments.embedded)
         await asyncio.gather(
             *(program.asyncios(number) for number in range(arguments.asyncio)),
             *(program.tracked(number) for number in range(arguments.tracked)),

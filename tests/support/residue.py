@@ -47,11 +47,11 @@ def pseudo_terminals() -> set[str]:
 def snapshot() -> dict[str, Counter[Any]]:
     """What there must be no more of afterwards than before, each with how often there is one.
 
-    All of it is this run's own: the temporary files are those of the folder that this worker has for itself
-    (conftest.py), the cgroups those of its containers.
+    All of it is this run's own: the temporary files are those of the directory that this worker has for
+    itself (conftest.py), the cgroups those of its containers.
     """
     return {
-        "descriptors": Counter(descriptors().values()),
+        "file descriptors": Counter(descriptors().values()),
         "children": Counter(list(children())),
         "threads": Counter(thread=threads()),
         "temporary files": Counter(os.listdir(tempfile.gettempdir())),

@@ -34,8 +34,8 @@ def inside(container_id: str) -> set[int]:
     return {
         int(pid)
         for cgroup in containers.cgroups(container_id)
-        for folder, _, _ in os.walk(cgroup)
-        for pid in _read(Path(folder) / "cgroup.procs").split()
+        for directory, _, _ in os.walk(cgroup)
+        for pid in _read(Path(directory) / "cgroup.procs").split()
     }
 
 

@@ -24,7 +24,7 @@ _TEMPORARY = tempfile.gettempdir()
 
 
 class Server:
-    """A shim in a process of its own, with a folder of its own.
+    """A shim in a process of its own, with a directory of its own.
 
     Args:
         arguments: further arguments of `python -m shimpy`.
@@ -44,11 +44,11 @@ class Server:
         command = [sys.executable, "-m", "shimpy"]
         if RUNTIME != "runc":
             command += ["--runtime", RUNTIME]
-        # Not the test's own folder: its path may be longer than what a socket's address holds.
-        self._folder = tempfile.TemporaryDirectory(prefix="shimpy-test-", dir=_TEMPORARY)
-        self.folder = Path(self._folder.name)
-        self.socket = self.folder / "shim.sock"
-        self._log = self.folder / "stderr"
+        # Not the test's own directory: its path may be longer than what a socket's address holds.
+        self._directory = tempfile.TemporaryDirectory(prefix="shimpy-test-", dir=_TEMPORARY)
+        self.directory = Path(self._directory.name)
+        self.socket = self.directory / "shim.sock"
+        self._log = self.directory / "stderr"
         self._channels: list[Channel] = []
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -105,12 +105,12 @@ class Server:
         return self.process.wait(patience(within))
 
     async def terminated(self, *, within: float = 10) -> int:
-        """Does what :meth:`terminate` does while the test's own event loop goes on."""
+        """Does what `terminate` does while the test's own event loop goes on."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, patience(within))
 
     def close(self) -> None:
-        """Ends it and removes its folder; fails if there is a traceback in its stderr."""
+        """Ends it and removes its directory; fails if there is a traceback in its stderr."""
         for channel in self._channels:
             channel.close()
         try:
@@ -121,5 +121,5 @@ class Server:
                 self.process.kill()
                 self.process.wait()
             stderr = self.stderr
-            self._folder.cleanup()
+            self._directory.cleanup()
         assert "Traceback" not in stderr, stderr

@@ -82,9 +82,9 @@ def fake(tmp_path: Path, stand_in: str) -> Iterator[FakeRuntime]:
 
 
 def run(fake: FakeRuntime, *argv: str) -> subprocess.CompletedProcess[bytes]:
-    # In a folder that goes with it: some arguments are names of files, relative ones.
-    folder = os.path.dirname(fake.path)
-    return subprocess.run([fake.path, *argv], cwd=folder, capture_output=True, check=False, timeout=60)
+    # In a directory that goes with it: some arguments are names of files, relative ones.
+    directory = os.path.dirname(fake.path)
+    return subprocess.run([fake.path, *argv], cwd=directory, capture_output=True, check=False, timeout=60)
 
 
 def words(output: bytes) -> list[str]:
@@ -190,7 +190,7 @@ class TestWithoutAFault:
     def test_has_the_name_of_the_real_runtime(self, fake: FakeRuntime, stand_in: str) -> None:
         assert os.path.basename(fake.path) == os.path.basename(stand_in)
 
-    def test_works_from_a_folder_with_any_name(self, tmp_path: Path, stand_in: str) -> None:
+    def test_works_from_a_directory_with_any_name(self, tmp_path: Path, stand_in: str) -> None:
         for name in AWKWARD[1:]:
             directory = tmp_path / name / ("long" * 40)
             directory.mkdir(parents=True)

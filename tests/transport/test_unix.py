@@ -71,7 +71,7 @@ def test_only_its_owner_may_connect_whatever_the_umask(
         "s" * 95,
         "s" * 107,
         "s" * 255,
-        "/".join(["folder" * 6] * 9) + "/s",
+        "/".join(["directory" * 6] * 9) + "/s",
         "f" * 200 + "/" + "s" * 200,
     ],
     ids=len,
@@ -89,7 +89,7 @@ def test_any_path_that_a_file_may_have(tmp_path: Path, made: list[unix.UnixSocke
     assert os.listdir(path.parent) == []
 
 
-def test_a_relative_path_is_of_the_folder_in_which_it_was_named(
+def test_a_relative_path_is_of_the_directory_in_which_it_was_named(
     tmp_path: Path, made: list[unix.UnixSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,9 +174,9 @@ def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, target
         ("\0abstract", InvalidArgumentError, "abstract"),
         ("@abstract", InvalidArgumentError, "abstract"),
         ("/tmp/a\0b", InvalidArgumentError, "not a path"),
-        ("/nowhere/at/all/s", NotFoundError, "/nowhere/at/all: there is no such folder"),
-        ("/etc/passwd/s", NotFoundError, "/etc/passwd: it is not a folder"),
-        ("/tmp/", InvalidArgumentError, "it is a folder"),
+        ("/nowhere/at/all/s", NotFoundError, "/nowhere/at/all: there is no such directory"),
+        ("/etc/passwd/s", NotFoundError, "/etc/passwd: it is not a directory"),
+        ("/tmp/", InvalidArgumentError, "it is a directory"),
         ("/sys/s", PermissionDeniedError, "/sys: the socket may not be made there"),
         ("/tmp/" + "s" * 256, InternalError, "File name too long"),
     ],
@@ -185,9 +185,9 @@ def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, target
         "abstract",
         "@",
         "NUL",
-        "no folder",
-        "a file as folder",
-        "a folder",
+        "no directory",
+        "a file as directory",
+        "a directory",
         "forbidden",
         "too long",
     ],
@@ -221,7 +221,7 @@ def test_removing_twice_is_harmless(tmp_path: Path, made: list[unix.UnixSocket])
     os.close(descriptor)
 
 
-def test_a_folder_that_somebody_keeps_locked_is_no_hindrance(
+def test_a_directory_that_somebody_keeps_locked_is_no_hindrance(
     tmp_path: Path, made: list[unix.UnixSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unix, "_LOCK_TIMEOUT", 0.01)

@@ -1,17 +1,17 @@
 """Tests on what most users have: Debian 12's own kernel, systemd as pid 1, and version 2 of cgroups alone.
 
-``make vm`` makes the disk of such a machine from Debian's packages (two minutes, once; it is kept in ``.vm``
+`make vm` makes the disk of such a machine from Debian's packages (two minutes, once; it is kept in `.vm`
 until what it was made from changes), boots it in QEMU with no network, and runs in it the tests for which the
 kernel and its cgroups matter: first on runc, then on crun. What they print appears here as it comes, and the
 exit status is theirs.
 
-* ``make vm ARGS="-k oom -x"``: ARGS is pytest's, as with ``make test``.
-* ``make vm ARGS=tests/services/shim_v1/test_faults.py``: other tests than the usual ones.
-* ``make vm ARGS="--runtime crun"``: one runtime only.
+* `make vm ARGS="-k oom -x"`: ARGS is pytest's, as with `make test`.
+* `make vm ARGS=tests/services/shim_v1/test_faults.py`: other tests than the usual ones.
+* `make vm ARGS="--runtime crun"`: one runtime only.
 
 The processor is emulated: the machine needs no /dev/kvm, and is some ten times slower than the one it runs
-on. The tests wait as much longer (``SHIMPY_TIME_SCALE``). It is made anew for each run and reads a copy of
-this folder, so nothing that the tests do reaches this one.
+on. The tests wait as much longer (`SHIMPY_TIME_SCALE`). It is made anew for each run and reads a copy of
+this directory, so nothing that the tests do reaches this one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from tests.vm import machine
 
+# What runs if ARGS names no file.
 SELECTION = (
     "tests/core/cgroup",
     "tests/services/shim_v1/test_oom.py",
@@ -33,10 +34,9 @@ SELECTION = (
     "tests/services/shim_v1/test_exec.py",
     "tests/services/shim_v1/test_exec_delete.py",
 )
-"""What runs if ARGS names no file."""
 
+# How many times, for what the tests wait for.
 SLOWER = 10
-"""How many times, for what the tests wait for."""
 
 
 def main() -> int:

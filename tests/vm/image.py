@@ -11,8 +11,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+# The directory of the project.
 SOURCE = Path(__file__).resolve().parents[2]
-"""The folder of the project."""
 
 _GUEST = Path(__file__).parent / "guest"
 _CACHE = SOURCE / ".vm"
@@ -23,14 +23,15 @@ _PACKAGES = (
     *("runc", "crun", "busybox-static"),
     *("python3", "python3-venv"),
 )
+
+# How large the disk is; what is not written to takes no place.
 _GIGABYTES = 4
-"""How large the disk is; what is not written to takes no place."""
 
 
 def image() -> Path:
-    """Returns the folder with ``disk``, ``kernel`` and ``initrd``, made first unless it is there.
+    """Returns the directory with `disk`, `kernel` and `initrd`, made first unless it is there.
 
-    It is kept in ``.vm``, under a name that stands for what it was made from; one of another name is removed.
+    It is kept in `.vm`, under a name that stands for what it was made from; one of another name is removed.
     """
     made = _CACHE / _key()
     if not made.is_dir():
@@ -64,8 +65,8 @@ def _build_requirements() -> list[str]:
     return requirements
 
 
-def _make(folder: Path) -> None:
-    root = folder / "root"
+def _make(directory: Path) -> None:
+    root = directory / "root"
     packages = ",".join(_PACKAGES)
     # What it mounts there is gone with it, even if it is killed.
     own_mounts = ("unshare", "--mount")
@@ -79,14 +80,14 @@ def _make(folder: Path) -> None:
     (root / "etc/hosts").write_text("127.0.0.1 localhost shimpy\n::1 localhost\n")
     for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
         (found,) = (root / "boot").glob(pattern)
-        shutil.move(found, folder / name)
-    disk = folder / "disk"
+        shutil.move(found, directory / name)
+    disk = directory / "disk"
     _run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), f"{_GIGABYTES}G")
     shutil.rmtree(root)
 
 
 def _install_python_packages(root: Path) -> None:
-    """Does what ``make ready`` does, for the machine's Python and not for this one."""
+    """Does what `make ready` does, for the machine's Python and not for this one."""
     project = _project()
     own = f"{project['name']}["
     requirements = [

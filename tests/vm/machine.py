@@ -24,11 +24,11 @@ def run(script: str) -> int:
     """Boots the machine, shows its console, and returns the exit status of a script of sh(1).
 
     Args:
-        script: what to run there, in a folder with a copy of the source.
+        script: what to run there, in a directory with a copy of the source.
     """
     made = image()
-    with tempfile.TemporaryDirectory(prefix="shimpy-vm-") as folder:
-        source, status = Path(folder, "source"), Path(folder, "status")
+    with tempfile.TemporaryDirectory(prefix="shimpy-vm-") as directory:
+        source, status = Path(directory, "source"), Path(directory, "status")
         _pack(source, script)
         machine = subprocess.run(
             [

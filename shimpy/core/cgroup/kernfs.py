@@ -55,7 +55,7 @@ class FileWatch:
             return ""
 
     def close(self) -> None:
-        """Ends the watch; more than once does no harm."""
+        """Ends the watch. Idempotent."""
         if self._fd is None:
             return
         self._loop.remove_reader(self._epoll.fileno())

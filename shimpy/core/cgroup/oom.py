@@ -51,7 +51,7 @@ class OomWatch:
             self._callback(new)
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         self._closed = True
 
     def _new(self) -> int:
@@ -78,7 +78,7 @@ class EventsWatch(OomWatch):
         self._seen = self._count()
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         super().close()
         self._file.close()
 
@@ -118,7 +118,7 @@ class OomControlWatch(OomWatch):
         self._directory = os.fspath(directory)
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.TimerHandle | None = None
-        # Held open, so that a process that is out of descriptors still reports its OOM kills.
+        # Held open, so that a process that is out of file descriptors still reports its OOM kills.
         self._control = os.open(os.path.join(directory, "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
@@ -132,7 +132,7 @@ class OomControlWatch(OomWatch):
         self._loop.add_reader(self._eventfd, self._fired)
 
     def close(self) -> None:
-        """Ends the watch; nothing is reported any more. More than once does no harm."""
+        """Ends the watch; nothing is reported any more. Idempotent."""
         if self._closed:
             return
         super().close()

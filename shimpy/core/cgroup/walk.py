@@ -16,9 +16,9 @@ def walk(directory: StrPath) -> Iterator[int]:
 
     A container that can write to its cgroup mount nests cgroups deeper than the longest path that
     the kernel takes (PATH_MAX), and deeper than a process may have descriptors. So each is opened
-    by its name in the one above it, and two descriptors are open at a time, at the most.
+    by its name in the one above it, and two file descriptors are open at a time, at the most.
 
-    Each descriptor is closed when the next one is asked for. What is made meanwhile may be left
+    Each file descriptor is closed when the next one is asked for. What is made meanwhile may be left
     out, what is removed meanwhile is.
 
     Args:

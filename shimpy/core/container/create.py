@@ -21,8 +21,8 @@ from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
 
 _log = logging.getLogger(__name__)
 
+# Seconds for the runtime to remove what a failed create has left.
 UNDO_TIMEOUT = 5.0
-"""Seconds for the runtime to remove what a failed create has left."""
 
 
 class Create:
@@ -125,12 +125,12 @@ class Create:
         try:
             state = await self._runtime.state(self._id)
         except NotFoundError:
-            # A command that was killed early leaves a folder that the runtime itself does not see.
+            # A command that was killed early leaves a directory that the runtime itself does not see.
             if may_have_state(self._runtime, self._id):
                 await self._runtime.delete(self._id, force=True)
             return
         except ShimError as error:
-            # It may have failed at nothing: of an id that no folder can have it says the same each time.
+            # It may have failed at nothing: of an id that no directory can have it says the same each time.
             if has_state(self._runtime, self._id):
                 raise
             _log.info(

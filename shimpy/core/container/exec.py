@@ -11,8 +11,8 @@ from shimpy.core.reaper import Reaper, children, is_dead, is_dying
 from shimpy.core.runtime import Runtime
 from shimpy.errors import FailedPreconditionError, InternalError, ResourceExhaustedError
 
+# Processes and threads that a runtime has in the container while it starts a process there, at most.
 RUNTIME_TASKS = 16
-"""Processes and threads that a runtime has in the container while it starts a process there, at most."""
 
 
 class Exec:

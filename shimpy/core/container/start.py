@@ -8,8 +8,8 @@ from shimpy.core.container.process import Process
 from shimpy.core.runtime import Runtime
 from shimpy.errors import ShimError
 
+# Seconds that a start command may take longer than its call, or than the life of what it started.
 GRACE = 0.5
-"""Seconds that a start command may take longer than its call, or than the life of what it started."""
 
 
 class Start:

@@ -12,10 +12,10 @@ from functools import partial
 from shimpy.core.reaper import procfs
 from shimpy.core.reaper.registry import registry
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
+# Seconds after which claimed orphans are looked for again.
 PERIOD = 1.0
-"""Seconds after which claimed orphans are looked for again."""
 
 
 class Orphans:
@@ -190,7 +190,7 @@ def _reap(pid: int, owned: Callable[[int], bool] = lambda _pid: True) -> bool:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     finally:
         os.close(pidfd)
-    logger.debug("reaped orphan %d", pid)
+    _log.debug("reaped orphan %d", pid)
     return True
 
 

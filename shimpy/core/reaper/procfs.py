@@ -125,10 +125,10 @@ def children(pid: int) -> list[int]:
     A kernel that was built without CONFIG_PROC_CHILDREN does not.
     """
     found: list[int] = []
-    folder = f"/proc/{pid}/task"
+    directory = f"/proc/{pid}/task"
     with contextlib.suppress(OSError):
-        for thread in os.listdir(folder):
-            with contextlib.suppress(OSError), open(f"{folder}/{thread}/children", "rb") as file:
+        for thread in os.listdir(directory):
+            with contextlib.suppress(OSError), open(f"{directory}/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
     return found
 

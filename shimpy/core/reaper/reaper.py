@@ -54,7 +54,7 @@ class Reaper:
         self._restore: list[Callable[[], object]] = []
 
     def open(self) -> None:
-        """Becomes a subreaper and, with `sweep_orphans`, begins to sweep. Twice is harmless.
+        """Becomes a subreaper and, with `sweep_orphans`, begins to sweep. Idempotent.
 
         Raises:
             FailedPreconditionError: this is not the main thread, the only one that may heed a

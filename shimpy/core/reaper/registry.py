@@ -15,7 +15,7 @@ class Waited:
 
     Attributes:
         pid: its process id.
-        pidfd: a descriptor of it, -1 if there is none.
+        pidfd: a file descriptor of it, -1 if there is none.
     """
 
     __slots__ = ("pid", "pidfd")

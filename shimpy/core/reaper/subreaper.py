@@ -9,7 +9,7 @@ import threading
 from shimpy import linux
 from shimpy.errors import FailedPreconditionError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Subreaper:
@@ -65,4 +65,4 @@ class Subreaper:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         else:
-            logger.warning("SIGCHLD stays at its default: only the main thread may ignore it again")
+            _log.warning("SIGCHLD stays at its default: only the main thread may ignore it again")

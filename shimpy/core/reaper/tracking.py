@@ -13,17 +13,19 @@ from shimpy.core.reaper import procfs
 from shimpy.core.reaper.registry import Waited, registry
 from shimpy.errors import InternalError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
+# The exit status of a process that somebody else has waited for; containerd says the same.
 LOST_STATUS = 255
-"""The exit status of a process that somebody else has waited for; containerd says the same."""
 
+# Seconds until a dead process that is not ours to reap is looked at again; then twice as long, and so on.
 FIRST_LOOK = 0.01
-"""Seconds until a dead process that is not ours to reap is looked at again; then twice as long, and so on."""
+
+# The most seconds between two such looks.
 LAST_LOOK = 0.25
-"""The most seconds between two such looks."""
+
+# Seconds between looks at what may be dead without the kernel saying so.
 SURVEY = 2.0
-"""Seconds between looks at what may be dead without the kernel saying so."""
 
 
 class Child(Waited):
@@ -141,9 +143,7 @@ class Tracking:
         except ChildProcessError:
             status = LOST_STATUS
             if child.exit_status is None:
-                logger.warning(
-                    "process %d was waited for by somebody else; its exit status is lost", child.pid
-                )
+                _log.warning("process %d was waited for by somebody else; its exit status is lost", child.pid)
         if status is not None:
             self._forget(child)
             self._exited(child, status, execed)
@@ -153,7 +153,7 @@ class Tracking:
             try:
                 status = _traced_status(child.pid)
             except OSError:
-                return  # no descriptor is left, perhaps; there is a next time
+                return  # no file descriptor is left, perhaps; there is a next time
             if procfs.is_there(child.pidfd):
                 self._exited(child, status, execed)
 
@@ -219,7 +219,7 @@ def _traced_status(pid: int) -> int:
     try:
         code = os.waitstatus_to_exitcode(procfs.wait_status(pid))
     except PermissionError:
-        logger.warning("process %d is traced, and not by us; its exit status is not to be had", pid)
+        _log.warning("process %d is traced, and not by us; its exit status is not to be had", pid)
         return LOST_STATUS
     return code if code >= 0 else 128 - code
 

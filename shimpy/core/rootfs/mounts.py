@@ -16,7 +16,7 @@ from shimpy.core.rootfs.loop import loop_device
 from shimpy.core.rootfs.options import MountOptions, parse_options, refuse_internal
 from shimpy.core.rootfs.syscalls import MNT_DETACH, MS_BIND, MS_REC, MS_REMOUNT, MS_SILENT
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # The flags that each mount has of its own, beside those of its filesystem (mount(2)).
 _PER_MOUNT: Final = (
@@ -140,7 +140,7 @@ class Rootfs:
             try:
                 syscalls.unmount(f"/proc/self/fd/{top}", MNT_DETACH)
             except OSError as error:
-                logger.warning("cannot undo a mount below %s: %s", self.path, error)
+                _log.warning("cannot undo a mount below %s: %s", self.path, error)
             finally:
                 os.close(top)
 

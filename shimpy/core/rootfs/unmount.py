@@ -13,7 +13,7 @@ import re
 import time
 from typing import Final
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Seconds; containerd tries fifty times, with pauses of 50 ms.
 _BUSY_FOR: Final = 2.5
@@ -75,7 +75,7 @@ def _unmount(point: str, deadline: float) -> None:
         else:
             return
         if time.monotonic() >= deadline:
-            logger.warning("%s is still in use; it is unmounted when that ends", point)
+            _log.warning("%s is still in use; it is unmounted when that ends", point)
             unmount(point, UMOUNT_NOFOLLOW | MNT_DETACH)
             return
         time.sleep(_PAUSE)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import ShimError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
+# Seconds for the runtime to say its version.
 VERSION_TIMEOUT = 10.0
-"""Seconds for the runtime to say its version."""
 
 _VERSION = re.compile(r"^runc version v?(\d+)\.(\d+)\.(\d+)(?:-rc\.?(\d+))?", re.MULTILINE)
 
+# Sorts a release after its candidates.
 _FINAL = 10**6
-"""Sorts a release after its candidates."""
 
 Version = tuple[int, int, int, int]
 
@@ -45,7 +45,7 @@ class Advisory:
 
 
 _ADVISORIES = (
-    # A descriptor of the host's file system leaks into the container.
+    # A file descriptor of the host's file system leaks into the container.
     Advisory("CVE-2024-21626", ((1, 1, 12, _FINAL),)),
     # Masked paths, /dev/console and procfs writes that are redirected by races on mounts.
     Advisory(
@@ -82,10 +82,10 @@ async def warn_of_known_escapes(runtime: Runtime) -> None:
         async with asyncio.timeout(VERSION_TIMEOUT):
             version = await runtime.version()
     except (ShimError, TimeoutError) as error:
-        logger.warning("cannot tell the version of %s: %s", runtime.name, error)
+        _log.warning("cannot tell the version of %s: %s", runtime.name, error)
         return
     for name in known_escapes(version):
-        logger.warning(
+        _log.warning(
             "%s (%s) is vulnerable to %s (container escape); "
             "upgrade, unless your distribution backported the fix",
             runtime.name,

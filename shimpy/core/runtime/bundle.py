@@ -16,14 +16,14 @@ from typing import Any, Self
 from shimpy.core.runtime.spec import ExecSpec, quoted
 from shimpy.errors import InvalidArgumentError, NotFoundError, from_oserror
 
+# Bytes of a config.json that is read: parsing it holds up the event loop.
 MAX_CONFIG = 4 * 1024 * 1024
-"""Bytes of a config.json that is read: parsing it holds up the event loop."""
 
+# Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096.
 MAX_CGROUPS_PATH = 2048
-"""Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096."""
 
+# Of either sign (proc_pid_oom_score_adj(5)).
 MAX_OOM_SCORE_ADJ = 1000
-"""Of either sign (proc_pid_oom_score_adj(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +203,18 @@ def _can_be_path(text: str) -> bool:
 
 def _read_regular(path: str) -> bytes:
     # Somebody's FIFO by that name must not hold up the shim, nor somebody's terminal become its own.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > MAX_CONFIG:
             raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
-        with open(descriptor, "rb", closefd=False) as file:
+        with open(fd, "rb", closefd=False) as file:
             return file.read(MAX_CONFIG + 1)
     finally:
-        # Not left to the file object: there is none of a directory, and its descriptor would stay open.
-        os.close(descriptor)
+        # Not left to the file object: there is none of a directory, and its file descriptor would stay open.
+        os.close(fd)
 
 
 def _json(value: bool) -> str:

@@ -44,7 +44,7 @@ def clean_prefix() -> list[str]:
     """Returns the command that has to stand before the runtime's, so that what it starts begins clean.
 
     Nothing, in a process whose signals and OOM score are as usual: each of these costs a start of
-    its own. Descriptors, umask and the signals that Python itself ignores are the spawn's business.
+    its own. File descriptors, umask and the signals that Python itself ignores are the spawn's business.
     """
     prefix: list[str] = []
     if _signals_are_off():

@@ -12,29 +12,29 @@ from typing import Any, BinaryIO, Self
 from shimpy.core import tempdirs
 from shimpy.errors import EXHAUSTED, InternalError, ResourceExhaustedError, from_oserror
 
+# Bytes of a runtime's log that are read, from its end: the last error is what counts.
 MAX_LOG = 256 * 1024
-"""Bytes of a runtime's log that are read, from its end: the last error is what counts."""
 
+# Bytes of a pid file that are read.
 _MAX_PID = 32
-"""Bytes of a pid file that are read."""
 
 
 class CommandFiles:
     """The files of one command. No one else can reach them, and they go with it.
 
     They are in memory and have no name; only a pid file, which runc writes beside its place and then
-    renames, needs a folder. So nothing that others may fill can keep a command from being given.
+    renames, needs a directory. So nothing that others may fill can keep a command from being given.
 
     Attributes:
         log: the path of what the command logs.
 
     Raises:
-        ShimError: no descriptor or memory is left.
+        ShimError: no file descriptor or memory is left.
     """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._folder: tempdirs.Folder | None = None
+        self._directory: tempdirs.PrivateDirectory | None = None
         self._log = self._make_file("log")
         self.log = tempdirs.path_of(self._log)
 
@@ -53,7 +53,7 @@ class CommandFiles:
         """Returns a new file for what a command prints.
 
         Raises:
-            ShimError: no descriptor or memory is left.
+            ShimError: no file descriptor or memory is left.
         """
         file = open(self._make_file("output"), "w+b", closefd=False)  # noqa: SIM115 - it goes with us
         return self._stack.enter_context(file)
@@ -65,7 +65,7 @@ class CommandFiles:
             value: such as its `process`.
 
         Raises:
-            ShimError: no descriptor or memory is left.
+            ShimError: no file descriptor or memory is left.
         """
         fd = self._make_file("input")
         try:
@@ -79,15 +79,15 @@ class CommandFiles:
         """Makes a place for the command's pid file, and returns the path.
 
         Raises:
-            ShimError: there is no room, or no descriptor left.
+            ShimError: there is no room, or no file descriptor left.
         """
         try:
-            self._folder = self._stack.enter_context(tempdirs.Folder())
+            self._directory = self._stack.enter_context(tempdirs.PrivateDirectory())
         except OSError as error:
             # Nothing of what the client named is missing or forbidden, whatever errno(3) says.
             failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
-            raise failure(f"cannot make a temporary folder: {error.strerror}") from error
-        return os.path.join(self._folder.path, "pid")
+            raise failure(f"cannot make a temporary directory: {error.strerror}") from error
+        return os.path.join(self._directory.path, "pid")
 
     def read_pid(self, runtime: str) -> int:
         """Returns the pid that the command wrote.
@@ -98,10 +98,10 @@ class CommandFiles:
         Raises:
             InternalError: it wrote none.
         """
-        if self._folder is None:
+        if self._directory is None:
             raise RuntimeError("there is no place for a pid file")
         try:
-            text = self._folder.read("pid", _MAX_PID).strip()
+            text = self._directory.read("pid", _MAX_PID).strip()
         except OSError as error:
             raise InternalError(f"{runtime} succeeded but wrote no pid file: {error.strerror}") from error
         # Two is the least that can be our child: 1 is the system's init or that of our namespace.

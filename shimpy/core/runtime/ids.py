@@ -21,7 +21,7 @@ from shimpy.core.runtime.runc import STATE_ROOTS
 from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import AlreadyExistsError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _lock: Final = threading.Lock()  # each shim may be in a thread of its own
 _taken: Final[dict[str, list[ContainerId]]] = {}
@@ -30,8 +30,8 @@ _taken: Final[dict[str, list[ContainerId]]] = {}
 class ContainerId:
     """An id that nobody else can take until it is released.
 
-    One id may be taken once for each folder in which a runtime keeps its state. Where a runtime's folder is
-    not known it may be that of any other.
+    One id may be taken once for each directory in which a runtime keeps its state. Where a runtime's
+    directory is not known it may be that of any other.
 
     Args:
         runtime: which is to have the container.
@@ -58,7 +58,7 @@ class ContainerId:
             self.release()
             raise AlreadyExistsError(f"id: another process is creating a container {container_id}") from None
         except OSError as error:
-            logger.info("other processes are not told that container %s is created: %s", container_id, error)
+            _log.info("other processes are not told that container %s is created: %s", container_id, error)
 
     def created(self) -> None:
         """Lets other processes try: the runtime can now tell them that there is one. Idempotent."""
@@ -80,10 +80,10 @@ class ContainerId:
         return self._directory is None or other._directory in (None, self._directory)
 
     def _lock_create(self, directory: str) -> None:
-        """Locks the byte that stands for a folder in a file of all shims (fcntl_locking(2)); never waits.
+        """Locks the byte that stands for a directory in a file of all shims (fcntl_locking(2)); never waits.
 
-        It is let go with its descriptor, so also when this process dies. Two folders may share a byte; then
-        the second of two creates at the same moment is refused: one in four thousand million.
+        It is let go with its file descriptor, so also when this process dies. Two directories may share a
+        byte; then the second of two creates at the same moment is refused: one in four thousand million.
         """
         fd = tempdirs.open_common("creating")
         byte = binascii.crc32(os.fsencode(directory))

@@ -17,12 +17,12 @@ from shimpy.errors import (
     from_oserror,
 )
 
+# Characters of the runtime's own words that are passed on: a status travels in HTTP/2 headers.
 MAX_MESSAGE = 1024
-"""Characters of the runtime's own words that are passed on: a status travels in HTTP/2 headers."""
 
 
+# Lines of it that are looked at: as many as MAX_LOG holds would hold up the event loop for a second.
 MAX_LOG_LINES = 1024
-"""Lines of it that are looked at: as many as MAX_LOG holds would hold up the event loop for a second."""
 
 _CUT = " ... "
 

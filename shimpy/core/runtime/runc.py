@@ -29,7 +29,7 @@ class Runc:
 
     Args:
         name: a name on PATH, or an absolute path.
-        root: the folder of the runtime's state (its --root), None for its default.
+        root: the directory of the runtime's state (its --root), None for its default.
         reaper: starts the commands and waits for them.
         systemd_cgroup: have systemd make the cgroups (its --systemd-cgroup).
 
@@ -210,14 +210,14 @@ def find_runtime(name: str) -> str:
         raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
-    for folder in os.get_exec_path():
-        # Joined with a folder, an absolute path stays what it is. Nor is it tidied up: `link/..` is
+    for directory in os.get_exec_path():
+        # Joined with a directory, an absolute path stays what it is. Nor is it tidied up: `link/..` is
         # not where the link is.
-        path = os.path.join(folder, name)
+        path = os.path.join(directory, name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
             if os.path.isabs(path):
                 return path
-            # A current folder that is removed has no path any more, though `..` still leads out of it.
+            # A current directory that is removed has no path any more, though `..` still leads out of it.
             with contextlib.suppress(FileNotFoundError):
                 return os.path.join(os.getcwd(), path)
     if name.startswith("/") and os.path.exists(name):

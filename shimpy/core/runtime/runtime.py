@@ -29,8 +29,8 @@ class Runtime(Protocol):
 
         Args:
             container_id: the container's id.
-            bundle: the bundle's folder.
-            stdio: the descriptors that become 0, 1 and 2 of the container's process.
+            bundle: the bundle's directory.
+            stdio: the file descriptors that become 0, 1 and 2 of the container's process.
             console_socket: where to send the terminal's master to.
             no_pivot: do not use pivot_root(2).
             no_new_keyring: do not make a session keyring (session-keyring(7)).
@@ -53,7 +53,7 @@ class Runtime(Protocol):
         Args:
             container_id: the container's id.
             process: the `process` object of the OCI runtime-spec.
-            stdio: the descriptors that become 0, 1 and 2 of the process.
+            stdio: the file descriptors that become 0, 1 and 2 of the process.
             console_socket: where to send the terminal's master to.
             extra: further arguments, such as the cgroup to start it in.
         """
@@ -90,4 +90,4 @@ class Runtime(Protocol):
         """Returns what the runtime says of a container: the runtime-spec's `state` object."""
 
     def state_directory(self, container_id: str) -> str | None:
-        """Returns the folder in which the runtime keeps what it knows of a container, if that is known."""
+        """Returns the directory in which the runtime keeps what it knows of a container, if that is known."""

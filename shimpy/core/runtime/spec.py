@@ -10,8 +10,9 @@ from shimpy.core.model import Rlimit, User
 from shimpy.errors import InvalidArgumentError
 
 MAX_ID = 1024
+
+# What runc takes as uid and gid.
 MAX_UID = 2**31 - 1
-"""What runc takes as uid and gid."""
 
 _ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
 

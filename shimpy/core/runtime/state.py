@@ -43,7 +43,7 @@ def remove_copies(runtime: Runtime, container_id: str) -> None:
 
     A runc that is killed while it mounts its own program over a file there, read-only so that no
     container can overwrite it (CVE-2019-5736), leaves the mount, and its delete then leaves the
-    folder, without a word. To be called when no command of the container is under way any more.
+    directory, without a word. To be called when no command of the container is under way any more.
     """
     directory = runtime.state_directory(container_id)
     if directory is not None:

@@ -17,7 +17,7 @@ from shimpy.errors import InternalError
 # Seconds: a runtime has sent the master before its command succeeds.
 _TIMEOUT: Final = 1.0
 _NAME: Final = "console.sock"
-# A runtime sends one descriptor; room for some more lets us close them.
+# A runtime sends one file descriptor; room for some more lets us close them.
 _DESCRIPTORS: Final = 16
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTN: Final = 0x80045430
@@ -26,18 +26,18 @@ _TIOCGPTN: Final = 0x80045430
 class ConsoleSocket:
     """The socket over which an OCI runtime hands over the master of a terminal, for one call.
 
-    It lies in a directory of its own that nobody else can enter, see `scratch.Folder`.
+    It lies in a directory of its own that nobody else can enter, see `scratch.PrivateDirectory`.
 
     Attributes:
         path: for the runtime's `--console-socket`.
 
     Raises:
-        OSError: no descriptor was left, or there is no place for temporary files.
+        OSError: no file descriptor was left, or there is no place for temporary files.
     """
 
     def __init__(self) -> None:
         with ExitStack() as stack:
-            directory = stack.enter_context(tempdirs.Folder())
+            directory = stack.enter_context(tempdirs.PrivateDirectory())
             self.path = f"{directory.path}/{_NAME}"
             self._socket = stack.enter_context(socket.socket(socket.AF_UNIX))
             self._socket.setblocking(False)
@@ -92,7 +92,7 @@ async def _readable(sock: socket.socket) -> None:
 
 
 def _receive_master(connection: socket.socket) -> int:
-    # socket.recv_fds gives descriptors that our children would inherit.
+    # socket.recv_fds gives file descriptors that our children would inherit.
     integer = struct.Struct("i")
     room = socket.CMSG_SPACE(_DESCRIPTORS * integer.size)
     _, ancillary, _, _ = connection.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
@@ -103,7 +103,7 @@ def _receive_master(connection: socket.socket) -> int:
             fds += [fd for (fd,) in integer.iter_unpack(payload[:whole])]
     try:
         if len(fds) != 1:
-            raise InternalError(f"the runtime sent {len(fds)} descriptors as the console, not 1")
+            raise InternalError(f"the runtime sent {len(fds)} file descriptors as the console, not 1")
         try:
             fcntl.ioctl(fds[0], _TIOCGPTN, bytes(4))
         except OSError as error:

@@ -47,10 +47,10 @@ _log = logging.getLogger(__name__)
 
 
 def reopen(fd: int, flags: int) -> int:
-    """Opens what a descriptor stands for anew, with a file description of its own.
+    """Opens what a file descriptor stands for anew, with a file description of its own.
 
     Args:
-        fd: any descriptor, also one that was opened with O_PATH.
+        fd: any file descriptor, also one that was opened with O_PATH.
         flags: as for open(2); O_CLOEXEC and O_NOCTTY are added.
 
     Raises:
@@ -60,7 +60,7 @@ def reopen(fd: int, flags: int) -> int:
 
 
 def poll(fd: int, events: int = 0) -> int:
-    """Returns which events, POLLERR and POLLHUP always among them, are true of a descriptor now."""
+    """Returns which events, POLLERR and POLLHUP always among them, are true of a file descriptor now."""
     poller = select.poll()
     poller.register(fd, events)
     return next((found for _, found in poller.poll(0)), 0)
@@ -98,7 +98,7 @@ class Fifo:
             fd: the FIFO, opened in any way.
 
         Raises:
-            OSError: no descriptor was left, or the FIFO may not be read.
+            OSError: no file descriptor was left, or the FIFO may not be read.
         """
         stat = os.fstat(fd)
         key = stat.st_dev, stat.st_ino
@@ -128,7 +128,7 @@ class Fifo:
             flags: O_NONBLOCK, for a write end that the shim itself writes to.
 
         Raises:
-            OSError: no descriptor was left, or the FIFO may not be written.
+            OSError: no file descriptor was left, or the FIFO may not be written.
         """
         reader = self._reader
         if reader < 0:

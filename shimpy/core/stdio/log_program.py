@@ -1,6 +1,6 @@
 """A program that reads a process's output: containerd's `binary:` logs.
 
-It is given the read ends of two pipes as descriptors 3 and 4, and says with 5 that it is ready: by a
+It is given the read ends of two pipes as file descriptors 3 and 4, and says with 5 that it is ready: by a
 byte, or by closing it (containerd's core/runtime/v2/README.md, "Logging"). It runs for as long as the
 process's record is there.
 """
@@ -20,7 +20,7 @@ from shimpy.core.reaper import Child, Reaper
 from shimpy.core.stdio.uri import LogProgram
 from shimpy.errors import InternalError, InvalidArgumentError, from_oserror
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Seconds. containerd's own shim waits for ever for a program to be ready.
 _READY_WITHIN: Final = 30.0
@@ -29,7 +29,7 @@ _END_ALONE_WITHIN: Final = 1.0
 _END_WITHIN: Final = 12.0
 _DEAD_WITHIN: Final = 2.0
 
-# What the program finds its descriptors as, above those of its own stdio.
+# What the program finds its file descriptors as, above those of its own stdio.
 _FIRST: Final = 3
 # Above all of them, so that none is in another's place.
 _CLEAR: Final = 10
@@ -117,7 +117,7 @@ class Logger:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_WITHIN - _END_ALONE_WITHIN):
                 return await self._wait_ended()
-        logger.warning("log program %s did not end on SIGTERM; it is killed", self._program.path)
+        _log.warning("log program %s did not end on SIGTERM; it is killed", self._program.path)
         await self._kill()
         return None
 
@@ -147,14 +147,14 @@ class Logger:
                 above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _CLEAR)
                 theirs.callback(os.close, above)
                 actions.append((os.POSIX_SPAWN_DUP2, above, number))
-            # asyncio gives a program the numbers that descriptors have here, or needs a fork of Python
+            # asyncio gives a program the numbers that file descriptors have here, or needs a fork of Python
             # (preexec_fn). This costs the half of a millisecond too, and tells why a program cannot be run.
             with reaper.spawning():
                 pid = self._posix_spawn(actions, environment)
                 try:
                     self._child = reaper.track(pid, self._has_ended)
                 except BaseException:
-                    # No descriptor was left to watch it by.
+                    # No file descriptor was left to watch it by.
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     raise
@@ -201,7 +201,7 @@ class Logger:
         if self._program.must_say_ready and not byte:
             raise InternalError(
                 f"log program {self._program.path} did not say that it is ready; it has ended, or closed "
-                "descriptor 5 without having written to it"
+                "file descriptor 5 without having written to it"
             )
 
     async def _wait_ended(self) -> None:
@@ -222,12 +222,12 @@ class Logger:
 
     def _has_ended(self, status: int) -> None:
         if self.stderr >= 0:
-            logger.warning("log program %s ended with status %d", self._program.path, status)
+            _log.warning("log program %s ended with status %d", self._program.path, status)
         self._ended.set()
 
 
 def _inheritable() -> Iterator[int]:
-    """Yields the descriptors that a program would inherit beside its stdio: somebody's who embeds us."""
+    """Yields the file descriptors that a program would inherit beside its stdio: somebody's who embeds us."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         with contextlib.suppress(OSError):  # the listing's own is closed

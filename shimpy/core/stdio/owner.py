@@ -25,7 +25,7 @@ def owner_of(spec: Mapping[str, Any], process: Mapping[str, Any]) -> Owner | Non
 
     In a user namespace root has no power over a file whose owner is not mapped (user_namespaces(7)),
     so that not even root there could open its own /dev/stdout, a FIFO of the host's root. Without one
-    the runtime itself hands the three descriptors to the process's user.
+    the runtime itself hands the three file descriptors to the process's user.
 
     Args:
         spec: the container's configuration (runtime-spec, config.md).
@@ -49,7 +49,7 @@ def give(fd: int, owner: Owner) -> None:
     """Makes a FIFO or pipe the owner's. Its mode stays as it is.
 
     A file system that has no owners, or is read-only, is no reason to fail: the process has the
-    descriptor all the same, it only cannot open it anew.
+    file descriptor all the same, it only cannot open it anew.
 
     Args:
         fd: a FIFO or pipe, not opened with O_PATH.

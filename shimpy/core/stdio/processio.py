@@ -32,7 +32,7 @@ _DEFAULT_POLICY: Final = Policy()
 
 
 class ProcessIO(Protocol):
-    """The three descriptors of one process, or its terminal.
+    """The three file descriptors of one process, or its terminal.
 
     Attributes:
         fds: what the runtime command gets as its own descriptors 0, 1 and 2, after `prepare`. They
@@ -124,7 +124,7 @@ def open_stdio(
         NotFoundError: a path is not there; like all below it names the field and the path.
         InvalidArgumentError: a path is not absolute, or names something else.
         PermissionDeniedError: a path may not be opened.
-        ResourceExhaustedError: no descriptor was left.
+        ResourceExhaustedError: no file descriptor was left.
         InternalError: there is no place for a temporary file.
     """
     start = None

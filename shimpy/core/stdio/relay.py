@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class FileDescriptor:
-    """A descriptor that is closed once, by whoever is first."""
+    """A file descriptor that is closed once, by whoever is first."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -58,7 +58,7 @@ class Stream:
         InvalidArgumentError: the path is not absolute, holds a NUL, or names something else; the files
             of procfs and the like are not regular ones.
         PermissionDeniedError: it may not be reached.
-        ResourceExhaustedError: no descriptor or no room was left.
+        ResourceExhaustedError: no file descriptor or no room was left.
     """
 
     def __init__(self, field: Field, path: str) -> None:
@@ -105,7 +105,7 @@ class Stream:
         return fd
 
     def close(self) -> None:
-        """Gives the descriptor back that the finding took."""
+        """Gives the file descriptor back that the finding took."""
         os.close(self.fd)
 
     def failure(self, error: OSError) -> ShimError:

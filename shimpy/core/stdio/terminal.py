@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from shimpy.core.stdio.log_program import Logger
     from shimpy.core.stdio.logs import StartLogger
 
+# The most columns or rows that a struct winsize holds (ioctl_tty(2)).
 MAX_WINDOW: Final = 65535
-"""The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
 
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTPEER: Final = 0x5441

@@ -1,4 +1,4 @@
-"""Watching descriptors and files in ways that asyncio's event loop does not offer."""
+"""Watching file descriptors and files in ways that asyncio's event loop does not offer."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Watcher:
         self._callbacks: dict[int, Callable[[int], None]] = {}
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
-        """Calls back with the epoll events of a descriptor; EPOLLERR and EPOLLHUP always.
+        """Calls back with the epoll events of a file descriptor; EPOLLERR and EPOLLHUP always.
 
-        A callback may come once after its descriptor was closed and its number used again, so it
-        has to look at the descriptor rather than to trust the events.
+        A callback may come once after its file descriptor was closed and its number used again, so it
+        has to look at the file descriptor rather than to trust the events.
 
         Raises:
-            OSError: no descriptor, memory or watch was left, or the file cannot be watched.
+            OSError: no file descriptor, memory or watch was left, or the file cannot be watched.
         """
         if self._epoll is None:
             self._loop = asyncio.get_running_loop()
@@ -49,12 +49,12 @@ class Watcher:
         self._callbacks[fd] = callback
 
     def unwatch(self, fd: int) -> None:
-        """Ends a watch, before the descriptor is closed; without one it does nothing."""
+        """Ends a watch, before the file descriptor is closed; without one it does nothing."""
         if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
             self._epoll.unregister(fd)
 
     def watch_inode(self, fd: int, mask: int, callback: Callable[[], None]) -> int | None:
-        """Calls back for inotify(7) events of the file that a descriptor stands for.
+        """Calls back for inotify(7) events of the file that a file descriptor stands for.
 
         Returns:
             A watch for `unwatch_inode`, or None if inotify is out of instances or watches.

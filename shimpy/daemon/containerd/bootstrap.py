@@ -8,8 +8,8 @@ from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import MalformedError
 from shimpy.daemon.containerd.flags import Flags
 
+# Bytes of stdin, as containerd's own shim has it.
 MAX_INPUT = 10 << 20
-"""Bytes of stdin, as containerd's own shim has it."""
 
 RUNC_OPTIONS = "containerd.runc.v1.Options"
 # What clients send to a runtime that they do not know by name.
@@ -26,7 +26,7 @@ class Bootstrap:
     Attributes:
         address: of containerd's gRPC socket; a part of what the shim's own socket is named by.
         ttrpc_address: where containerd takes events.
-        socket_folder: where the shim's socket is to be; empty for the usual place.
+        socket_directory: where the shim's socket is to be; empty for the usual place.
         debug: whether to log much.
         options: the type and the bytes of the runtime's options; empty if there are none.
     """
@@ -46,7 +46,7 @@ class Bootstrap:
         """
         self.address = flags.address
         self.ttrpc_address = os.environ.get("TTRPC_ADDRESS", "")
-        self.socket_folder = ""
+        self.socket_directory = ""
         self.debug = flags.debug
         self.options = ("", b"")
         fields = wire.read(stdin)
@@ -55,7 +55,7 @@ class Bootstrap:
             return
         self.address = wire.text(fields, 6) or self.address
         self.ttrpc_address = wire.text(fields, 5) or self.ttrpc_address
-        self.socket_folder = wire.text(fields, 9)
+        self.socket_directory = wire.text(fields, 9)
         self.debug = self.debug or wire.int32(fields, 3) <= _DEBUG
         for extension in fields.get(8, ()):
             if isinstance(extension, int):
@@ -91,7 +91,7 @@ def read_any(fields: dict[int, list[wire.Value]]) -> tuple[str, bytes]:
 
 
 def read_stdin() -> bytes:
-    """Reads descriptor 0 to its end.
+    """Reads file descriptor 0 to its end.
 
     Raises:
         MalformedError: it is longer than 10 MiB.

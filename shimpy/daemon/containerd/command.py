@@ -20,7 +20,7 @@ def run(arguments: list[str], *, timeout: float, output: int = 1) -> tuple[int, 
         output: which of its outputs is returned, 1 or 2; the other is thrown away.
 
     Returns:
-        its exit status, or 128 + the signal that ended it; and what it wrote.
+        Its exit status, or 128 + the signal that ended it; and what it wrote.
 
     Raises:
         OSError: it could not be started.

@@ -14,11 +14,12 @@ from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import CommandError
 from shimpy.daemon.containerd.flags import Flags
 
+# Where the runtime keeps its state, a directory for each namespace, unless the options say otherwise.
 RUNTIME_ROOT = "/run/containerd/runc"
-"""Where the runtime keeps its state, a folder for each namespace, unless the options say otherwise."""
 
-# Runtimes that keep what they know of a container in a folder of that name, by which it is known to be gone.
-_WITH_FOLDERS = ("runc", "crun", "youki")
+# Runtimes that keep what they know of a container in a directory of that name, by which it is known to be
+# gone.
+_WITH_DIRECTORIES = ("runc", "crun", "youki")
 
 # Seconds for the runtime; containerd kills this process after five.
 _TIMEOUT = 4.0
@@ -74,7 +75,7 @@ def _delete_container(flags: Flags, bundle: str) -> None:
         systemd_cgroup = options.systemd_cgroup
     root = os.path.join(root, flags.namespace)
     state = os.path.join(root, flags.id)
-    if os.path.basename(binary) in _WITH_FOLDERS and not os.path.lexists(state):
+    if os.path.basename(binary) in _WITH_DIRECTORIES and not os.path.lexists(state):
         return
     from shimpy.daemon.containerd.command import run
 

@@ -24,12 +24,16 @@ def join_cgroup(path: str) -> None:
     from shimpy.core.cgroup.hierarchies import UNIFIED, mounts
 
     unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-    folders = [mount.directory(path) for mount in mounts() if (UNIFIED in mount.controllers) == unified]
-    there = [folder for folder in dict.fromkeys(folders) if folder is not None and os.path.isdir(folder)]
+    directories = [mount.directory(path) for mount in mounts() if (UNIFIED in mount.controllers) == unified]
+    there = [
+        directory
+        for directory in dict.fromkeys(directories)
+        if directory is not None and os.path.isdir(directory)
+    ]
     if not there:
         raise FileNotFoundError(f"shim_cgroup: there is no cgroup {path!r}")
-    for folder in there:
-        with open(os.path.join(folder, "cgroup.procs"), "w", encoding="ascii") as file:
+    for directory in there:
+        with open(os.path.join(directory, "cgroup.procs"), "w", encoding="ascii") as file:
             file.write("0")
 
 

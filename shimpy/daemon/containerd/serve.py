@@ -20,11 +20,11 @@ from shimpy.services.task.publisher import Publisher
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.ttrpc import TtrpcServer
 
+# Seconds without a container and a connection after which the daemon ends; and for which one is expected.
 IDLE_LIMIT: Final = 60.0
-"""Seconds without a container and a connection after which the daemon ends; and for which one is expected."""
 
-# Seconds at the end: for calls under way; for events that containerd has not taken yet; for the folder of the
-# socket to be free; until the process ends whatever hangs.
+# Seconds at the end: for calls under way; for events that containerd has not taken yet; for the directory of
+# the socket to be free; until the process ends whatever hangs.
 _GRACE: Final = 1.2
 _FLUSH_TIMEOUT: Final = 5.0
 _LOCK_TIMEOUT: Final = 1.0
@@ -146,7 +146,7 @@ class Daemon:
         end = time.monotonic() + _LOCK_TIMEOUT
         while not self._place.remove(timeout=0):
             if time.monotonic() > end:
-                _log.warning("%s stays: its folder is locked", self._place.path)
+                _log.warning("%s stays: its directory is locked", self._place.path)
                 break
             # Who has the lock may be waiting for an answer from here.
             await asyncio.sleep(_LOCK_PAUSE)

@@ -2,9 +2,9 @@
 
 The name follows from containerd's address, the namespace and the group, and not from the shim. So a start
 may find the socket of a living shim, which takes the container in; of one that is ending, which refuses; or
-of one that is dead. Removing and making sockets in the folder is done under a lock (flock(2) on the folder),
-and what is removed is exactly what was found to be dead: without that the second of two starts, having found
-the same dead socket, would remove the one that the first has just made.
+of one that is dead. Removing and making sockets in the directory is done under a lock (flock(2) on the
+directory), and what is removed is exactly what was found to be dead: without that the second of two starts,
+having found the same dead socket, would remove the one that the first has just made.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import time
 from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import MalformedError
 
-FOLDER = "/run/containerd/s"
-"""Where the sockets are, whatever the folder of containerd's own state is."""
+# Where the sockets are, whatever the directory of containerd's own state is.
+DIRECTORY = "/run/containerd/s"
 
+# Bytes of a socket's path that containerd itself allows.
 LONGEST_PATH = 106
-"""Bytes of a socket's path that containerd itself allows."""
 
+# The service by which a start asks a living shim to expect one more container.
 JOIN_SERVICE = "shimpy.containerd.Group"
-"""The service by which a start asks a living shim to expect one more container."""
 
 JOIN_METHOD = "Join"
 
 # Seconds: for a shim to be connected to; for it to answer, which it does not before it has started itself;
-# for another start to finish with the folder.
+# for another start to finish with the directory.
 _CONNECT_TIMEOUT = 0.1
 _ANSWER_TIMEOUT = 5.0
 _LOCK_TIMEOUT = 2.0
@@ -50,14 +50,14 @@ _UNAVAILABLE = 14
 _Identity = tuple[int, int, int]
 
 
-def path_of(address: str, namespace: str, group: str, folder: str = "") -> str:
+def path_of(address: str, namespace: str, group: str, directory: str = "") -> str:
     """Returns the path of a group's socket.
 
     Args:
         address: of containerd's gRPC socket.
         namespace: containerd's, of the containers.
         group: what they have in common; an id if it is one alone.
-        folder: where it is; empty for the usual place.
+        directory: where it is; empty for the usual place.
 
     Raises:
         OSError: it would be longer than containerd allows (ENAMETOOLONG).
@@ -67,7 +67,7 @@ def path_of(address: str, namespace: str, group: str, folder: str = "") -> str:
     joined = posixpath.normpath("/".join(parts))
     if joined.startswith("//"):  # which POSIX keeps and Go does not
         joined = joined[1:]
-    path = f"{folder or FOLDER}/{hashlib.sha256(joined.encode(errors='surrogateescape')).hexdigest()}"
+    path = f"{directory or DIRECTORY}/{hashlib.sha256(joined.encode(errors='surrogateescape')).hexdigest()}"
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, f"is longer than {LONGEST_PATH} bytes", path)
     return path
@@ -87,10 +87,10 @@ class Place:
         self._identity = _identity(path)
 
     def remove(self, timeout: float = _LOCK_TIMEOUT) -> bool:
-        """Removes the name, if it is still this socket's. Twice is harmless.
+        """Removes the name, if it is still this socket's. Idempotent.
 
         Args:
-            timeout: seconds for another start to finish with the folder.
+            timeout: seconds for another start to finish with the directory.
 
         Returns:
             False if it did not.
@@ -114,16 +114,16 @@ def take(path: str, container_id: str) -> Place | None:
     Raises:
         OSError: the kernel refused.
     """
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
     while True:
-        with _Lock(folder, _LOCK_TIMEOUT):
+        with _Lock(directory, _LOCK_TIMEOUT):
             if (listener := _bind(path)) is not None:
                 return Place(listener, path)
             found = _identity(path)
         if _join(path, container_id):
             return None
-        with _Lock(folder, _LOCK_TIMEOUT):
+        with _Lock(directory, _LOCK_TIMEOUT):
             _remove(path, found)
 
 
@@ -209,19 +209,19 @@ def _read(client: socket.socket, length: int) -> bytes:
 
 
 class _Lock:
-    """Holds the lock on a folder, or after some time goes on without it.
+    """Holds the lock on a directory, or after some time goes on without it.
 
-    Whoever may read the folder can hold the lock for ever; without it all that is lost is that two starts of
-    one group cannot find the same dead socket at the very same moment.
+    Whoever may read the directory can hold the lock for ever; without it all that is lost is that two starts
+    of one group cannot find the same dead socket at the very same moment.
     """
 
-    def __init__(self, folder: str, timeout: float) -> None:
-        self._folder = folder
+    def __init__(self, directory: str, timeout: float) -> None:
+        self._directory = directory
         self._timeout = timeout
         self._fd = -1
 
     def __enter__(self) -> bool:
-        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         end = time.monotonic() + self._timeout
         while True:
             try:

@@ -29,7 +29,7 @@ _READY_TIMEOUT = 10_000
 
 
 def start(flags: Flags) -> None:
-    """Answers containerd with the address of the container's shim, on descriptor 1.
+    """Answers containerd with the address of the container's shim, on file descriptor 1.
 
     The answer is the bare address, which every containerd takes, and by which each of them knows that this
     shim wants a start and a delete for every container of a group.
@@ -41,7 +41,7 @@ def start(flags: Flags) -> None:
     """
     bootstrap = Bootstrap(flags, read_stdin())
     cgroup = bootstrap.shim_cgroup
-    path = sockets.path_of(bootstrap.address, flags.namespace, _group(flags.id), bootstrap.socket_folder)
+    path = sockets.path_of(bootstrap.address, flags.namespace, _group(flags.id), bootstrap.socket_directory)
     place = sockets.take(path, flags.id)
     address = f"unix://{path}".encode()
     try:

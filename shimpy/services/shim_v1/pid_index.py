@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from shimpy.core.container.process import Process
 
+# How many exited execs stay listed until they are deleted; the oldest gives way.
 MAX_EXITED = 4096
-"""How many exited execs stay listed until they are deleted; the oldest gives way."""
 
 
 class PidIndex:

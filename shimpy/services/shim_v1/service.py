@@ -40,7 +40,7 @@ class Shim(api.ShimBase):
 
     Args:
         runtime: the OCI runtime for requests that name none: a name on PATH or an absolute path.
-        root: the folder in which the runtime keeps its state (its --root); None for its default.
+        root: the directory in which the runtime keeps its state (its --root); None for its default.
         sweep_orphans: reap every child of this process that nobody waits for. Only for a process
             that does nothing else, such as `python -m shimpy`.
 

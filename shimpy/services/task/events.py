@@ -10,8 +10,8 @@ from shimpy.api import events, task
 from shimpy.core.model import ContainerEvent, EventKind
 from shimpy.services.task.encoding import timestamp
 
+# Queues an event for containerd: its topic, such as /tasks/exit, and its message.
 Forward = Callable[[str, betterproto.Message], None]
-"""Queues an event for containerd: its topic, such as /tasks/exit, and its message."""
 
 
 def translate(event: ContainerEvent, created: task.CreateTaskRequest) -> tuple[str, betterproto.Message]:

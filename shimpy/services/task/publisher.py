@@ -18,8 +18,8 @@ from shimpy.transport.ttrpc import Client, connect
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 
+# Events kept for a containerd that does not take them; then the oldest are dropped.
 MAX_QUEUED: Final = 4_096
-"""Events kept for a containerd that does not take them; then the oldest are dropped."""
 
 # Seconds for one call, as containerd's own shim has it.
 _CALL_TIMEOUT: Final = 5.0

@@ -27,8 +27,8 @@ from shimpy.transport.protobuf import encode
 
 T = TypeVar("T")
 
+# The full names of the service; the second is what containerd 2 and its tools ask for.
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
-"""The full names of the service; the second is what containerd 2 and its tools ask for."""
 
 _STATUS = {
     State.CREATED: types.Status.CREATED,

@@ -15,7 +15,7 @@ MAX_HELD = 4 * MAX_MESSAGE
 MAX_STREAMS = 2_048
 
 # Connections open at once. A client needs one; this is enough for everybody who watches a container, and
-# keeps the descriptors that they take far below the usual limit of 1,024.
+# keeps the file descriptors that they take far below the usual limit of 1,024.
 MAX_CONNECTIONS = 256
 
 # Bytes of the request headers of one call, as HTTP/2 counts them: the hard limit of Google's gRPC.

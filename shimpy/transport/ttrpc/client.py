@@ -98,7 +98,7 @@ class Client(FrameProtocol):
             raise InternalError(f"{service}/{method}: the reply is not understood: {error}") from None
 
     def close(self) -> None:
-        """Closes the connection; calls under way end with UnavailableError. Twice is harmless."""
+        """Closes the connection; calls under way end with UnavailableError. Idempotent."""
         self._fail(UnavailableError("the connection was closed"))
         self.transport.abort()
 

@@ -9,8 +9,8 @@ REQUEST: Final = 1
 RESPONSE: Final = 2
 DATA: Final = 3
 
+# Bytes that the payload of one frame may have.
 MAX_PAYLOAD: Final = 4 * 1024 * 1024
-"""Bytes that the payload of one frame may have."""
 
 # Length of the payload, stream, type, flags. No call here is a stream of messages, so that the flags are 0 in
 # what is sent, and say nothing in what is received.

@@ -12,8 +12,8 @@ from typing import Final, cast
 from shimpy.transport.methods import Services
 from shimpy.transport.ttrpc.connection import SHUTTING_DOWN, Connection, Shared
 
-# Connections open at once. containerd needs one for each container of a pod; it keeps the descriptors that
-# they take far below the usual limit of 1,024.
+# Connections open at once. containerd needs one for each container of a pod; it keeps the file descriptors
+# that they take far below the usual limit of 1,024.
 MAX_CONNECTIONS: Final = 256
 
 # Seconds, after the grace, for what was broken off to be undone, and for clients to read their last answers.

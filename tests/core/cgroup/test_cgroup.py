@@ -231,9 +231,9 @@ def container(rootfs: Path, tmp_path: Path) -> Iterator[Run]:
 
     def make(**bundle: object) -> tuple[str, int]:
         ids.append(new_id())
-        folder = make_bundle(tmp_path / ids[-1], rootfs, ["sleep", "1000"], **bundle)  # type: ignore[arg-type]
+        directory = make_bundle(tmp_path / ids[-1], rootfs, ["sleep", "1000"], **bundle)  # type: ignore[arg-type]
         pid_file = tmp_path / f"{ids[-1]}.pid"
-        runc("create", "--bundle", folder, "--pid-file", str(pid_file), ids[-1])
+        runc("create", "--bundle", directory, "--pid-file", str(pid_file), ids[-1])
         return ids[-1], int(pid_file.read_text())
 
     yield make

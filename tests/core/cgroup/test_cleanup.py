@@ -177,7 +177,7 @@ async def test_a_create_that_was_killed_leaves_no_cgroups(tmp_path: Path) -> Non
     try:
         for _ in range(rounds(20, 500)):
             container_id = new_id()
-            folder = make_bundle(
+            directory = make_bundle(
                 tmp_path / container_id,
                 rootfs,
                 ["true"],
@@ -185,7 +185,7 @@ async def test_a_create_that_was_killed_leaves_no_cgroups(tmp_path: Path) -> Non
             )
             leftovers = Leftovers.before({"linux": {"cgroupsPath": f"/{container_id}/inner"}}, container_id)
             runc = subprocess.Popen(
-                ["runc", "create", "--bundle", folder, container_id],
+                ["runc", "create", "--bundle", directory, container_id],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

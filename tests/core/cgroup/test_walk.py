@@ -26,7 +26,7 @@ def nest(directory: Path, depth: int) -> None:
 
 
 def held() -> int:
-    """Returns how many descriptors are open; what each is, the kernel does not tell at every depth."""
+    """Returns how many file descriptors are open; what each is, the kernel does not tell at every depth."""
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -78,7 +78,7 @@ async def test_a_command_that_is_stopped_is_killed(reaper: Reaper) -> None:
 async def test_a_command_that_could_not_be_killed_later_is_not_started(
     reaper: Reaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the one descriptor is lacking by which that is done."""
+    """When the one file descriptor is lacking by which that is done."""
     real = os.pidfd_open
 
     def lacking(pid: int, flags: int = 0) -> int:

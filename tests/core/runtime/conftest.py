@@ -32,7 +32,7 @@ def runc(reaper: Reaper) -> Runc:
 def commanded(
     runc: Runc, reaper: Reaper, bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> Command:
-    """Prepares a container whose output goes to the file ``output`` in the test's own folder."""
+    """Prepares a container whose output goes to the file `output` in the test's own directory."""
 
     def prepare(*args: str, runtime: Runc | None = None, **options: Any) -> Commanded:
         made = bundle(*args, **options)
@@ -43,7 +43,7 @@ def commanded(
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Makes a runtime of a few lines of shell, and returns its path; ``$log`` is where it is to log."""
+    """Makes a runtime of a few lines of shell, and returns its path; `$log` is where it is to log."""
     path = tmp_path / "a runtime"
     find = 'while [ "$1" != --log ]; do shift; done; log=$2; shift 4'
 

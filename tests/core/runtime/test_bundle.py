@@ -24,8 +24,8 @@ from shimpy.errors import (
 )
 from tests.support.leaks import descriptors, no_descriptor_left, opened_since
 
+# What is still a configuration, to us.
 LEAST = '{"process": {}}'
-"""What is still a configuration, to us."""
 
 NOBODY = 65534
 
@@ -277,11 +277,11 @@ def test_what_has_another_type_than_the_specification_says_is_refused(tmp_path: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("closed", ["config.json", "."])
 def test_what_may_not_be_read_is_said_to_be_so(closed: str) -> None:
-    # Not in the test's own folder, whose parents are closed to others already.
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        bundle = configure(Path(folder), LEAST)
-        os.chmod(os.path.join(folder, closed), 0o600)
+    # Not in the test's own directory, whose parents are closed to others already.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        bundle = configure(Path(directory), LEAST)
+        os.chmod(os.path.join(directory, closed), 0o600)
         os.seteuid(NOBODY)
         try:
             message = refusal(PermissionDeniedError, bundle)

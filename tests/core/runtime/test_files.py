@@ -26,9 +26,9 @@ def test_they_have_no_name_that_others_could_reach_them_by() -> None:
         for path in (files.log, files.make_json({})):
             status = os.stat(path)
             assert (stat.S_ISREG(status.st_mode), status.st_nlink) == (True, 0)
-        folder = os.path.dirname(files.make_pid())
+        directory = os.path.dirname(files.make_pid())
         devices = {line.split()[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-        status = os.stat(folder)
+        status = os.stat(directory)
         assert stat.S_IMODE(status.st_mode) == 0o700
         assert f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" not in devices
 
@@ -108,7 +108,7 @@ def test_without_a_pid_file_that_is_said() -> None:
             files.read_pid("oci")
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "device", "socket"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "device", "socket"])
 def test_what_is_not_a_file_is_neither_followed_nor_waited_for(tmp_path: Path, kind: str) -> None:
     (tmp_path / "pid").write_text("17")
     with CommandFiles() as files:
@@ -118,7 +118,7 @@ def test_what_is_not_a_file_is_neither_followed_nor_waited_for(tmp_path: Path, k
                 os.symlink(tmp_path / "pid", path)
             case "fifo":
                 os.mkfifo(path)
-            case "folder":
+            case "directory":
                 os.mkdir(path)
             case "device":
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))

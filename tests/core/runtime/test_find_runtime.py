@@ -1,4 +1,4 @@
-"""Which program a runtime's name stands for: it is never an option, nor what lies about in some folder."""
+"""Which program a runtime's name stands for: it is never an option, nor what lies about in some directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def program(path: Path, mode: int = 0o755) -> str:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with nothing on PATH but its `bin`."""
+    """The current directory, with nothing on PATH but its `bin`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
@@ -52,12 +52,12 @@ def test_the_first_on_PATH_that_can_be_run_is_taken(  # noqa: N802
 
 @pytest.mark.parametrize(
     ("path", "place"),
-    [("", "."), (":/no/such/folder", "."), ("/no/such/folder:", "."), (".", "."), ("bin", "bin")],
+    [("", "."), (":/no/such/directory", "."), ("/no/such/directory:", "."), (".", "."), ("bin", "bin")],
 )
-def test_a_folder_on_PATH_that_is_relative_gives_an_absolute_path(  # noqa: N802
+def test_a_directory_on_PATH_that_is_relative_gives_an_absolute_path(  # noqa: N802
     here: Path, monkeypatch: pytest.MonkeyPatch, path: str, place: str
 ) -> None:
-    """As the shell has it, an empty one is the current folder; which may be another by the next call."""
+    """As the shell has it, an empty one is the current directory; which may be another by the next call."""
     program(here / place / "oci")
     monkeypatch.setenv("PATH", path)
 
@@ -90,7 +90,7 @@ def test_a_link_is_taken_as_it_is(here: Path) -> None:
     assert find_runtime(f"{here}/runc") == f"{here}/runc"
 
 
-def test_a_current_folder_that_is_gone_is_not_needed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_current_directory_that_is_gone_is_not_needed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = program(here / "bin" / "oci")
     gone = here / "gone"
     gone.mkdir()
@@ -104,8 +104,8 @@ def test_a_current_folder_that_is_gone_is_not_needed(here: Path, monkeypatch: py
 def test_what_is_above_a_link_is_where_the_kernel_says(here: Path) -> None:
     """Not what the path looks like; that is another program, or none."""
     expected = program(here / "elsewhere" / "oci")
-    (here / "elsewhere" / "folder").mkdir()
-    (here / "link").symlink_to("elsewhere/folder")
+    (here / "elsewhere" / "directory").mkdir()
+    (here / "link").symlink_to("elsewhere/directory")
 
     assert os.path.samefile(find_runtime(f"{here}/link/../oci"), expected)
 
@@ -131,11 +131,11 @@ def test_what_is_neither_a_name_nor_an_absolute_path_is_refused(here: Path, name
     assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "not executable"])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "device", "not executable"])
 def test_what_is_there_and_cannot_be_run_is_refused(here: Path, kind: str) -> None:
     path = here / "oci"
     match kind:
-        case "folder":
+        case "directory":
             path.mkdir()
         case "fifo":
             os.mkfifo(path, 0o777)
@@ -167,7 +167,7 @@ def test_a_name_that_is_not_found_comes_with_the_remedy(here: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", ".", "bin", "../bin"])
-def test_nothing_is_found_relative_to_a_folder_that_is_gone(
+def test_nothing_is_found_relative_to_a_directory_that_is_gone(
     here: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     program(here / "bin" / "oci")

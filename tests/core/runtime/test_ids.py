@@ -53,7 +53,7 @@ def runtime(request: pytest.FixtureRequest, fake: FakeRuntime, tmp_path: Path) -
 
 
 class At:
-    """Stands for a runtime that keeps its state in a folder, or nobody knows where."""
+    """Stands for a runtime that keeps its state in a directory, or nobody knows where."""
 
     def __init__(self, root: str | None) -> None:
         self._root = root
@@ -76,13 +76,13 @@ async def test_an_id_is_taken_until_it_is_released(tmp_path: Path) -> None:
         first.release()
 
 
-async def test_another_id_or_another_folder_of_state_is_free(tmp_path: Path) -> None:
+async def test_another_id_or_another_directory_of_state_is_free(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         for root, container_id in ((tmp_path, "a"), (tmp_path, "b"), (tmp_path / "other", "a")):
             stack.callback(taken(root, container_id).release)
 
 
-async def test_one_folder_may_have_two_names(tmp_path: Path) -> None:
+async def test_one_directory_may_have_two_names(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "link").symlink_to("root")
     first = taken(tmp_path / "root")
@@ -92,7 +92,7 @@ async def test_one_folder_may_have_two_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unknown", [0, 1, 2])
-async def test_a_folder_that_is_not_known_may_be_any(unknown: int) -> None:
+async def test_a_directory_that_is_not_known_may_be_any(unknown: int) -> None:
     roots = [None if unknown != 1 else "/root", None if unknown != 0 else "/root"]
     first = taken(roots[0])
     with pytest.raises(AlreadyExistsError):
@@ -153,7 +153,7 @@ async def test_among_processes_it_is_taken_while_the_container_is_being_created(
         taken(tmp_path).release()
 
 
-async def test_among_processes_a_folder_that_is_not_known_is_taken_for_that_of_runc(
+async def test_among_processes_a_directory_that_is_not_known_is_taken_for_that_of_runc(
     new_id: Callable[[], str],
 ) -> None:
     container = new_id()
@@ -309,7 +309,7 @@ async def test_a_create_that_fails_leaves_somebody_elses_container_alone(
 async def test_a_create_that_is_killed_at_some_point_leaves_its_id_free(
     fake: FakeRuntime, runtime: str, bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
-    """Under whatever name, so also where nobody knows in which folder its state is."""
+    """Under whatever name, so also where nobody knows in which directory its state is."""
     path, after = bundle("sleep", "1000"), 0.0
     async with serve() as shim:
         while True:

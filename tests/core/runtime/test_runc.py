@@ -271,10 +271,10 @@ async def test_a_runtime_that_is_gone_since_it_was_found(
     await refused(runtime.start("a"), FailedPreconditionError, f"{path} cannot be started")
 
 
-async def test_create_where_the_current_folder_is_gone(
+async def test_create_where_the_current_directory_is_gone(
     commanded: Command, reaper: Reaper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody may remove the folder that a server was started in."""
+    """Somebody may remove the directory that a server was started in."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

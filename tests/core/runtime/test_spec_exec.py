@@ -97,6 +97,7 @@ def test_what_cannot_be_run_is_refused_with_the_name_of_its_field(field: str, va
 anything = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=3))
 names = st.lists(st.sampled_from(["CAP_KILL", "CAP_CHOWN", "CAP_BPF"]), max_size=4)
 
+# What a container's own process may be.
 processes = st.fixed_dictionaries(
     {},
     optional={
@@ -129,7 +130,6 @@ processes = st.fixed_dictionaries(
         "x-new": anything,
     },
 )
-"""What a container's own process may be."""
 
 requests = st.builds(
     ExecSpec,
@@ -150,6 +150,7 @@ requests = st.builds(
     terminal=st.booleans(),
 )
 
+# What the runtime-spec calls each field.
 KEYS = {
     "args": "args",
     "env": "env",
@@ -162,7 +163,6 @@ KEYS = {
     "selinux_label": "selinuxLabel",
     "terminal": "terminal",
 }
-"""What the runtime-spec calls each field."""
 
 
 @given(process=processes, asked=requests)

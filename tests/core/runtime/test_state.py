@@ -36,7 +36,7 @@ def fake(tmp_path: Path) -> Iterator[FakeRuntime]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A folder for the runtime's state, in which no mount stays."""
+    """A directory for the runtime's state, in which no mount stays."""
     root = tmp_path / "root"
     root.mkdir()
     yield root
@@ -55,7 +55,7 @@ def at(root: Path, reaper: Reaper) -> Runc:
 async def test_a_known_runtime_keeps_it_where_it_always_does(
     tmp_path: Path, reaper: Reaper, name: str
 ) -> None:
-    """Whatever folder the program is in."""
+    """Whatever directory the program is in."""
     program = tmp_path / name
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -91,10 +91,10 @@ async def test_it_is_there_from_create_to_delete(
     assert (before, created, has_state(runtime, container.id)) == (False, True, False)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
 async def test_whatever_is_there_is_state(root: Path, reaper: Reaper, kind: str) -> None:
     match kind:
-        case "folder":
+        case "directory":
             (root / "a").mkdir()
         case "file":
             (root / "a").touch()
@@ -178,10 +178,10 @@ async def test_any_other_failure_of_the_runtime_is_told(
 # -- copies of the runtime's own program ---------------------------------------------------------
 
 
-def copy_left(folder: Path) -> Path:
+def copy_left(directory: Path) -> Path:
     """What a runc leaves that is killed while it protects its program: a file with a mount on it."""
-    folder.mkdir()
-    copy = folder / "runc.AbC123"
+    directory.mkdir()
+    copy = directory / "runc.AbC123"
     copy.touch()
     source = shutil.which("runc")
     assert source is not None
@@ -190,8 +190,8 @@ def copy_left(folder: Path) -> Path:
     return copy
 
 
-def mounts(folder: Path) -> list[str]:
-    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{folder}/" in line]
+def mounts(directory: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{directory}/" in line]
 
 
 async def test_a_copy_that_is_mounted_is_unmounted_and_removed(root: Path, reaper: Reaper) -> None:
@@ -212,7 +212,7 @@ async def test_several_copies_and_those_that_are_not_mounted_are_removed(root: P
     assert (mounts(root), os.listdir(root)) == ([], [])
 
 
-async def test_an_empty_folder_of_a_container_is_removed(root: Path, reaper: Reaper) -> None:
+async def test_an_empty_directory_of_a_container_is_removed(root: Path, reaper: Reaper) -> None:
     (root / "a").mkdir()
 
     remove_copies(at(root, reaper), "a")
@@ -221,7 +221,7 @@ async def test_an_empty_folder_of_a_container_is_removed(root: Path, reaper: Rea
 
 
 @pytest.mark.parametrize("other", ["state.json", "exec.fifo", ".runc.1", "runc", "x"])
-async def test_a_folder_with_anything_else_in_it_is_somebody_elses(
+async def test_a_directory_with_anything_else_in_it_is_somebody_elses(
     root: Path, reaper: Reaper, other: str
 ) -> None:
     copy = copy_left(root / "a")
@@ -242,7 +242,7 @@ async def test_other_containers_copies_are_left_alone(root: Path, reaper: Reaper
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "unknown"])
-async def test_where_there_is_no_folder_nothing_is_removed(
+async def test_where_there_is_no_directory_nothing_is_removed(
     root: Path, reaper: Reaper, script: Callable[[str], str], kind: str
 ) -> None:
     if kind == "file":

@@ -1,1 +1,1 @@
-"""The descriptors and the terminals of processes, without a runtime."""
+"""The file descriptors and the terminals of processes, without a runtime."""

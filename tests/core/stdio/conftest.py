@@ -12,7 +12,7 @@ from tests.support.leaks import descriptors, eventually, opened_since
 
 @pytest.fixture
 async def hub() -> AsyncIterator[StdioHub]:
-    """A hub that must be empty, and leave no descriptor, at the end."""
+    """A hub that must be empty, and leave no file descriptor, at the end."""
     before = descriptors()
     hub = StdioHub()
     yield hub

@@ -245,7 +245,7 @@ asyncio.run(main())
 def test_descriptors_in_the_place_of_its_own_are_not_mixed_up(
     tmp_path: Path, program: Callable[..., LogProgram]
 ) -> None:
-    """A process with few descriptors makes the pipes where the program is to find other ones."""
+    """A process with few file descriptors makes the pipes where the program is to find other ones."""
     path = program(COPY).path
 
     subprocess.run([sys.executable, "-c", CROWDED, path], check=True, stdin=subprocess.DEVNULL)

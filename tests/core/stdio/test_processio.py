@@ -85,7 +85,7 @@ async def test_a_path_must_be_absolute_and_a_path(hub: StdioHub, field: str, pat
 async def test_other_kinds_of_files_are_refused(hub: StdioHub, tmp_path: Path, field: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as listener:
-        # A path that fits an address whatever the folder is called.
+        # A path that fits an address whatever the directory is called.
         fd = os.open(tmp_path, os.O_PATH)
         listener.bind(f"/proc/self/fd/{fd}/socket")
         os.close(fd)
@@ -284,8 +284,8 @@ async def test_a_reader_that_was_there_sees_the_end_of_a_call_that_failed(
 
 # -- The pump
 
+# Times that the pump may be woken for one thing that happens: it asks until there is no more.
 FEW = 4
-"""Times that the pump may be woken for one thing that happens: it asks until there is no more."""
 
 
 @pytest.fixture

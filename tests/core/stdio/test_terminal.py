@@ -37,7 +37,7 @@ MakeFifo = Callable[[str], Fifo]
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A temporary folder in which nothing is left, far longer than what the address of a socket holds."""
+    """A temporary directory in which nothing is left, far longer than what the address of a socket holds."""
     temporary = tmp_path / ("x" * 100) / ("y" * 100)
     temporary.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -51,7 +51,7 @@ def opened(hub: StdioHub, stdin: object = "", stdout: object = "") -> ProcessIO:
 
 
 def connect(io: ProcessIO, *fds: int, data: bytes = b"/dev/ptmx") -> None:
-    """Sends descriptors to the console socket, as a runtime does."""
+    """Sends file descriptors to the console socket, as a runtime does."""
     assert io.console_socket is not None
     assert len(io.console_socket) < 108
     with socket.socket(socket.AF_UNIX) as sock:
@@ -160,7 +160,7 @@ async def test_a_runtime_that_connects_and_says_nothing(hub: StdioHub) -> None:
 
 
 async def test_a_runtime_that_sends_something_else(hub: StdioHub) -> None:
-    said = {0: "0 descriptors", 1: "not a terminal", 2: "2 descriptors", 40: "descriptors"}
+    said = {0: "0 file descriptors", 1: "not a terminal", 2: "2 file descriptors", 40: "file descriptors"}
     for count, words in said.items():
         io = opened(hub)
         before = descriptors()
@@ -186,13 +186,13 @@ async def test_a_console_from_another_user_is_not_taken(hub: StdioHub, fifo: Mak
     out = fifo("out")
     io = opened(hub, "", out)
     assert io.console_socket is not None
-    folder = Path(io.console_socket).parent
-    folder.chmod(0o711)
-    (folder / "console.sock").chmod(0o666)
+    directory = Path(io.console_socket).parent
+    directory.chmod(0o711)
+    (directory / "console.sock").chmod(0o666)
     stranger = f"""
 import os, socket
 master, slave = os.openpty()
-os.chdir({str(folder)!r})
+os.chdir({str(directory)!r})
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sock = socket.socket(socket.AF_UNIX)
 sock.connect("console.sock")
@@ -220,12 +220,12 @@ async def test_cancelling_attach_leaves_nothing(hub: StdioHub) -> None:
 async def test_nobody_else_may_reach_the_console_socket(hub: StdioHub) -> None:
     io = opened(hub)
     assert io.console_socket is not None
-    folder = Path(io.console_socket).parent
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert [entry.name for entry in folder.iterdir()] == ["console.sock"]
+    directory = Path(io.console_socket).parent
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert [entry.name for entry in directory.iterdir()] == ["console.sock"]
     assert [*Path(tempfile.gettempdir()).iterdir()] == []
     io.close()
-    assert not folder.exists()
+    assert not directory.exists()
 
 
 async def test_the_runtime_gets_dev_null(hub: StdioHub) -> None:

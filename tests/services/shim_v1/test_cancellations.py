@@ -34,8 +34,8 @@ from tests.support.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
+# Seconds from one cut to the next.
 STEP = rounds(4, 1) / 1000
-"""Seconds from one cut to the next."""
 
 Call = Callable[[float | None], Awaitable[object]]
 
@@ -275,11 +275,11 @@ async def test_a_client_that_disconnects_in_an_exec_leaves_none_or_one_that_is_l
 async def test_a_shutdown_in_the_middle_of_a_call_gives_it_an_answer_and_leaves_nothing(
     start_server: Callable[..., Server], bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
-    folder = bundle("true")
+    directory = bundle("true")
     for number in range(rounds(4, 40)):
         container_id = new_id()
         server = start_server()
-        task = asyncio.ensure_future(server.stub().create(CreateRequest(id=container_id, bundle=folder)))
+        task = asyncio.ensure_future(server.stub().create(CreateRequest(id=container_id, bundle=directory)))
         await asyncio.wait([task], timeout=number * 2 * STEP)
         assert await server.terminated() == 0
         await asyncio.wait([task])

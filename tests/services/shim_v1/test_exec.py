@@ -174,7 +174,7 @@ async def test_a_user_message_without_a_field_is_root(
     import grpc
 
     messages, stubs = foreign
-    output = server.folder / "output"
+    output = server.directory / "output"
     output.touch()
 
     def drive() -> None:
@@ -247,7 +247,7 @@ for name in ("SIGCHLD", "SIGHUP", "SIGUSR1"):
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH])
 with open("/proc/self/oom_score_adj", "w") as file:
     file.write(sys.argv[1])
-os.dup2(1, 50)  # a descriptor that somebody left open
+os.dup2(1, 50)  # a file descriptor that somebody left open
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
@@ -272,7 +272,7 @@ async def test_nothing_of_the_shims_own_surroundings(
     tmp_path: Path,
     score: int,
 ) -> None:
-    """Descriptors, signals, umask and OOM score are the container's own, however the shim was started."""
+    """File descriptors, signals, umask and OOM score are the container's, however the shim was started."""
     server = start_server(before=[sys.executable, "-c", AWKWARD_START, str(score)])
     assert Path(f"/proc/{server.pid}/oom_score_adj").read_text() == f"{score}\n"
     stub = server.stub()

@@ -223,7 +223,7 @@ async def test_concurrent_deletes_of_init_and_its_execs(live: Prepare, own_pid_n
 
 
 async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Callable[[str], Fifo]) -> None:
-    """Descriptors, threads and tasks are flat, and memory grows by 1 MB at the most."""
+    """File descriptors, threads and tasks are flat, and memory grows by 1 MB at the most."""
     life = await running(live)
     output = str(fifo("output"))
 

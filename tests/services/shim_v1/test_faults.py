@@ -56,8 +56,8 @@ from tests.support.rounds import FULL, rounds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
+# What the service runs for its calls, one for each; it never runs `kill`, and `state` only to clean up.
 COMMANDS: tuple[Command, ...] = ("create", "start", "exec", "pause", "resume", "delete")
-"""What the service runs for its calls, one for each; it never runs `kill`, and `state` only to clean up."""
 
 BEFORE: dict[Command, object] = {
     "create": None,
@@ -91,6 +91,7 @@ class Row:
 
 FIRE = error_line("the pool is on fire")
 
+# What a runtime may do instead of its work.
 REFUSALS = [
     Row(Signalled(signal.SIGKILL), Status.INTERNAL, ("killed by signal 9",)),
     Row(Signalled(signal.SIGSEGV), Status.INTERNAL, ("killed by signal 11",)),
@@ -99,8 +100,8 @@ REFUSALS = [
     Row(Fails(log=FIRE), Status.INTERNAL, ("the pool is on fire",)),
     Row(Fails(log=b"x" * 2_000_000), Status.INTERNAL, ("exit status 1",)),
 ]
-"""What a runtime may do instead of its work."""
 
+# What it may leave in its log; all commands' logs are read in one place, so each row takes its turn.
 LOGS = [
     Row(Fails(status=255, log=b"\n\n"), Status.INTERNAL, ("exit status 255", "no error message")),
     Row(Fails(log=FIRE[:-9]), Status.INTERNAL, ("exit status 1",)),
@@ -119,14 +120,13 @@ LOGS = [
     ),
     Row(Fails(log=error_line("open /x: permission denied")), Status.PERMISSION_DENIED, ("open /x",)),
 ]
-"""What it may leave in its log; all commands' logs are read in one place, so each row takes its turn."""
 
+# It has done its work and says that it has not.
 AFTER_THE_WORK = [
     Row(Signalled(signal.SIGKILL, after=True), Status.INTERNAL, ("killed by signal 9",)),
     Row(Fails(log=FIRE, after=True), Status.INTERNAL, ("the pool is on fire",)),
     Row(Fails(after=True), Status.INTERNAL, ("exit status 1",)),
 ]
-"""It has done its work and says that it has not."""
 
 HANGS = [
     Hang(),

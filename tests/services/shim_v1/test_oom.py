@@ -22,8 +22,8 @@ Prepare = Callable[..., Life]
 
 LIMIT = 24 << 20
 
+# It keeps the last line, which never ends.
 HOG = ("tail", "/dev/zero")
-"""It keeps the last line, which never ends."""
 
 
 def kernel_count(container_id: str) -> int:

@@ -16,8 +16,9 @@ from tests.support.lives import Life, refused
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 LIMIT = 64
+
+# What runc 1.1 says when the kernel lets it start no thread in there; by chance it gets on without.
 BROKEN = Fails(log=error_line("read init-p: connection reset by peer"))
-"""What runc 1.1 says when the kernel lets it start no thread in there; by chance it gets on without."""
 
 
 def limit(spec: dict[str, Any]) -> None:
@@ -28,8 +29,8 @@ def pids(life: Life) -> int:
     """Returns how many processes and threads the kernel counts."""
     lines = Path(f"/proc/{life.pid}/cgroup").read_text().splitlines()
     paths = [line.split(":", 2)[2] for line in lines if "pids" in line.split(":")[1].split(",")]
-    folder = f"/sys/fs/cgroup/pids{paths[0]}" if paths else f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}"
-    return int(Path(folder, "pids.current").read_text())
+    directory = f"/sys/fs/cgroup/pids{paths[0]}" if paths else f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}"
+    return int(Path(directory, "pids.current").read_text())
 
 
 @pytest.fixture

@@ -460,9 +460,9 @@ async def test_exec_of_what_cannot_be_run(live: Prepare) -> None:
     assert (await life.run("echo", "hello")).stdout == "hello\n"
 
 
-async def test_exec_in_a_folder_that_is_not_there(live: Prepare) -> None:
+async def test_exec_in_a_directory_that_is_not_there(live: Prepare) -> None:
     life = await running(live)
-    await refused(life.exec("true", cwd="/no/such/folder"), MISSING, "/no/such/folder")
+    await refused(life.exec("true", cwd="/no/such/directory"), MISSING, "/no/such/directory")
 
 
 async def test_exec_in_a_paused_container_is_answered_at_once(

@@ -17,10 +17,10 @@ from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
+# Starts a program with a /dev/shm of its own, of so many files, which is also where TMPDIR is not set.
 OWN = (
     'mount --make-rprivate / && mount -t tmpfs -o nr_inodes="$0" tmpfs /dev/shm && unset TMPDIR && exec "$@"'
 )
-"""Starts a program with a /dev/shm of its own, of so many files, which is also where TMPDIR is not set."""
 
 Start = Callable[..., Server]
 
@@ -60,9 +60,9 @@ def share(spec: dict[str, Any]) -> None:
 
 ATTACK = r"""
 while :; do
-    for folder in /shm/*; do
-        sed 's/"uid": *1000/"uid": 0/' "$folder/process" >"$folder/new" && mv "$folder/new" "$folder/process"
-        mkfifo "$folder/pid"
+    for each in /shm/*; do
+        sed 's/"uid": *1000/"uid": 0/' "$each/process" >"$each/new" && mv "$each/new" "$each/process"
+        mkfifo "$each/pid"
     done
 done 2>/dev/null
 """

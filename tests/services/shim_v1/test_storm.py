@@ -200,9 +200,9 @@ async def test_many_shims_of_one_machine_in_a_storm(
 ) -> None:
     """Each in a process of its own; none meets the children of another."""
 
-    async def one(shim: ShimStub, folder: Path) -> None:
-        folder.mkdir()
-        async with record(shim) as recorder, lives(shim, recorder, bundle, new_id, folder) as live:
+    async def one(shim: ShimStub, directory: Path) -> None:
+        directory.mkdir()
+        async with record(shim) as recorder, lives(shim, recorder, bundle, new_id, directory) as live:
             for _ in range(rounds(1, 30)):
                 life = await begin(live)
                 storm = Storm(life)

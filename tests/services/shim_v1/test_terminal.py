@@ -273,7 +273,7 @@ async def test_parallel_terminals_are_apart(live: Prepare, fifo: MakeFifo) -> No
 
 
 async def test_terminals_leave_nothing(live: Prepare, fifo: MakeFifo) -> None:
-    """No descriptor, no thread, no task and, in the container, no pty."""
+    """No file descriptor, no thread, no task and, in the container, no pty."""
     life = await running(live)
     output, keyboard = fifo("output"), fifo("keyboard")
 

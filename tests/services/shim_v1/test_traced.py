@@ -23,8 +23,8 @@ from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
+# Where it is in a container.
 TRACER = "/tmp/tracer"
-"""Where it is in a container."""
 
 
 @pytest.fixture(scope="session")

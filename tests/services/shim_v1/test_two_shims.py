@@ -18,8 +18,8 @@ from tests.support.sandboxes import sandbox
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600 if FULL else 60)]
 
+# What runc calls the process that becomes a container's (nsexec.c).
 HELPER = "runc:[2:INIT]"
-"""What runc calls the process that becomes a container's (nsexec.c)."""
 
 ROUNDS = rounds(15, 1000)
 

@@ -22,18 +22,18 @@ pytestmark = pytest.mark.anyio
 
 MakeFifo = Callable[[str], Fifo]
 
+# What the container's root is outside.
 HOST_ID = 200_000
-"""What the container's root is outside."""
 
 
 @pytest.fixture(scope="module")
 def open_rootfs(rootfs: Path) -> Iterator[Path]:
-    """A root filesystem that every user may reach, unlike pytest's folders."""
-    folder = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    shutil.copytree(rootfs, folder / "rootfs", symlinks=True)
-    yield folder / "rootfs"
-    shutil.rmtree(folder)
+    """A root filesystem that every user may reach, unlike pytest's directories."""
+    directory = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    shutil.copytree(rootfs, directory / "rootfs", symlinks=True)
+    yield directory / "rootfs"
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["runc", "crun"])

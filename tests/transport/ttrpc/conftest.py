@@ -15,8 +15,8 @@ from tests.support.rawttrpc import Handlers, Peer, connected, request, serving
 @pytest.fixture
 def path() -> Iterator[Path]:
     """Where the server listens: short enough for the address of a socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder, "socket")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory, "socket")
 
 
 @pytest.fixture

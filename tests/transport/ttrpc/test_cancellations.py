@@ -16,8 +16,8 @@ from tests.support.rawttrpc import DATA, Handlers, Peer, connected, frame, reque
 
 pytestmark = pytest.mark.anyio
 
+# Nanoseconds.
 HOUR = 3600 * 10**9
-"""Nanoseconds."""
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, Self
 
+# What `max` stands for.
 UNLIMITED: Final = 2**64 - 1
-"""What `max` stands for."""
 
 _CHUNK: Final = 1 << 16  # bytes; memory.stat, mostly the longest, has some 2,000
 

@@ -11,8 +11,8 @@ from shimpy.core.cgroup.stats.blkio import BlkioStat, blkio
 from shimpy.core.cgroup.stats.common import RdmaStat, rdma
 from shimpy.core.cgroup.stats.files import Files, huge_page_sizes, number
 
+# The controllers that count something.
 CONTROLLERS: Final = ("pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma")
-"""The controllers that count something."""
 
 _TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # nanoseconds
 
