@@ -46,9 +46,13 @@ def start(flags: Flags) -> None:
     address = f"unix://{path}".encode()
     try:
         _write_address(address)
-        if place is not None:
-            _spawn(flags, bootstrap, place, cgroup)
-        os.write(1, address)
+        try:
+            if place is not None:
+                _spawn(flags, bootstrap, place, cgroup)
+            os.write(1, address)
+        except BaseException:
+            os.unlink("address")
+            raise
     except BaseException:
         if place is not None:
             place.remove()
