@@ -29,6 +29,7 @@ from shimpy import api
 from shimpy.transport import unix
 from tests.support import containers, leaks
 from tests.support.events import Recorder
+from tests.support.paths import ROOT
 from tests.support.rawhttp2 import connect
 from tests.support.rounds import rounds
 from tests.support.servers import Server
@@ -410,7 +411,7 @@ class TestTheEnd:
     def test_an_end_that_hangs_is_cut_short_within_3_s(self, tmp_path: Path) -> None:
         program = """
 import asyncio, os, signal, sys
-from shimpy.daemon import serve
+from shimpy.daemon.serve import serve
 from shimpy.services.shim_v1 import Shim
 from tests.support.clock import leap
 
@@ -423,11 +424,11 @@ class Stuck(Shim):
         leap(3)
         await asyncio.Event().wait()
 
-asyncio.run(server.serve(Stuck(), sys.argv[1]))
+asyncio.run(serve(Stuck(), sys.argv[1]))
 """
         ended = subprocess.run(
             [sys.executable, "-c", program, tmp_path / "s"],
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             check=False,
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from shimpy.core.container.process import Process
 from shimpy.core.runtime import Runtime
@@ -51,21 +52,28 @@ class Start:
         self._in_doubt = True
         command = asyncio.ensure_future(self._runtime.start(self._id))
         try:
-            await asyncio.shield(command)
+            await asyncio.wait([command])
         except asyncio.CancelledError:
             # Killed at the wrong moment, the command would take init with it: it has let go of the
             # FIFO that init waits in but not read from it. So it may end by itself, if it does.
             await asyncio.wait([command], timeout=GRACE)
             command.cancel()
             await asyncio.wait([command])
-            self.begun = self._runs() or (not command.cancelled() and command.exception() is None)
-            if not self.begun:
+            if command.cancelled():
+                self.begun = self._runs()
+                if self.begun:
+                    return
                 raise
+        try:
+            command.result()
         except ShimError:
-            self.begun = await self._has_begun()
+            # To be called off meanwhile, by the death of what has begun for instance, changes nothing.
+            asked = asyncio.ensure_future(self._has_begun())
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([asked])
+            self.begun = await asked
             raise
-        else:
-            self.begun = True
+        self.begun = True
 
     async def _has_begun(self) -> bool:
         if self._runs():

@@ -33,6 +33,9 @@ class Commands:
 
     def __init__(self, start: Callable[[], Awaitable[None]], status: str | None) -> None:
         self.starts = 0
+        self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self._start = start
         self._status = status
 
@@ -41,6 +44,8 @@ class Commands:
         await self._start()
 
     async def state(self, container_id: str) -> dict[str, Any]:
+        self.asked.set()
+        await self.answering.wait()
         if self._status is None:
             raise UnavailableError("nobody tells")
         return {"status": self._status}
@@ -86,6 +91,45 @@ async def test_a_start_that_is_cancelled_may_end_by_itself(init: Init) -> None:
     await call
     assert one.begun
     assert ended.is_set()
+
+
+async def test_a_start_that_is_cancelled_and_fails_by_itself_tells_how(init: Init) -> None:
+    """What it started may be dead already, which is what calls it off."""
+    let_go = asyncio.Event()
+
+    async def start() -> None:
+        await let_go.wait()
+        await fail()
+
+    one = starting(init, Commands(start, "running"))
+    call = asyncio.ensure_future(one.run())
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.sleep(0)
+    let_go.set()
+
+    with pytest.raises(InternalError, match="on fire"):
+        await call
+    assert one.begun
+
+
+async def test_a_start_that_is_cancelled_while_the_runtime_is_asked_has_begun(
+    init: Init,
+) -> None:
+    commands = Commands(fail, "created")
+    commands.answering.clear()
+    one = starting(init, commands)
+    call = asyncio.ensure_future(one.run())
+    await commands.asked.wait()
+
+    init.has_execed = True
+    call.cancel()
+    await asyncio.sleep(0)
+    commands.answering.set()
+
+    with pytest.raises(InternalError, match="on fire"):
+        await call
+    assert one.begun
 
 
 async def test_a_start_that_is_cancelled_and_does_not_end_is_killed(

@@ -550,7 +550,7 @@ async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_
     async def fail(io: PlainIO) -> None:
         raise InternalError("nothing is attached")
 
-    monkeypatch.setattr("shimpy.core.container.create.Cgroup.of", lambda _: cgroup)
+    monkeypatch.setattr("shimpy.core.container.create.Cgroup.of", lambda _, **__: cgroup)
     monkeypatch.setattr("shimpy.core.container.create.Leftovers.before", lambda *_: leftovers)
     monkeypatch.setattr(PlainIO, "attach", fail)
     before = list(children())

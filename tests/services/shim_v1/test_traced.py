@@ -18,6 +18,7 @@ from tests.support.bundles import Spec
 from tests.support.kinds import RUNNING, STOPPED
 from tests.support.leaks import cpu_time, eventually, zombies
 from tests.support.lives import KILLED, Life
+from tests.support.paths import ROOT
 from tests.support.sandboxes import sandbox
 from tests.support.servers import Server
 
@@ -34,7 +35,7 @@ def tracer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("who traces others in a container is a program in C, and there is no C compiler")
     program = tmp_path_factory.mktemp("tracer") / "tracer"
-    source = Path(__file__).parent / "support" / "tracer.c"
+    source = ROOT / "tests" / "support" / "tracer.c"
     subprocess.run([compiler, "-O2", "-static", "-o", program, source], check=True)
     return program
 

@@ -72,9 +72,11 @@ async def test_execs_of_one_keep_their_statuses_while_commands_of_the_other_fail
 
 
 async def test_a_program_of_that_name_has_begun_although_its_start_failed(
-    live: Callable[..., Life],
+    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it had begun is no question of its name."""
+    # It may be dead long before its start has failed.
+    monkeypatch.setattr("shimpy.core.container.start.GRACE", 30)
     with FakeRuntime() as fake:
         fake.fault("start", Fails(after=True))
         for _ in range(rounds(3, 1000)):
