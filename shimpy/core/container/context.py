@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shimpy.core.cgroup import Cgroup
 from shimpy.core.container.pause import Pause
@@ -14,7 +14,10 @@ from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
 from shimpy.core.runtime.bundle import Bundle
-from shimpy.core.stdio import StdioHub, open_stdio, owner_of
+from shimpy.core.stdio import Owner, StdioHub, open_stdio, owner_of
+
+if TYPE_CHECKING:
+    from shimpy.core.stdio.logs import LogPrograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,23 @@ class Context:
         Raises:
             ShimError: as for `stdio.open_stdio`.
         """
-        io = open_stdio(self.hub, stdio, owner=owner_of(self.bundle.spec, spec))
+        owner = owner_of(self.bundle.spec, spec) if policy.owner is None else Owner(*policy.owner)
+        io = open_stdio(
+            self.hub,
+            stdio,
+            policy=policy,
+            is_exec=on_death is None,
+            owner=owner,
+            logs=self._log_programs(exec_id, policy),
+        )
         return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec)
+
+    def _log_programs(self, exec_id: str, policy: Policy) -> LogPrograms | None:
+        if not policy.log_uris:
+            return None
+        from shimpy.core.stdio.logs import LogPrograms
+
+        return LogPrograms(self.reaper, exec_id or self.id, policy.namespace)
 
 
 @dataclass(frozen=True, slots=True)

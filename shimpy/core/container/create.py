@@ -74,6 +74,11 @@ class Create:
         return cgroup
 
     async def _run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
+        try:
+            await init.io.prepare()
+        except BaseException:
+            init.release()
+            raise
         leftovers = Leftovers.before(self._bundle.spec, self._id)
         began = time.time()
         cgroup: Cgroup | None = None
@@ -103,6 +108,7 @@ class Create:
             finally:
                 leftovers.remove_above()
                 release()
+                await init.io.finish()
                 init.release()
             raise
         return cgroup

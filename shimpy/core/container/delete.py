@@ -61,7 +61,7 @@ class Delete:
         if process.pid:
             await process.kill()
             await process.exit_published()
-            await process.io.drain(process.policy.drain_timeout)
+            await _end_output(process)
         status = process.exit_status or 0
         self._table.remove(process)
         return status
@@ -84,8 +84,7 @@ class Delete:
                 # One may be about to thaw again what it has frozen, of which the runtime must see nothing.
                 await asyncio.wait(tasks)
             await init.exit_published()
-            timeout = init.policy.drain_timeout
-            await asyncio.gather(*(process.io.drain(timeout) for process in self._table))
+            await asyncio.gather(*map(_end_output, self._table))
             # A cgroup that was frozen when init was dead already stays so, and the runtime would not
             # delete what it takes to be paused.
             cgroup.thaw()
@@ -95,6 +94,11 @@ class Delete:
         finally:
             self.is_deleting_init = False
         return init.final_status
+
+
+async def _end_output(process: Process) -> None:
+    await process.io.drain(process.policy.drain_timeout)
+    await process.io.finish()
 
 
 def _forget(process: Process, _operation: Operation[int]) -> None:

@@ -47,6 +47,11 @@ class Exec:
         """
         cgroup = process.cgroup
         try:
+            await process.io.prepare()
+        except BaseException:
+            process.release()
+            raise
+        try:
             with self._reaper.spawning():
                 pid = await self._runtime.exec(
                     self._id,
@@ -59,6 +64,7 @@ class Exec:
             await process.io.attach()
         except BaseException as error:
             await process.kill()
+            await process.io.finish()
             process.release()
             # What it was about to tell us of is a zombie of ours now.
             self._reaper.claim(self._cgroup.had, watch=False)()

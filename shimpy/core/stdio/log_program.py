@@ -90,6 +90,18 @@ class Logger:
             raise
         return started
 
+    def take_stdout(self) -> int:
+        """Returns the write end of stdout, which is the caller's from now on."""
+        fd, self.stdout = self.stdout, -1
+        return fd
+
+    def close_outputs(self) -> None:
+        """Lets the program see the end of its input, and does nothing else to it. Idempotent."""
+        for fd in (self.stdout, self.stderr):
+            if fd >= 0:
+                os.close(fd)
+        self.stdout = self.stderr = -1
+
     async def aclose(self) -> None:
         """Ends the program: idempotent.
 
@@ -97,7 +109,7 @@ class Logger:
         twelve. What still holds an output, such as a child of an exec that lives on, keeps that end from
         coming, not the signals.
         """
-        self._close_outputs()
+        self.close_outputs()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_ALONE_WITHIN):
                 return await self._wait_ended()
@@ -197,7 +209,7 @@ class Logger:
             await self._ended.wait()
 
     async def _kill(self) -> None:
-        self._close_outputs()
+        self.close_outputs()
         self._signal(signal.SIGKILL)
         # Not for ever: it may be asleep in the kernel, or the reaper may be closed.
         with contextlib.suppress(TimeoutError):
@@ -209,15 +221,9 @@ class Logger:
             self._child.kill(number)
 
     def _has_ended(self, status: int) -> None:
-        if self.stdout >= 0:
+        if self.stderr >= 0:
             logger.warning("log program %s ended with status %d", self._program.path, status)
         self._ended.set()
-
-    def _close_outputs(self) -> None:
-        for fd in (self.stdout, self.stderr):
-            if fd >= 0:
-                os.close(fd)
-        self.stdout = self.stderr = -1
 
 
 def _inheritable() -> Iterator[int]:

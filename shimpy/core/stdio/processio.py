@@ -1,55 +1,61 @@
 """What one process reads and writes: opened before its runtime command runs, closed at its Delete.
 
-Output is not copied: a process writes to its FIFO or file itself (see `fifo`). Input from a FIFO
-goes through a pipe, so that a process that comes before its writer waits instead of reading EOF.
+Output is not copied: a process writes to its FIFO or file itself (see `fifo`), unless the policy has
+it relayed (see `output_pipe`), or a program reads it (see `log_program`). Input from a FIFO goes
+through a pipe, so that a process that comes before its writer waits instead of reading EOF.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import logging
+import contextlib
 import os
-import select
 from contextlib import ExitStack
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from shimpy.core.model import StdioPaths
-from shimpy.core.stdio.fifo import StdioHub, poll
+from shimpy.core.model import Policy, StdioPaths
+from shimpy.core.stdio.fifo import StdioHub
+from shimpy.core.stdio.output_pipe import OutputPipe
 from shimpy.core.stdio.owner import Owner, give
+from shimpy.core.stdio.stdin_pump import StdinPump
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.core.stdio.terminal import TerminalIO
 from shimpy.errors import EXHAUSTED, FailedPreconditionError, InternalError, ResourceExhaustedError
 
+if TYPE_CHECKING:
+    from shimpy.core.stdio.log_program import Logger
+    from shimpy.core.stdio.logs import LogPrograms, StartLogger
+
 __all__ = ["ProcessIO", "StdioHub", "open_stdio"]
 
-# In bytes. What the pump has moved is lost to others if the process exits without reading it. One
-# page keeps that small; it costs speed, which for what is typed or piped in does not matter.
-_PIPE_SIZE: Final = 4096
-_SPLICES_AT_ONCE: Final = 16
-_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-_log = logging.getLogger(__name__)
+_DEFAULT_POLICY: Final = Policy()
 
 
 class ProcessIO(Protocol):
     """The three descriptors of one process, or its terminal.
 
     Attributes:
-        fds: what the runtime command gets as its own descriptors 0, 1 and 2. They are
-            close-on-exec and stay ours until `attach` or `close`.
+        fds: what the runtime command gets as its own descriptors 0, 1 and 2, after `prepare`. They
+            are close-on-exec and stay ours until `attach` or `close`.
         console_socket: the path for the runtime's `--console-socket`, with a terminal only.
     """
 
     fds: tuple[int, int, int]
     console_socket: str | None
 
+    async def prepare(self) -> None:
+        """Starts what has to be there before the runtime command: the program that reads the output.
+
+        Raises:
+            ShimError: it cannot be run, or was not ready in time; see `log_program`.
+        """
+
     async def attach(self) -> None:
         """The runtime command has succeeded: takes over what the process is given from now on.
 
         Raises:
             InternalError: there is to be a terminal, and within 1 s the runtime connected none.
+            ShimError: with a terminal as for `prepare`; its program is started here.
         """
 
     def resize(self, width: int, height: int) -> None:
@@ -72,17 +78,32 @@ class ProcessIO(Protocol):
         """The process has been reaped: nothing more is read for it."""
 
     async def drain(self, timeout: float) -> None:
-        """Waits until what was written to the terminal has reached its output.
+        """Waits until what the process wrote before it exited has been passed on.
 
         Args:
             timeout: seconds that it waits at most.
         """
 
+    async def finish(self) -> None:
+        """Ends the program that reads the output, if one was started by `prepare`. Idempotent."""
+
     def close(self) -> None:
-        """Lets go of everything; readers see EOF, and what nobody read is gone. Idempotent."""
+        """Lets go of everything; readers see EOF, and what nobody read is gone. Idempotent.
+
+        Output that is relayed ends here, whoever still writes: a process that does gets SIGPIPE. A program
+        that reads the output is told so by EOF only.
+        """
 
 
-def open_stdio(hub: StdioHub, stdio: StdioPaths, *, owner: Owner | None = None) -> ProcessIO:
+def open_stdio(
+    hub: StdioHub,
+    stdio: StdioPaths,
+    *,
+    policy: Policy = _DEFAULT_POLICY,
+    is_exec: bool = False,
+    owner: Owner | None = None,
+    logs: LogPrograms | None = None,
+) -> ProcessIO:
     """Opens what a process is to read and write. Never waits for anyone.
 
     Each path is empty for /dev/null, or absolute and names a FIFO, a regular file (outputs are
@@ -92,9 +113,12 @@ def open_stdio(hub: StdioHub, stdio: StdioPaths, *, owner: Owner | None = None) 
     Args:
         hub: watches the FIFOs; of the running event loop.
         stdio: what the process reads and writes, or its terminal shows and is typed on it.
-        owner: whom the FIFOs that the process writes, and the pipe that it reads, are made to belong
-            to, so that it may open /dev/stdout anew; None: nobody else. Files, devices and the FIFO
-            that stdin comes from keep their owner, and with a terminal all do.
+        policy: see `Policy.relay_output` and `Policy.hold_stdin`.
+        is_exec: whether others of its container may go on when the process has ended.
+        owner: whom the FIFOs and pipes that the process writes, and the pipe that it reads, are made
+            to belong to, so that it may open /dev/stdout anew; None: nobody else. Files, devices and the
+            FIFO that stdin comes from keep their owner, and with a terminal all do.
+        logs: reads URIs in place of stdout; None: they are refused.
 
     Raises:
         NotFoundError: a path is not there; like all below it names the field and the path.
@@ -103,10 +127,13 @@ def open_stdio(hub: StdioHub, stdio: StdioPaths, *, owner: Owner | None = None) 
         ResourceExhaustedError: no descriptor was left.
         InternalError: there is no place for a temporary file.
     """
+    start = None
+    if logs is not None:
+        stdio, start = logs.resolve(stdio, owner)
     try:
         if stdio.terminal:
-            return TerminalIO(hub, stdio.stdin, stdio.stdout)
-        return PlainIO(hub, stdio, owner)
+            return TerminalIO(hub, stdio, policy, start)
+        return PlainIO(hub, stdio, policy, start, is_exec=is_exec, owner=owner)
     except OSError as error:
         failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
         raise failure(f"stdio could not be set up: {error.strerror}") from error
@@ -117,16 +144,31 @@ class PlainIO:
 
     console_socket: str | None = None
 
-    def __init__(self, hub: StdioHub, stdio: StdioPaths, owner: Owner | None) -> None:
+    def __init__(
+        self,
+        hub: StdioHub,
+        stdio: StdioPaths,
+        policy: Policy,
+        start: StartLogger | None,
+        *,
+        is_exec: bool,
+        owner: Owner | None,
+    ) -> None:
         self._pump: StdinPump | None = None
         self._exited = False
+        self._start = start
+        self._logger: Logger | None = None
+        self._relays_files = policy.relay_output
+        # An init takes all others with it, so that EOF comes to its own FIFO without a relay.
+        self._relays_fifos = policy.relay_output and is_exec
+        self._relays: list[OutputPipe] = []
         # Pipes, those behind FIFOs among them, that the process itself has open.
         self._pipes: list[int] = []
         self._kept = ExitStack()
         self._lent = ExitStack()
         try:
             self.fds = (
-                self._open_input(hub, stdio.stdin),
+                self._open_input(hub, stdio.stdin, hold=policy.hold_stdin),
                 *self._open_outputs(hub, stdio.stdout, stdio.stderr),
             )
         except BaseException:
@@ -136,7 +178,7 @@ class PlainIO:
             for fd in self._pipes:
                 give(fd, owner)
 
-    def _open_input(self, hub: StdioHub, path: str) -> int:
+    def _open_input(self, hub: StdioHub, path: str, *, hold: bool) -> int:
         with Stream("stdin", path) as stream:
             fd = stream.open(os.O_RDONLY, blocking=not stream.is_fifo)
             if stream.is_fifo:
@@ -144,6 +186,10 @@ class PlainIO:
                 self._kept.callback(self._pump.stop)
                 fd = self._pump.child
                 self._pipes.append(fd)
+                self._lent.callback(os.close, fd)
+                if hold:
+                    self._pump.hold(stream.open(os.O_WRONLY, blocking=False))
+                return fd
         self._lent.callback(os.close, fd)
         return fd
 
@@ -155,15 +201,29 @@ class PlainIO:
             return first, first if same else self._open_output(hub, err)
 
     def _open_output(self, hub: StdioHub, stream: Stream) -> int:
-        fd = open_output(hub, stream, self._kept)
-        if stream.is_fifo:
+        relayed = self._relays_fifos if stream.is_fifo else self._relays_files and stream.is_file
+        fd = open_output(hub, stream, self._kept, blocking=not relayed)
+        if relayed:
+            relay = OutputPipe(fd)
+            self._kept.callback(relay.stop)
+            self._relays.append(relay)
+            fd = relay.child
+        if stream.is_fifo or relayed:
             self._pipes.append(fd)
         self._lent.callback(os.close, fd)
         return fd
 
+    async def prepare(self) -> None:
+        """See `ProcessIO.prepare`."""
+        if self._start is not None:
+            self._logger = await self._start()
+            self.fds = (self.fds[0], self._logger.stdout, self._logger.stderr)
+
     async def attach(self) -> None:
         """See `ProcessIO.attach`."""
         self._lent.close()
+        for relay in self._relays:
+            relay.start()
         if self._pump is not None and not self._exited:
             self._pump.start()
 
@@ -173,97 +233,32 @@ class PlainIO:
 
     def close_stdin(self) -> None:
         """See `ProcessIO.close_stdin`."""
+        if self._pump is not None:
+            self._pump.release_hold()
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
         self._exited = True
         if self._pump is not None:
             self._pump.stop()
+        for relay in self._relays:
+            relay.process_exited()
 
     async def drain(self, timeout: float) -> None:
         """See `ProcessIO.drain`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                for relay in self._relays:
+                    await relay.drained.wait()
+
+    async def finish(self) -> None:
+        """See `ProcessIO.finish`."""
+        if self._logger is not None:
+            await self._logger.aclose()
 
     def close(self) -> None:
         """See `ProcessIO.close`."""
         self._lent.close()
         self._kept.close()
-
-
-class StdinPump:
-    """Moves what is written to a FIFO into a pipe, as fast as the process takes it.
-
-    The process reads EOF once writers have come and the last one has closed; that is final. When
-    it closes its end itself or exits, the FIFO is closed, so that writers get EPIPE. At most one
-    page is then taken from the FIFO and not read.
-
-    Args:
-        hub: watches the process's end.
-        fifo: the FIFO, open for reading and not blocking; the pump's own from now on.
-
-    Attributes:
-        child: the end that the process reads, the caller's to close.
-    """
-
-    def __init__(self, hub: StdioHub, fifo: int) -> None:
-        self._hub = hub
-        self._fifo = fifo
-        self._loop = asyncio.get_running_loop()
-        try:
-            self.child, self._pipe = os.pipe2(os.O_CLOEXEC)
-        except OSError:
-            os.close(fifo)
-            raise
-        # The two ends have a file description each: this leaves the process's end blocking.
-        os.set_blocking(self._pipe, False)
-        fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        try:
-            hub.watch(self._pipe, 0, self._process_let_go)
-        except OSError:
-            self.stop()
-            os.close(self.child)
-            raise
-
-    def start(self) -> None:
-        """Begins, once nobody but the process has the other end."""
-        # A FIFO that no writer has opened yet is not ready, unlike one whose writers have left.
-        if self._fifo >= 0:
-            self._loop.add_reader(self._fifo, self._move)
-
-    def stop(self) -> None:
-        """Ends it: the process reads EOF, writers get EPIPE. Idempotent."""
-        if self._fifo < 0:
-            return
-        self._loop.remove_reader(self._fifo)
-        self._loop.remove_writer(self._pipe)
-        self._hub.unwatch(self._pipe)
-        os.close(self._fifo)
-        os.close(self._pipe)
-        self._fifo = self._pipe = -1
-
-    def _process_let_go(self, _events: int) -> None:
-        if poll(self._pipe) & select.POLLERR:
-            self.stop()
-
-    def _move(self) -> None:
-        for _ in range(_SPLICES_AT_ONCE):
-            try:
-                moved = os.splice(self._fifo, self._pipe, 65536, flags=_SPLICE_FLAGS)
-            except BlockingIOError:
-                self._wait()
-                return
-            except OSError as error:
-                if error.errno != errno.EPIPE:
-                    _log.warning("the stdin of a process ends: %s", error)
-                moved = 0
-            if moved == 0:
-                self.stop()
-                return
-
-    def _wait(self) -> None:
-        """Waits for the side that is in the way, and for that only: the other may be ready."""
-        if poll(self._pipe, select.POLLOUT):
-            self._loop.remove_writer(self._pipe)
-            self._loop.add_reader(self._fifo, self._move)
-        else:
-            self._loop.remove_reader(self._fifo)
-            self._loop.add_writer(self._pipe, self._move)
+        if self._logger is not None:
+            self._logger.close_outputs()

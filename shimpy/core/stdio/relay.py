@@ -42,18 +42,28 @@ class OutputRelay:
         master: not blocking.
         slave: held, and closed when the process has exited and all that it wrote was read.
         sink: not blocking; closed when nobody has the terminal open any more.
+        ends_at_exit: the sink is closed when the process has exited, whoever else has the terminal open.
 
     Attributes:
         drained: the process has exited, and all that it wrote has been passed on.
     """
 
-    def __init__(self, watcher: Watcher, master: int, slave: FileDescriptor, sink: FileDescriptor) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        master: int,
+        slave: FileDescriptor,
+        sink: FileDescriptor,
+        *,
+        ends_at_exit: bool = False,
+    ) -> None:
         self.drained = asyncio.Event()
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         self._master = master
         self._slave = slave
         self._sink = sink
+        self._ends_at_exit = ends_at_exit
         self._buffer = memoryview(bytearray(_OUTPUT_BUFFER))
         self._begin = self._end = 0
         self._exited = False
@@ -70,6 +80,16 @@ class OutputRelay:
         """From now on an end of the output is the end."""
         self._exited = True
         self._schedule()
+
+    def end(self) -> None:
+        """Reads what is there, and then no more: the master may be closed. What was read is passed on."""
+        if not self._waiting and self._flush():
+            self._fill()
+        self._watcher.unwatch(self._master)
+        self._master = -1
+        self._exited = True
+        if not self._waiting:
+            self._schedule()
 
     def stop(self) -> None:
         """Ends it at once; idempotent."""
@@ -102,6 +122,8 @@ class OutputRelay:
 
     def _fill(self) -> int:
         """Reads until the buffer is full, 0, or nothing is there; returns the error then."""
+        if self._master < 0:
+            return errno.EIO
         while self._end < _OUTPUT_BUFFER:
             try:
                 count = os.readv(self._master, [self._buffer[self._end :]])
@@ -121,7 +143,7 @@ class OutputRelay:
         if self._slave.fd >= 0:
             self._slave.close()
             self._schedule()
-        elif error != errno.EAGAIN:
+        elif error != errno.EAGAIN or self._ends_at_exit:
             self._sink.close()
             # Somebody may still find the terminal by its name, and open and close it in a loop.
             self._watcher.unwatch(self._master)
@@ -156,12 +178,16 @@ class InputRelay:
     Args:
         source: not blocking; closed at its end.
         master: not blocking.
+        on_end: called when the stream has come to its end.
     """
 
-    def __init__(self, source: FileDescriptor, master: int) -> None:
+    def __init__(
+        self, source: FileDescriptor, master: int, on_end: Callable[[], object] = lambda: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._master = master
+        self._on_end = on_end
         self._pending = b""
         self._stop_waiting: Callable[[], object] | None = None
 
@@ -192,6 +218,7 @@ class InputRelay:
         self._stop_waiting = lambda: self._loop.remove_writer(self._master)
 
     def _turn(self) -> None:
+        ended = False
         try:
             for _ in range(_INPUT_CHUNKS_AT_ONCE):
                 if not self._pending:
@@ -201,6 +228,7 @@ class InputRelay:
                         self._wait_for_source()
                         return
                     if not self._pending:
+                        ended = True
                         break
                 try:
                     self._pending = self._pending[os.write(self._master, self._pending) :]
@@ -214,3 +242,5 @@ class InputRelay:
             _log.warning("the input of a terminal ends: %s", error)
         self.stop()
         self._source.close()
+        if ended:
+            self._on_end()

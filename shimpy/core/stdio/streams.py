@@ -79,6 +79,7 @@ class Stream:
         status = os.fstat(self.fd)
         kind = stat.S_IFMT(status.st_mode)
         self.is_fifo = kind == stat.S_IFIFO
+        self.is_file = kind == stat.S_IFREG
         self.identity = status.st_dev, status.st_ino
         if kind == stat.S_IFREG and (owner := _OF_THE_KERNEL.get(_file_system(self.fd))) is not None:
             self._refuse(f"a file of {owner}")

@@ -9,13 +9,18 @@ import os
 import struct
 import termios
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.console import ConsoleSocket
 from shimpy.core.stdio.fifo import StdioHub
 from shimpy.core.stdio.relay import FileDescriptor, InputRelay, OutputRelay
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from shimpy.core.stdio.log_program import Logger
+    from shimpy.core.stdio.logs import StartLogger
 
 MAX_WINDOW: Final = 65535
 """The most columns or rows that a struct winsize holds (ioctl_tty(2))."""
@@ -30,22 +35,43 @@ class TerminalIO:
     What it writes is relayed until nobody has the terminal open any more, children that outlive it
     included; what is written to its stdin, until it exits. An output that fails (a full disk) is
     dropped, with a warning in the log: the process is not told, as on any terminal.
+
+    Two things are otherwise where the policy has it so, both as containerd's own shim does. With
+    `Policy.relay_output` output ends with the process. With `Policy.hold_stdin` the end of a stdin FIFO,
+    which comes once it was let go of and its writers have left, hangs the terminal up: its processes get
+    SIGHUP and read EOF, and what was typed and not read is gone.
+
+    Args:
+        hub: watches the terminal, and the FIFO that it is shown on.
+        stdio: what it is typed on and shows.
+        policy: see above.
+        start_logger: starts the program that reads what it shows, in place of stdout.
     """
 
-    def __init__(self, hub: StdioHub, stdin: str, stdout: str) -> None:
+    def __init__(
+        self, hub: StdioHub, stdio: StdioPaths, policy: Policy, start_logger: StartLogger | None
+    ) -> None:
         self._hub = hub
-        self._master = -1
+        self._policy = policy
+        self._start_logger = start_logger
+        self._logger: Logger | None = None
+        self._master = FileDescriptor(-1)
+        self._hold = FileDescriptor(-1)
         self._size: tuple[int, int] | None = None
         self._exited = False
         self._input: InputRelay | None = None
         self._output: OutputRelay | None = None
         with ExitStack() as stack:
-            with Stream("stdin", stdin) as stream:
+            with Stream("stdin", stdio.stdin) as stream:
+                self._hangs_up = policy.hold_stdin and stream.is_fifo
                 # A FIFO that is open for writing too is not at its end when a writer leaves.
-                flags = os.O_RDWR if stream.is_fifo else os.O_RDONLY
+                flags = os.O_RDWR if stream.is_fifo and not self._hangs_up else os.O_RDONLY
                 self._source = FileDescriptor(stream.open(flags, blocking=False))
                 stack.callback(self._source.close)
-            with Stream("stdout", stdout) as stream:
+                if self._hangs_up:
+                    self._hold.fd = stream.open(os.O_WRONLY, blocking=False)
+                    stack.callback(self._hold.close)
+            with Stream("stdout", stdio.stdout) as stream:
                 fd = open_output(hub, stream, stack, blocking=False)
                 self._sink = FileDescriptor(fd)
                 stack.callback(self._sink.close)
@@ -57,14 +83,23 @@ class TerminalIO:
         self.fds = (self._null.fd,) * 3
         self.console_socket: str | None = self._console.path
 
+    async def prepare(self) -> None:
+        """See `ProcessIO.prepare`; a terminal's log program is started once there is a terminal."""
+
     async def attach(self) -> None:
         """See `ProcessIO.attach`."""
-        master = await self._console.receive()
-        self._stack.callback(os.close, master)
+        self._master.fd = await self._console.receive()
+        self._stack.callback(self._master.close)
         self._console.close()
         self._null.close()
+        if self._start_logger is not None:
+            self._logger = await self._start_logger()
+            self._stack.callback(self._logger.close_outputs)
+            self._sink.close()
+            self._sink.fd = self._logger.take_stdout()
+            os.set_blocking(self._sink.fd, False)
         try:
-            self._relay(master)
+            self._relay(self._master.fd)
         except OSError as error:
             raise InternalError(f"the terminal cannot be used: {error.strerror}") from error
 
@@ -75,12 +110,13 @@ class TerminalIO:
         # nothing, and woken whenever the process does that.
         slave = FileDescriptor(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)
-        self._master = master
         self._apply_size()
-        self._output = OutputRelay(self._hub, master, slave, self._sink)
+        self._output = OutputRelay(
+            self._hub, master, slave, self._sink, ends_at_exit=self._policy.relay_output
+        )
         self._stack.callback(self._output.stop)
         self._output.start()
-        self._input = InputRelay(self._source, master)
+        self._input = InputRelay(self._source, master, self._hang_up if self._hangs_up else lambda: None)
         self._stack.callback(self._input.stop)
         if self._exited:
             self.process_exited()
@@ -95,12 +131,18 @@ class TerminalIO:
         self._apply_size()
 
     def _apply_size(self) -> None:
-        if self._master >= 0 and self._size is not None:
+        if self._master.fd >= 0 and self._size is not None:
             width, height = self._size
-            fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+            fcntl.ioctl(self._master.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
     def close_stdin(self) -> None:
         """See `ProcessIO.close_stdin`."""
+        self._hold.close()
+
+    def _hang_up(self) -> None:
+        if self._output is not None:
+            self._output.end()
+        self._master.close()
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
@@ -108,6 +150,7 @@ class TerminalIO:
         if self._input is not None:
             self._input.stop()
         self._source.close()
+        self._hold.close()
         if self._output is not None:
             self._output.process_exited()
 
@@ -118,11 +161,15 @@ class TerminalIO:
                 async with asyncio.timeout(timeout):
                     await self._output.drained.wait()
 
+    async def finish(self) -> None:
+        """See `ProcessIO.finish`; a terminal's log program ends by EOF alone."""
+
     def close(self) -> None:
         """See `ProcessIO.close`."""
         self._exited = True
-        self._master = -1
         self._stack.close()
+        # It may refer to this object.
+        self._input = None
 
 
 def check_window(width: int, height: int) -> None:

@@ -20,7 +20,7 @@ import pytest
 from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, StdioHub, open_stdio
 from shimpy.core.stdio.fifo import poll
-from shimpy.core.stdio.processio import StdinPump
+from shimpy.core.stdio.stdin_pump import StdinPump
 from shimpy.errors import (
     FailedPreconditionError,
     InvalidArgumentError,

@@ -12,7 +12,8 @@ import pytest
 
 from shimpy.core.container.process import Process
 from shimpy.core.reaper import Child
-from shimpy.core.stdio.processio import PlainIO, StdinPump
+from shimpy.core.stdio.processio import PlainIO
+from shimpy.core.stdio.stdin_pump import StdinPump
 from shimpy.core.stdio.terminal import TerminalIO
 from tests.support.fifos import Fifo
 from tests.support.leaks import memory

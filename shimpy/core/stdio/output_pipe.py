@@ -1,0 +1,168 @@
+"""A pipe between a process and its output: its readers see EOF though others hold the process's end.
+
+What an exec has started may live on after its Delete, with the exec's output. Only a pipe that the shim
+itself reads lets it end that output for its readers. No byte of it is copied on the way to a FIFO,
+unless there is so little that a page takes it: splice(2) would give each line a page, and a FIFO has
+sixteen. To a file that is appended to splice(2) does not write at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import select
+import stat
+import sys
+import termios
+from typing import Final
+
+from shimpy.core.stdio.fifo import poll
+
+# In bytes: what an unprivileged process may have at most (pipe(7)). The more there is, the more is
+# moved at a time.
+_PIPE_SIZE: Final = 1 << 20
+_PAGE: Final = 4096
+_COPY: Final = 65536
+# What is more waits for the next turn of the event loop, so that a flood starves nobody.
+_MOVES_AT_ONCE: Final = 16
+_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+_log = logging.getLogger(__name__)
+
+
+class OutputPipe:
+    """Passes on what a process writes, until its last writer has gone or it is stopped.
+
+    A FIFO that is full is waited for. A file that takes no more (a full disk) is not: what it would
+    not take is dropped, with a warning in the log, and the process is not told.
+
+    Args:
+        sink: a FIFO, which has to have a reader for as long as it is written to, or a regular file; not
+            blocking. The pipe's own from now on.
+
+    Attributes:
+        child: the end that the process writes, the caller's to close.
+        drained: the process has exited, and what it wrote before has been passed on.
+    """
+
+    def __init__(self, sink: int) -> None:
+        self.drained = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._sink = sink
+        self._to_file = stat.S_ISREG(os.fstat(sink).st_mode)
+        # Taken from the pipe, when another writer of the FIFO has filled it in that moment.
+        self._pending = b""
+        # Bytes that were in the pipe when the process exited, and have not been passed on.
+        self._due: int | None = None
+        self._dropped = False
+        self._waits_for_room = False
+        try:
+            self._pipe, self.child = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            os.close(sink)
+            raise
+        # The two ends have a file description each: this leaves the process's end blocking.
+        os.set_blocking(self._pipe, False)
+        # Refused to a user who has many of them.
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+    def start(self) -> None:
+        """Begins, once nobody but the process has the other end."""
+        if self._pipe >= 0:
+            self._loop.add_reader(self._pipe, self._move)
+
+    def process_exited(self) -> None:
+        """From now on it is drained as soon as what is there has been passed on."""
+        if self._pipe >= 0 and self._due is None:
+            self._due = self._in_pipe() + len(self._pending)
+            self._passed_on(0)
+
+    def stop(self) -> None:
+        """Ends it: readers see EOF, who still writes gets SIGPIPE, what is left is gone. Idempotent."""
+        if self._pipe < 0:
+            return
+        self._loop.remove_reader(self._pipe)
+        if self._waits_for_room:
+            self._loop.remove_writer(self._sink)
+        os.close(self._pipe)
+        os.close(self._sink)
+        self._pipe = self._sink = -1
+        self.drained.set()
+
+    def _move(self) -> None:
+        for _ in range(_MOVES_AT_ONCE):
+            try:
+                more = self._copy_to_file() if self._to_file else self._pass_on()
+            except BlockingIOError:
+                self._wait()
+                return
+            except OSError as error:
+                _log.warning("the output of a process ends: %s", error)
+                more = False
+            if not more:
+                self.stop()
+                return
+
+    def _pass_on(self) -> bool:
+        """Moves some to the FIFO; False at the end.
+
+        Raises:
+            BlockingIOError: there is nothing, or no room for it.
+        """
+        if not self._pending:
+            if self._in_pipe() > _PAGE:
+                moved = os.splice(self._pipe, self._sink, _PIPE_SIZE, flags=_SPLICE_FLAGS)
+                self._passed_on(moved)
+                return moved > 0
+            # A FIFO that is full does not keep the end from being seen.
+            if not (found := poll(self._pipe, select.POLLIN)) & select.POLLIN:
+                if found & select.POLLHUP:
+                    return False
+                raise BlockingIOError(errno.EAGAIN, "there is nothing")
+            # With room for a page nothing has to be kept here.
+            if not poll(self._sink, select.POLLOUT) & select.POLLOUT:
+                raise BlockingIOError(errno.EAGAIN, "the FIFO is full")
+            self._pending = os.read(self._pipe, _PAGE)
+        written = os.write(self._sink, self._pending)
+        self._pending = self._pending[written:]
+        self._passed_on(written)
+        return True
+
+    def _copy_to_file(self) -> bool:
+        data = os.read(self._pipe, _COPY)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._sink, rest) :]
+            self._dropped = False
+        except OSError as error:
+            if not self._dropped:
+                _log.warning("output of a process is dropped: %s", error)
+            self._dropped = True
+        self._passed_on(len(data))
+        return len(data) > 0
+
+    def _passed_on(self, count: int) -> None:
+        if self._due is not None:
+            self._due -= count
+            if self._due <= 0:
+                self.drained.set()
+
+    def _wait(self) -> None:
+        """Waits for the side that is in the way, and for that only: the other may be ready."""
+        full = bool(self._pending) or bool(poll(self._pipe, select.POLLIN) & select.POLLIN)
+        if full and not self._waits_for_room:
+            self._loop.remove_reader(self._pipe)
+            self._loop.add_writer(self._sink, self._move)
+        elif self._waits_for_room and not full:
+            self._loop.remove_writer(self._sink)
+            self._loop.add_reader(self._pipe, self._move)
+        self._waits_for_room = full
+
+    def _in_pipe(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
