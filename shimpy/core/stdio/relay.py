@@ -87,8 +87,9 @@ class OutputRelay:
             self._fill()
         self._watcher.unwatch(self._master)
         self._master = -1
+        self._exited = True
         if not self._waiting:
-            self.process_exited()
+            self._schedule()
 
     def stop(self) -> None:
         """Ends it at once; idempotent."""

@@ -84,7 +84,7 @@ class Containers:
                     bundle,
                     runtime,
                     StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
-                    policy=self._policy(options, execs=False),
+                    policy=self._policy(options),
                     no_pivot=options.no_pivot_root,
                     no_new_keyring=options.no_new_keyring,
                 )
@@ -108,7 +108,7 @@ class Containers:
         """Registers an exec; see `ManagedContainer.add_exec`."""
         record = self._records.get(container.id)
         options = RuntimeOptions() if record is None else record.options
-        return await container.execs.add(exec_id, spec, stdio, policy=self._policy(options, execs=True))
+        return await container.execs.add(exec_id, spec, stdio, policy=self._policy(options))
 
     async def delete(self, container: ManagedContainer, init: Process) -> int:
         """Deletes a container, and unmounts its root filesystem; returns the exit status of init.
@@ -136,16 +136,12 @@ class Containers:
             reader = StatsReader.of(container.get("").pid)
         return reader.read()
 
-    def _policy(self, options: RuntimeOptions, *, execs: bool) -> Policy:
-        """Returns how processes of the Task API live.
-
-        What an exited exec has started lives on, so its output has to end without them; init's death ends
-        all of it, so init writes to its client's FIFO itself.
-        """
+    def _policy(self, options: RuntimeOptions) -> Policy:
+        """Returns how processes of the Task API live."""
         owner = (options.io_uid, options.io_gid)
         return Policy(
             exec_cgroups=False,
-            relay_output=execs,
+            relay_output=True,
             hold_stdin=True,
             drain_timeout=_DRAIN_TIMEOUT,
             log_uris=True,
