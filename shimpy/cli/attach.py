@@ -13,7 +13,7 @@ from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from shimpy.client.command import CommandStream, Pty
+    from shimpy.client.session import CommandStream, Pty
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
