@@ -35,7 +35,7 @@ class ProcessIO(Protocol):
     """The three file descriptors of one process, or its terminal.
 
     Attributes:
-        fds: what the runtime command gets as its own descriptors 0, 1 and 2, after `prepare`. They
+        fds: what the runtime command gets as its own file descriptors 0, 1 and 2, after `prepare`. They
             are close-on-exec and stay ours until `attach` or `close`.
         console_socket: the path for the runtime's `--console-socket`, with a terminal only.
     """
