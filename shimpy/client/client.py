@@ -57,7 +57,7 @@ class ShimClient(ShimCalls):
         return managed(self, self._exits, id, create)
 
     async def current(self) -> Container:
-        """Returns the container that the shim has, whoever created it.
+        """Returns the container that the shim has, by whatever client it was created.
 
         Raises:
             NotFoundError: it has none.
@@ -173,5 +173,5 @@ class ShimClient(ShimCalls):
         await self.start(timeout=timeout)
 
     async def aclose(self) -> None:
-        """Lets go of what the client holds at the shim; whoever gave it to you does this."""
+        """Releases what the client holds at the shim; its context manager calls this."""
         await self._exits.aclose()

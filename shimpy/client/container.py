@@ -162,8 +162,8 @@ class Container:
             Its exit code, or 128 + the signal that ended it.
 
         Raises:
-            UnavailableError: the shim is gone, or the container's block has ended and nobody
-                heard how init did.
+            UnavailableError: the shim is gone, or the container's block has ended before init's
+                exit status was known.
         """
         status = await asyncio.shield(self._exited)
         return await self._client.delete(self.pid) if status is None else status
@@ -191,7 +191,7 @@ async def managed(
     finally:
         if not exited.done():
             exited.set_exception(UnavailableError("the container's block has ended"))
-            exited.exception()  # seen: there need not be anybody who waits
+            exited.exception()  # retrieved: there need not be a waiter
 
 
 async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[int | None]) -> None:

@@ -131,7 +131,7 @@ class CommandStream(_Session[Chunk]):
     """A running command whose output comes as it is written.
 
     `async for stream, data in command` brings the pieces, in order for each of the two outputs,
-    and ends when the command has. A command whose output nobody fetches waits, as on any pipe.
+    and ends when the command has. A command whose output is not fetched waits, as on any pipe.
     """
 
     def close_stdin(self) -> None:
@@ -148,7 +148,7 @@ class Pty(_Session[bytes]):
 
     `async for data in pty` brings what the terminal shows, and ends when the command has.
 
-    A terminal has no end of input that could be closed. As at a keyboard, `await pty.write(bytes([4]))`
+    The input of a terminal cannot be closed. As at a keyboard, `await pty.write(bytes([4]))`
     (Ctrl-D, the VEOF of termios(3)) at the beginning of a line is the end for a program that reads
     lines; one that has switched to raw mode reads that byte.
     """

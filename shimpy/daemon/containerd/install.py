@@ -92,7 +92,7 @@ def uninstall(prefix: str = DEFAULT_PREFIX, names: Sequence[str] = ()) -> list[s
         wanted = [os.path.join(directory, name) for name in there if name.startswith("containerd-shim-")]
     removed = [path for path in wanted if _is_ours(path)]
     if not removed:
-        raise NotFoundError(f"there is nothing of shimpy's to remove in {directory}")
+        raise NotFoundError(f"shimpy has installed nothing in {directory}")
     for path in removed:
         try:
             os.unlink(path)
