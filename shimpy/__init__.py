@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from shimpy.client.bundle import write_bundle
     from shimpy.client.client import ShimClient
-    from shimpy.client.command import CommandStream, Pty
     from shimpy.client.connect import connect
     from shimpy.client.container import Container
     from shimpy.client.embed import in_process
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         StrPath,
     )
     from shimpy.client.one_shot import run
+    from shimpy.client.session import CommandStream, Pty
     from shimpy.client.subscription import EventStream
     from shimpy.client.warm_launcher import WarmLauncher
     from shimpy.core.model import Rlimit, User
@@ -99,10 +99,10 @@ _MODULES = {
     "launch": "shimpy.client.launch",
     "run": "shimpy.client.one_shot",
     "write_bundle": "shimpy.client.bundle",
-    "CommandStream": "shimpy.client.command",
+    "CommandStream": "shimpy.client.session",
     "Container": "shimpy.client.container",
     "EventStream": "shimpy.client.subscription",
-    "Pty": "shimpy.client.command",
+    "Pty": "shimpy.client.session",
     "Rlimit": "shimpy.core.model",
     "ShimClient": "shimpy.client.client",
     "User": "shimpy.core.model",

@@ -55,7 +55,7 @@ class Peer(NamedTuple):
 def peer(connection: socket.socket) -> Peer:
     """Returns who is at the other end of a connected Unix stream socket (SO_PEERCRED, unix(7)).
 
-    The kernel notes it when the other end calls connect(2) or listen(2); nobody can change it afterwards.
+    The kernel records it when the other end calls connect(2) or listen(2); it cannot change afterwards.
 
     Raises:
         OSError: the kernel refused.

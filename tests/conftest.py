@@ -18,8 +18,8 @@ from shimpy.daemon import process_state
 from tests.support import bundles, containers, events, leaks, machine, residue
 from tests.support.fifos import Fifo
 from tests.support.lives import Life, lives
-from tests.support.patience import patience
 from tests.support.rounds import rounds
+from tests.support.time_scale import scaled
 
 if TYPE_CHECKING:
     from shimpy.api import ShimStub
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         usual = config.getini("timeout")
     for item in items:
         marker = item.get_closest_marker("timeout")
-        seconds = patience(float(marker.args[0] if marker else usual))
+        seconds = scaled(float(marker.args[0] if marker else usual))
         item.add_marker(pytest.mark.timeout(seconds), append=False)
 
 

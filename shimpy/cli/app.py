@@ -49,7 +49,7 @@ def run(args: Sequence[str]) -> int:
     try:
         status = _carry_out(args)
         sys.stdout.flush()  # here, where it may still fail
-    except BrokenPipeError:  # nobody reads any more: as other programs end, by SIGPIPE
+    except BrokenPipeError:  # no reader any more: die by SIGPIPE, as other programs do
         status = 128 + signal.SIGPIPE
     except OSError as error:
         complain(_reason(error))

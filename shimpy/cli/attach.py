@@ -13,7 +13,7 @@ from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from shimpy.client.command import CommandStream, Pty
+    from shimpy.client.session import CommandStream, Pty
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -31,7 +31,7 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
     outputs = {"stdout": tty.Output(_STDOUT), "stderr": tty.Output(_STDERR)}
     typing = asyncio.ensure_future(_type(command)) if interactive else None
     try:
-        with suppress(BrokenPipeError):  # nobody reads what it writes: it is ended, as by SIGPIPE
+        with suppress(BrokenPipeError):  # its output has no reader any more: it is ended, as by SIGPIPE
             async for name, data in command.chunks():
                 await outputs[name].write(data)
             return await command.wait()

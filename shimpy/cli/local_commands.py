@@ -44,7 +44,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         env: Env = None,
         cwd: Cwd = None,
         writable: Annotated[
-            bool, typer.Option("--writable", help="Let it write to ROOT, if that is no bundle.")
+            bool, typer.Option("--writable", help="Let it write to ROOT, if that is not a bundle.")
         ] = False,
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
         runtime: Runtime = "runc",

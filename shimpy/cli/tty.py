@@ -79,7 +79,7 @@ async def read(fd: int) -> bytes:
 
 
 class Output:
-    """Writes to one of this process's outputs without stopping the loop while nobody reads there.
+    """Writes to one of this process's outputs without blocking the loop while it is not read.
 
     A pipe or a terminal is opened anew for that, so that only this opening of it is non-blocking.
     """
@@ -91,14 +91,14 @@ class Output:
             try:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
                 self._fd, self._own = os.open(f"/proc/self/fd/{fd}", flags), True
-            except OSError:  # somebody else's terminal: then it may have to wait
+            except OSError:  # another user's terminal: then it may have to wait
                 pass
 
     async def write(self, data: bytes) -> None:
         """Writes all of it.
 
         Raises:
-            BrokenPipeError: nobody will ever read it.
+            BrokenPipeError: it has no reader any more.
         """
         left = memoryview(data)
         while left:

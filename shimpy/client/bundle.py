@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What asyncio gives for the exit status of a child that somebody else has waited for.
+# The exit status that asyncio reports for a child that was waited for elsewhere.
 _UNKNOWN = 255
 
 
@@ -242,9 +242,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise AlreadyExistsError(f"path: {path} is there already and is no directory") from error
+        raise AlreadyExistsError(f"path: {path} exists and is not a directory") from error
     except ValueError as error:
-        raise InvalidArgumentError(f"path: {str(path)!r} is no path: {error}") from error
+        raise InvalidArgumentError(f"path: {str(path)!r} is not a path: {error}") from error
     except OSError as error:
         what = f"path: {path} cannot be written: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

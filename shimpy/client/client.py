@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shimpy.client import command
+from shimpy.client import run, session
 from shimpy.client.container import Container, managed
 from shimpy.client.exits import ExitWatch
 from shimpy.client.shim_calls import ShimCalls
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from grpclib.client import Channel
 
-    from shimpy.client.command import CommandStream, Pty
     from shimpy.client.model import Result, StrPath
     from shimpy.client.pipes import Fifos
+    from shimpy.client.session import CommandStream, Pty
 
 
 class ShimClient(ShimCalls):
@@ -57,7 +57,7 @@ class ShimClient(ShimCalls):
         return managed(self, self._exits, id, create)
 
     async def current(self) -> Container:
-        """Returns the container that the shim has, whoever created it.
+        """Returns the container that the shim has, by whatever client it was created.
 
         Raises:
             NotFoundError: it has none.
@@ -103,7 +103,7 @@ class ShimClient(ShimCalls):
                 timeout=timeout,
             )
 
-        return await command.run(
+        return await run.run(
             self,
             self._exits,
             create,
@@ -130,7 +130,7 @@ class ShimClient(ShimCalls):
             stdin: whether you are going to write to it.
         """
         create = self._creating(id, bundle, runtime, terminal=False)
-        return command.stream(self, self._exits, create, stdin=stdin, created=self._start)
+        return session.stream(self, self._exits, create, stdin=stdin, created=self._start)
 
     def pty(
         self,
@@ -151,7 +151,7 @@ class ShimClient(ShimCalls):
             height: its rows.
         """
         create = self._creating(id, bundle, runtime, terminal=True)
-        return command.pty(self, self._exits, create, size=(width, height), started=self.start)
+        return session.pty(self, self._exits, create, size=(width, height), started=self.start)
 
     def _creating(
         self, id: str, bundle: StrPath, runtime: str, *, terminal: bool
@@ -173,5 +173,5 @@ class ShimClient(ShimCalls):
         await self.start(timeout=timeout)
 
     async def aclose(self) -> None:
-        """Lets go of what the client holds at the shim; whoever gave it to you does this."""
+        """Releases what the client holds at the shim; its context manager calls this."""
         await self._exits.aclose()

@@ -76,7 +76,7 @@ class CommandProcess:
             try:
                 status = await self._client.delete(self.pid)
             except NotFoundError:
-                if status is None:  # deleted by somebody else, who heard the status
+                if status is None:  # another client deleted it, and got the status
                     raise
             for reader in self._readers:
                 reader.finish()

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class _LocalChannel(Channel):
-    """A channel to a Unix socket that says nothing to a server of another user, root's excepted.
+    """A channel to a Unix socket that sends nothing to a server of another user, except root.
 
-    Whoever may write to the directory of a shim's socket can put one of his own in its place, and what a
-    client sends is for its shim alone: command lines, environments.
+    A user who may write to the directory of a shim's socket can replace it with his own, and what a client
+    sends is confidential: command lines, environments.
 
     Args:
         address: where to connect: a path that the kernel takes.
@@ -39,7 +39,7 @@ class _LocalChannel(Channel):
         self._name = os.fspath(name)
 
     async def _create_connection(self) -> H2Protocol:
-        """Connects, looks at who serves there, and only then lets HTTP/2 say its first words."""
+        """Connects, checks whose server it is, and only then starts HTTP/2."""
         connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
         try:
             # A Unix socket is connected or refused at once: there is nothing to wait for.
@@ -98,7 +98,7 @@ def disable_reconnect(channel: Channel) -> None:
     """Makes every call over a channel fail that would need a new connection.
 
     Closing a grpclib channel does not: the next call opens it again. One that was never given an
-    address dials grpclib's default, whoever may listen there.
+    address dials grpclib's default, where any program may listen.
     """
     channel._create_connection = _ended  # type: ignore[method-assign] # there is no other way to say it
 

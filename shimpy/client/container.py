@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import command
+from shimpy.client import run, session
 from shimpy.client.arguments import check_exec
 from shimpy.client.command_process import started
 from shimpy.client.rpc import settled
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
-    from shimpy.client.command import CommandStream, Pty
     from shimpy.client.exits import ExitWatch
     from shimpy.client.model import ContainerState, ExecOptions, Result
     from shimpy.client.pipes import Fifos
+    from shimpy.client.session import CommandStream, Pty
     from shimpy.client.shim_calls import ShimCalls
 
 
@@ -85,7 +85,7 @@ class Container:
                 args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, timeout=timeout, **options
             )
 
-        return await command.run(
+        return await run.run(
             self._client, self._exits, create, input=input, timeout=timeout, output_limit=output_limit
         )
 
@@ -115,7 +115,7 @@ class Container:
                 args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, **options
             )
 
-        return command.stream(self._client, self._exits, create, stdin=stdin)
+        return session.stream(self._client, self._exits, create, stdin=stdin)
 
     def pty(
         self, args: Sequence[str], *, width: int = 80, height: int = 24, **options: Unpack[ExecOptions]
@@ -141,7 +141,7 @@ class Container:
                 args, terminal=True, stdin=fifos.stdin, stdout=fifos.stdout, **options
             )
 
-        return command.pty(self._client, self._exits, create, size=(width, height))
+        return session.pty(self._client, self._exits, create, size=(width, height))
 
     async def state(self) -> ContainerState:
         """Returns what there is of it."""
@@ -162,8 +162,8 @@ class Container:
             Its exit code, or 128 + the signal that ended it.
 
         Raises:
-            UnavailableError: the shim is gone, or the container's block has ended and nobody
-                heard how init did.
+            UnavailableError: the shim is gone, or the container's block has ended before init's
+                exit status was known.
         """
         status = await asyncio.shield(self._exited)
         return await self._client.delete(self.pid) if status is None else status
@@ -191,7 +191,7 @@ async def managed(
     finally:
         if not exited.done():
             exited.set_exception(UnavailableError("the container's block has ended"))
-            exited.exception()  # seen: there need not be anybody who waits
+            exited.exception()  # retrieved: there need not be a waiter
 
 
 async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Who waits for which process to exit."""
+"""Waiting for processes to exit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ExitWatch:
         return exited
 
     async def aclose(self) -> None:
-        """Ends the subscription; whoever still waits is told that the shim is gone."""
+        """Ends the subscription; pending waits fail: the shim is gone."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -9,6 +9,7 @@ import socket as sockets
 import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shimpy import linux
@@ -46,7 +47,7 @@ async def launch(
 
     The shim belongs to the block, and so does its container: at the end the container is killed
     and deleted, even if the shim has died, and the shim is ended. A shim whose launcher is killed
-    goes on, with its container; who named the socket can `shimpy.connect` to it.
+    keeps running, with its container; a program that named the socket can `shimpy.connect` to it.
 
     What the shim logs goes to the logger `shimpy.shim`, as warnings.
 
@@ -62,16 +63,25 @@ async def launch(
     Raises:
         UnavailableError: it did not start; the message is what it said last.
     """
-    async with shim_process(
-        _spawn,
-        socket,
-        runtime=runtime,
-        root=root,
-        log_level=log_level,
-        leave_running=leave_running,
-        timeout=timeout,
-    ) as client:
+    options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout)
+    async with shim_process(_spawn, options) as client:
         yield client
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """How a shim is launched; the fields are the arguments of `launch`."""
+
+    socket: StrPath | None
+    runtime: str
+    root: StrPath | None
+    log_level: str
+    leave_running: bool
+    timeout: float
+
+    def root_arguments(self) -> list[str]:
+        """Returns the arguments that tell the shim, or its runtime, where state is kept."""
+        return [] if self.root is None else ["--root", os.fspath(self.root)]
 
 
 class ShimProcess(Protocol):
@@ -97,54 +107,40 @@ class ShimProcess(Protocol):
 
 @asynccontextmanager
 async def shim_process(
-    start: Callable[[list[str], str], Awaitable[ShimProcess]],
-    socket: StrPath | None,
-    *,
-    runtime: str,
-    root: StrPath | None,
-    log_level: str,
-    leave_running: bool,
-    timeout: float,
+    start: Callable[[list[str], str], Awaitable[ShimProcess]], options: LaunchOptions
 ) -> AsyncIterator[ShimClient]:
     """Does what `launch` says, however a shim's process is made.
 
     Args:
-        start: makes it, of a shim's options and the address that it is to tell when it is ready.
-        socket: as for `launch`, like all that follows.
-        runtime: likewise.
-        root: likewise.
-        log_level: likewise.
-        leave_running: likewise.
-        timeout: likewise.
+        start: makes it from the shim's arguments and the address that it reports readiness to.
+        options: as they were given to `launch`.
     """
     # Room for the directory's own name and the socket's.
     fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
     parent = None if fits else "/tmp"  # noqa: S108 - a private directory is made there
     with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
-        path = f"{directory}/shim.sock" if socket is None else os.path.abspath(socket)
-        options = ["--socket", path, "--runtime", runtime, "--log-level", log_level]
-        if root is not None:
-            options += ["--root", os.fspath(root)]
-        child = await _Child.start(start, options, directory, timeout)
+        path = f"{directory}/shim.sock" if options.socket is None else os.path.abspath(options.socket)
+        arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
+        child = await _Child.start(start, [*arguments, *options.root_arguments()], directory, options.timeout)
         try:
             async with connect(path) as client:
                 try:
                     yield client
                 finally:
-                    if not leave_running:
-                        await settled(_delete(client, runtime, root))
+                    if not options.leave_running:
+                        await settled(_delete(client, options))
         finally:
             await settled(child.end())
 
 
-async def _spawn(options: list[str], notify: str) -> asyncio.subprocess.Process:
+async def _spawn(arguments: list[str], notify: str) -> asyncio.subprocess.Process:
     # A session of its own: Ctrl-C in this terminal is for this program to act upon.
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         "-m",
         "shimpy",
-        *options,
+        *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -153,16 +149,15 @@ async def _spawn(options: list[str], notify: str) -> asyncio.subprocess.Process:
     )
 
 
-async def _delete(client: ShimClient, runtime: str, root: StrPath | None) -> None:
+async def _delete(client: ShimClient, options: LaunchOptions) -> None:
     try:
         await delete_container(client)
     except UnavailableError:
-        # The shim has died and its container has not: then this is nobody else's to do.
+        # The shim has died and its container has not: nothing else would delete it.
         if client.created is None:
             return
         container, named = client.created
-        options = [] if root is None else ["--root", os.fspath(root)]
-        command = [named or runtime, *options, "delete", "--force", container]
+        command = [named or options.runtime, *options.root_arguments(), "delete", "--force", container]
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -188,7 +183,7 @@ class _Child:
     async def start(
         cls,
         start: Callable[[list[str], str], Awaitable[ShimProcess]],
-        options: list[str],
+        arguments: list[str],
         directory: str,
         timeout: float,
     ) -> _Child:
@@ -196,7 +191,7 @@ class _Child:
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
             address = f"{directory}/notify"
             notify.bind(address)
-            process = await start(options, address)
+            process = await start(arguments, address)
             child = cls(process)
             try:
                 await child._started(notify, timeout)

@@ -75,7 +75,7 @@ async def prepared(
     """Gives a bundle for the time of the block: *root* itself if it is one that says just this.
 
     The arguments are those of `run`; *terminal* gives the command one, *writable* lets it
-    write to a *root* that is no bundle.
+    write to a *root* that is not a bundle.
     """
     origin = Path(root)
     is_bundle = os.path.exists(origin / "config.json")
@@ -83,7 +83,7 @@ async def prepared(
         yield origin
         return
     if not is_bundle and args is None:
-        raise InvalidArgumentError(f"args: {os.fspath(root)} is no bundle, so what to run has to be given")
+        raise InvalidArgumentError(f"args: {os.fspath(root)} is not a bundle; give a command")
     with tempfile.TemporaryDirectory(prefix="shimpy-") as directory:
         if is_bundle:
             yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)

@@ -70,7 +70,7 @@ class Fifos:
 class OutputReader:
     """Hands on what a FIFO brings.
 
-    The FIFO is open before anybody writes to it, so nothing is missed; until the first writer has
+    The FIFO is open before anything is written to it, so nothing is missed; until the first writer has
     come the kernel reports no end (fifo(7), poll(2)).
 
     Raises:
@@ -139,7 +139,7 @@ class InputWriter:
             with _exhaustion():
                 self._fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # nobody reads: the process has ended
+            if error.errno != errno.ENXIO:  # no reader: the process has ended
                 raise
         self._writing = asyncio.Lock()
         self._ready: asyncio.Future[None] | None = None

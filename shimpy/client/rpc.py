@@ -84,7 +84,7 @@ def _translated() -> Iterator[None]:
 
 
 async def settled(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs something to its end even if the caller is cancelled meanwhile; then the caller is.
+    """Runs something to its end even if the caller is cancelled; the cancellation follows.
 
     For cleaning up: what is given must be sure to end.
     """

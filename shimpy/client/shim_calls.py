@@ -25,7 +25,7 @@ class ShimCalls:
 
     Every method may be called while others are under way. Every method that takes `timeout`
     gives the shim that many seconds to answer (None, or infinity: as long as it takes); a call that
-    is out of time, or is cancelled, has no effect or its full effect, never half of it.
+    is out of time, or is cancelled, has full effect or none.
 
     Raises:
         ValueError: a timeout is negative or NaN.
@@ -66,7 +66,7 @@ class ShimCalls:
             stdin: a FIFO, file or character device that init reads; None: `/dev/null`.
             stdout: where init writes; with a terminal, what the terminal shows. A FIFO becomes init's
                 user's if that is another in a user namespace; root can read it still.
-            stderr: where init writes its errors, likewise; not used with a terminal.
+            stderr: the same for its errors; not used with a terminal.
             timeout: seconds.
 
         Returns:

@@ -69,7 +69,7 @@ class EventStream:
                 return event
 
     async def aclose(self) -> None:
-        """Ends the subscription, and the iteration of whoever waits for an event."""
+        """Ends the subscription and any iteration over it."""
         self._closed = True
         for task in self._calls:  # grpclib would leave who waits there waiting
             task.cancel()
@@ -94,7 +94,7 @@ class EventStream:
         return stream
 
     async def _unless_closed(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Makes calls; if the subscription is closed meanwhile, the iteration ends."""
+        """Makes calls; if the subscription is closed in the meantime, the iteration ends."""
         task = asyncio.ensure_future(coroutine)
         self._calls.add(task)
         try:

@@ -11,7 +11,7 @@ import socket as sockets
 import sys
 from typing import TYPE_CHECKING, Self
 
-from shimpy.client.launch import shim_process
+from shimpy.client.launch import LaunchOptions, shim_process
 from shimpy.client.rpc import settled
 from shimpy.errors import UnavailableError
 
@@ -108,15 +108,8 @@ class WarmLauncher:
         Raises:
             UnavailableError: it did not start, or the warm process has died.
         """
-        return shim_process(
-            self._fork,
-            socket,
-            runtime=runtime,
-            root=root,
-            log_level=log_level,
-            leave_running=leave_running,
-            timeout=timeout,
-        )
+        options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout)
+        return shim_process(self._fork, options)
 
     async def _fork(self, options: list[str], notify: str) -> _Forked:
         said, stderr = os.pipe2(os.O_CLOEXEC)

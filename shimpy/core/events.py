@@ -74,8 +74,8 @@ class Broadcast(Generic[T]):
     """A channel on which every subscriber gets every item from its subscription on, in one order.
 
     Publishing never waits: a subscriber that does not keep up loses its subscription, not the
-    others' time. What is published while nobody listens is kept, the last `limit` of it, for
-    whoever subscribes first.
+    others' time. What is published while there are no subscribers is kept, the last `limit` of it, for
+    the first subscriber.
 
     Args:
         limit: how many unread items a subscription holds, and how many the backlog.

@@ -24,7 +24,7 @@ class Supervisor:
     see `reaper.Reaper` for all that it changes.
 
     Args:
-        sweep_orphans: reap every child of this process that nobody waits for. Only for a process that does
+        sweep_orphans: reap every child of this process that has no other waiter. Only for a process that does
             nothing else.
 
     Attributes:

@@ -33,10 +33,10 @@ _MFD_NOEXEC_SEAL: Final = 8  # since Linux 6.3; in the os module since Python 3.
 
 
 class PrivateDirectory:
-    """A directory that only we can reach, and whoever we tell `path`, until it is closed.
+    """A directory that only this process can reach, and those it gives `path` to, until it is closed.
 
     Where that is allowed (CAP_SYS_ADMIN, Linux 5.2) it is a tmpfs of its own that is mounted nowhere, so
-    that nobody else can fill it either. Elsewhere it is in a directory that belongs to us alone, see `base`.
+    that others cannot fill it either. Elsewhere it is in a directory that belongs to us alone, see `base`.
 
     Attributes:
         fd: a file descriptor of it.
@@ -201,7 +201,7 @@ def _open_private(path: str, *, make: bool) -> int:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         os.close(fd)
-        raise PermissionError(errno.EACCES, f"{path} has to be yours, with mode 0700")
+        raise PermissionError(errno.EACCES, f"{path} must belong to you and have mode 0700")
     return fd
 
 

@@ -81,12 +81,12 @@ def _fork(control: socket.socket) -> int | None:
         if pid == 0:
             _be_a_shim(stderr, **json.loads(message))
         os.close(stderr)
-        # Nobody else waits for it, so that it is there, as a zombie at least.
+        # Only this process waits for it, so it exists, as a zombie at least.
         pidfd = os.pidfd_open(pid)
         try:
             socket.send_fds(answer, [str(pid).encode()], [pidfd])
         except OSError:
-            # Who asked has gone meanwhile.
+            # The client has gone in the meantime.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return pidfd
 

@@ -6,8 +6,8 @@ TLS (asyncio and grpclib can do without, and say so), the version of betterproto
 hosts of URLs, what older Pythons lack in `typing`, and the message classes of protobuf's own compiler,
 of which the API names one, Empty.
 
-Nobody else is affected: this is for the process that is a shim and nothing else, and what it puts in
-the way is taken away again once the imports are done.
+No other program is affected: this is for a process that is a shim and nothing else, and the stubs are
+removed once the imports are done.
 """
 
 from __future__ import annotations

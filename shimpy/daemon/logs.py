@@ -43,14 +43,14 @@ def set_up(level: str, style: str) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("shimpy").setLevel(level.upper())
-    # A logger that cannot write has nobody to tell.
+    # A logger that cannot write has nowhere to report it.
     logging.raiseExceptions = False
 
 
 class _Stderr(logging.Handler):
     """Writes to file descriptor 2 and drops what it does not take: a full pipe must not stop the event loop.
 
-    It is not made non-blocking: it is shared with whoever has started this process.
+    It is not made non-blocking: it is shared with the process that started this one.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _Stderr(logging.Handler):
         """Writes one line, or counts it as dropped."""
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - a line that cannot be made is no reason to fail
+        except Exception:  # noqa: BLE001 - a line that cannot be formatted must not fail its caller
             return
         if self._dropped and self._write(self.format(self._loss())):
             self._dropped = 0
@@ -120,7 +120,7 @@ class _JSON(logging.Formatter):
 
 
 def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Logs what nobody has caught, in the format of the log; for sys.excepthook."""
+    """Logs an uncaught exception in the format of the log; for sys.excepthook."""
     if issubclass(kind, KeyboardInterrupt):
         sys.exit(130)
     logging.getLogger("shimpy").critical(

@@ -25,7 +25,7 @@ GRACE = 1.2
 CHECK_AFTER = 1.0
 
 # Seconds until the process ends whatever hangs.
-PATIENCE = 2.8
+SHUTDOWN_TIMEOUT = 2.8
 
 
 async def serve(shim: Shim, path: str) -> None:
@@ -57,7 +57,7 @@ async def serve(shim: Shim, path: str) -> None:
             checking = asyncio.ensure_future(_check(shim))
             undo.callback(checking.cancel)
             await stop.wait()
-            asyncio.get_running_loop().call_later(PATIENCE, _give_up)
+            asyncio.get_running_loop().call_later(SHUTDOWN_TIMEOUT, _give_up)
             notify("STOPPING=1")
             _log.info("shutting down")
             # First of all, so that who starts the next server finds the place free.
@@ -84,7 +84,7 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # A manager that does not listen is no reason not to serve.
+    # The shim serves even if its manager does not listen.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.setblocking(False)
         manager.connect(address)
@@ -119,5 +119,5 @@ async def _check(shim: Shim) -> None:
 
 
 def _give_up() -> None:
-    _log.error("the shutdown took more than %g s; what is left is abandoned", PATIENCE)
+    _log.error("the shutdown took more than %g s; what is left is abandoned", SHUTDOWN_TIMEOUT)
     os._exit(0)

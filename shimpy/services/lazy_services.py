@@ -1,4 +1,4 @@
-"""The services beside the main one, made when somebody first calls them: a start does not pay for them."""
+"""The services beside the main one, created at their first call, so that start-up does not pay for them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class UnixSocket:
         if self._directory < 0:
             return
         name = os.path.basename(self.path)
-        # A shim that takes over the name meanwhile, thinking this one dead, has done so or not yet begun.
+        # With the lock held, a shim that takes over the name has either done so or not yet begun.
         with contextlib.suppress(OSError), _locked(self._directory, _LAST_LOCK_TIMEOUT):
             found = os.lstat(name, dir_fd=self._directory)
             if (found.st_dev, found.st_ino) == self._identity:
@@ -85,7 +85,7 @@ def listen(path: str) -> UnixSocket:
     """
     if not path or path.startswith("@") or "\0" in path:
         raise InvalidArgumentError(
-            f"{path!r} is not a path for a socket (abstract sockets are not offered: anybody could connect)"
+            f"{path!r} is not a path for a socket (abstract sockets are refused: any user could connect)"
         )
     path = os.path.abspath(path) if not path.endswith("/") else path
     parent, name = os.path.split(path)
@@ -164,8 +164,8 @@ def _clear(directory: int, name: str, path: str) -> None:
         os.close(there)
     if error in {errno.EACCES, errno.EPERM}:
         raise PermissionDeniedError(f"{path}: another user's socket is there")
-    # Anything else than a refusal means that somebody listens: EAGAIN that it is busy, EPROTOTYPE that it is
-    # a socket of another kind.
+    # Any other result than a refusal means that a server listens: EAGAIN that it is busy, EPROTOTYPE that it
+    # is a socket of another kind.
     if error != errno.ECONNREFUSED:
         raise AlreadyExistsError(f"{path}: a server is listening there already")
     os.unlink(name, dir_fd=directory)
@@ -201,11 +201,11 @@ def _explained(path: str, error: OSError) -> ShimError:
     directory = os.path.dirname(path)
     match error.errno:
         case errno.ENOENT:
-            return NotFoundError(f"{directory}: there is no such directory for the socket")
+            return NotFoundError(f"{directory}: no such directory for the socket")
         case errno.ENOTDIR:
-            return NotFoundError(f"{directory}: it is not a directory")
+            return NotFoundError(f"{directory}: not a directory")
         case errno.EISDIR:
-            return InvalidArgumentError(f"{path}: it is a directory; name a file in it for the socket")
+            return InvalidArgumentError(f"{path}: is a directory; name a file in it for the socket")
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return PermissionDeniedError(f"{directory}: the socket may not be made there ({error.strerror})")
         case _:

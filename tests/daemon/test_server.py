@@ -126,12 +126,12 @@ class TestUsage:
             (["--socket"], 2, "--socket"),
             (["--runtime", "no-such-runtime"], 1, "no-such-runtime"),
             (["--runtime", "/etc/passwd"], 1, "/etc/passwd"),
-            (["--socket", "/nowhere/s"], 1, "/nowhere: there is no such directory"),
+            (["--socket", "/nowhere/s"], 1, "/nowhere: no such directory"),
             (["--socket", "/sys/s"], 1, "/sys: the socket may not be made there"),
             (["--socket", "/etc/passwd"], 1, "/etc/passwd exists and is not a socket"),
             (["--socket", ""], 1, "not a path"),
             (["--socket", "@shim"], 1, "abstract"),
-            (["--socket", "/nowhere\n/s"], 1, "there is no such directory"),
+            (["--socket", "/nowhere\n/s"], 1, "no such directory"),
         ],
     )
     def test_an_error_of_use_is_one_line(self, arguments: list[str], status: int, words: str) -> None:

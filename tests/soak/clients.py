@@ -35,7 +35,7 @@ from tests.support.leaks import children
 from tests.support.servers import Server
 
 # Seconds after which a call without a deadline is taken to hang.
-PATIENCE = 30
+TIMEOUT = 30
 
 _REQUESTS: dict[str, Callable[[ShimStub], Callable[..., Awaitable[Any]]]] = {
     "create": lambda stub: stub.create,
@@ -145,7 +145,7 @@ class Clients:
             if cut == "client goes":
                 reply = await self._from_a_client_that_goes(kind, request, delay)
             else:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     reply = await _REQUESTS[kind](stub)(request, timeout=delay if cut else None)
             self._news()
         except GRPCError as error:
@@ -315,7 +315,7 @@ class Clients:
         )
         name = type(request).__name__.removesuffix("Request").lower()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await getattr(stub, name)(request)
         except GRPCError as error:
             if error.status.name not in statuses.split():
@@ -341,7 +341,7 @@ class Clients:
             asyncio.ensure_future(follow() if streams else one.state(StateRequest())) for _ in range(count)
         ]
         self._log(f"flood of {count} {'streams' if streams else 'calls'}")
-        await asyncio.wait(calls, timeout=0.01 if streams else PATIENCE)
+        await asyncio.wait(calls, timeout=0.01 if streams else TIMEOUT)
         for each in calls:
             each.cancel()
         results = await asyncio.gather(*calls, return_exceptions=True)

@@ -26,7 +26,7 @@ from shimpy.api import (
     StateRequest,
     StateResponse,
 )
-from tests.soak.clients import PATIENCE, Clients
+from tests.soak.clients import TIMEOUT, Clients
 from tests.soak.model import NONE, PAUSED, Model
 from tests.support import containers
 from tests.support.bundles import make_bundle, make_rootfs
@@ -231,14 +231,14 @@ class Life:
         else:
             ask = self._stubs[0].start(StartRequest())
         try:
-            await asyncio.wait_for(ask, PATIENCE)
+            await asyncio.wait_for(ask, TIMEOUT)
         except GRPCError as error:
             words = error.message or ""
             return words if "is being" in words or error.status is Status.ALREADY_EXISTS else ""
         return "a change that was forbidden by what State had said before has succeeded"
 
     async def _state(self, stub: ShimStub) -> StateResponse:
-        return await asyncio.wait_for(stub.state(StateRequest()), PATIENCE)
+        return await asyncio.wait_for(stub.state(StateRequest()), TIMEOUT)
 
     def _connections(self) -> int:
         return sum(name.startswith("socket:") for name in descriptors(self._server.pid).values())

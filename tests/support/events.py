@@ -10,7 +10,7 @@ from grpclib.const import Cardinality
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy.api import Event, EventsRequest, EventType, ShimStub
-from tests.support.patience import patience
+from tests.support.time_scale import scaled
 
 
 class Recorder:
@@ -65,7 +65,7 @@ class Recorder:
         Args:
             within: seconds until the test fails.
         """
-        async with asyncio.timeout(patience(within)):
+        async with asyncio.timeout(scaled(within)):
             await self._subscribed.wait()
 
     async def wait_for(
@@ -84,7 +84,7 @@ class Recorder:
             return [event for event in self.seen if event.type == type and pid in (None, event.pid)]
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience(within)), self._news:
+            async with asyncio.timeout(scaled(within)), self._news:
                 await self._news.wait_for(lambda: len(matching()) >= count or self._over)
         found = matching()
         assert len(found) >= count, (
@@ -98,7 +98,7 @@ class Recorder:
         Args:
             within: seconds until the test fails.
         """
-        async with asyncio.timeout(patience(within)):
+        async with asyncio.timeout(scaled(within)):
             await asyncio.wait([self._task])
         return self.error
 

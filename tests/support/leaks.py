@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.support.patience import patience
+from tests.support.time_scale import scaled
 
 
 def descriptors(pid: int | None = None) -> dict[int, str]:
@@ -94,7 +94,7 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
         condition: asked every few milliseconds.
         within: seconds until the test fails, on a common machine.
     """
-    within = patience(within)
+    within = scaled(within)
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s: {condition}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.containers import RUN
 from tests.support.leaks import children, descriptors, threads
-from tests.support.patience import patience
+from tests.support.time_scale import scaled
 
 _HIERARCHIES = Path("/sys/fs/cgroup")
 
@@ -75,7 +75,7 @@ def nothing_left(*, within: float = 5, judged: Callable[[], bool] = lambda: True
     """
     before = snapshot()
     yield
-    end = time.monotonic() + patience(within)
+    end = time.monotonic() + scaled(within)
     while (left := new_since(before)) and judged() and time.monotonic() < end:
         time.sleep(0.01)
     if judged():

@@ -18,7 +18,7 @@ from grpclib.client import Channel
 
 from shimpy.api import ShimStub
 from tests.support.machine import RUNTIME
-from tests.support.patience import patience
+from tests.support.time_scale import scaled
 
 _TEMPORARY = tempfile.gettempdir()
 
@@ -75,7 +75,7 @@ class Server:
         Args:
             within: seconds until the test fails.
         """
-        within = patience(within)
+        within = scaled(within)
         end = time.monotonic() + within
         while True:
             with socket.socket(socket.AF_UNIX) as client:
@@ -102,12 +102,12 @@ class Server:
             within: seconds until the test fails.
         """
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(patience(within))
+        return self.process.wait(scaled(within))
 
     async def terminated(self, *, within: float = 10) -> int:
         """Does what `terminate` does while the test's own event loop goes on."""
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, patience(within))
+        return await asyncio.to_thread(self.process.wait, scaled(within))
 
     def close(self) -> None:
         """Ends it and removes its directory; fails if there is a traceback in its stderr."""

@@ -28,7 +28,7 @@ class Cgroup:
     others.
 
     Args:
-        tree: what holds the container's processes and nobody else's, or None.
+        tree: what holds the container's processes and no others, or None.
         memory: the directory in whose counter its OOM kills show, or None.
         unified: whether that directory is of version 2.
         home: the path in the version 2 hierarchy that is the container's own, or None.

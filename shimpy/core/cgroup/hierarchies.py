@@ -214,7 +214,7 @@ def write(file: StrPath, text: str, *, dir_fd: int | None = None) -> bool:
     try:
         os.write(fd, text.encode())
     except OSError as error:
-        if error.errno != errno.ENODEV:  # the cgroup has been removed meanwhile
+        if error.errno != errno.ENODEV:  # the cgroup has just been removed
             raise
         return False
     finally:

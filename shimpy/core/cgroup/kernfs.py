@@ -18,7 +18,7 @@ class FileWatch:
     too, which asyncio would wait for: so an epoll of our own that waits for EPOLLPRI alone stands
     between the file and the loop. inotify would do as well, but a user has only 128 of those.
 
-    Where the file cannot be watched (no kernfs) nobody is called; `read` works all the same.
+    Where the file cannot be watched (no kernfs) there are no callbacks; `read` works all the same.
 
     Args:
         path: the file.

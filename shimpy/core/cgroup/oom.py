@@ -27,14 +27,14 @@ _AGAIN = tuple(0.001 * 2**step for step in range(13))
 
 
 class OomWatch:
-    """A watch over one container; this class itself, where nothing can be watched, hears nothing.
+    """A watch over one container. The base class is the no-op used when nothing can be watched.
 
     It counts `oom_kill`, the processes that the killer has killed: not `oom`, the times that a
     limit was reached (which may have ended in an error for who asked for memory), nor
     `oom_group_kill`: with memory.oom.group set, each process of the group counts (and the first
     victim twice: the kernel, Linux 6.1 at least, kills and counts it again with its group).
 
-    The kernel counts a kill before it sends the SIGKILL. So whoever calls `poll` after a process
+    The kernel counts a kill before it sends the SIGKILL. So a caller of `poll` after a process
     was seen to be dead and before telling anyone has told of the OOM first, always.
 
     Args:
@@ -96,7 +96,7 @@ class OomControlWatch(OomWatch):
 
     Its eventfd fires when the limit is reached, some milliseconds before the kernel has chosen
     whom to kill and counted it, and nothing tells of the latter. A kill that ends a process that
-    somebody waits for is reported by that one's `poll`; for the others (a grandchild) the counter
+    is waited for is reported by the waiter's `poll`; for the others (a grandchild) the counter
     is read again at growing distances for 8 s after each event. That is no more than 13 readings,
     and a container that hits its limit without end costs no more than one event each millisecond.
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _BATCH = 128  # processes signalled, or cgroups looked at, before others get the event loop
 _HELD = 64  # pidfds kept to await; when those are gone, the rest is looked at again
 _SWEEPS = 100  # of one strike; a tree that cannot be frozen may outrun it, the next goes on
-_BACKOFF = (0.01, 1.0)  # seconds, growing from one to the other, until the next strike
+_BACKOFF = (0.01, 1.0)  # seconds, growing from one to the other, until the next round of signals
 
 
 class Tree:
@@ -238,7 +238,7 @@ class Tree:
     async def _wait_empty(self, dying: list[int], seconds: float) -> None:
         """Waits until all those have died, at most for so long.
 
-        Why not longer: version 1 tells nobody that the tree has been frozen meanwhile (a Pause at
+        Why not longer: version 1 does not report that the tree was frozen in the meantime (a Pause at
         the same time), which keeps what has been sent SIGKILL from dying.
         """
         alive = set(dying)

@@ -18,8 +18,8 @@ def walk(directory: StrPath) -> Iterator[int]:
     the kernel takes (PATH_MAX), and deeper than a process may have descriptors. So each is opened
     by its name in the one above it, and two file descriptors are open at a time, at the most.
 
-    Each file descriptor is closed when the next one is asked for. What is made meanwhile may be left
-    out, what is removed meanwhile is.
+    Each file descriptor is closed when the next one is asked for. What is created during the walk may be
+    left out, what is removed is.
 
     Args:
         directory: the cgroup; nothing is yielded if it is not there.

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class ManagedContainer:
     """A container of the runtime: its init process and any number of exec'd ones.
 
-    Whoever serves it says what to do; the container knows no protocol. Each method is all or
+    The services call it; the container knows no protocol. Each method is all or
     nothing: when it raises, or is cancelled, nothing of what it began is left.
 
     Args:

@@ -37,7 +37,7 @@ class Create:
     The id is taken from now on, until the create has failed or `release` is called.
 
     Raises:
-        AlreadyExistsError: the runtime, or anybody in this process, has a container of that id.
+        AlreadyExistsError: the runtime, or another supervisor of this process, has a container of that id.
     """
 
     def __init__(self, container_id: str, bundle: Bundle, runtime: Runtime, reaper: Reaper) -> None:
@@ -144,7 +144,7 @@ class Create:
                     init.track(self._reaper, pid)
                     await init.kill()
             elif os.path.exists(f"/proc/{pid}"):
-                _log.warning("container %s is somebody else's; it is left alone", self._id)
+                _log.warning("container %s belongs to another shim; it is left alone", self._id)
                 return
         elif not self._is_ours(state, began):
             _log.warning("container %s was there before; it is left alone", self._id)
@@ -163,7 +163,7 @@ class Create:
         if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle.path):
             return False
         try:
-            # Of the runtime-spec's `state` it is no part, but runc and crun tell it.
+            # Not part of the runtime-spec's `state`, but runc and crun return it.
             return datetime.fromisoformat(str(state["created"])).timestamp() >= began
         except (KeyError, ValueError):
             return True

@@ -1,4 +1,4 @@
-"""Work that takes full effect or none, whoever stops waiting for it."""
+"""Work that takes full effect or none, even if its callers stop waiting for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Operation(Generic[T]):
     Args:
         work: the coroutine; when it is cancelled it undoes what it did and lets the
             CancelledError out, or completes.
-        on_done: called with this operation once the work is over, before anybody hears of it.
+        on_done: called with this operation once the work is done, before its waiters are woken.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Operation(Generic[T]):
         return self._task.done()
 
     def abort(self, reason: ShimError) -> None:
-        """Calls the work off; whoever waits for it gets the reason instead of a result."""
+        """Cancels the work; its waiters get the reason instead of a result."""
         if not self.cancelling_or_done:
             self._reason = reason
             self._cancel()
@@ -77,7 +77,7 @@ class Operation(Generic[T]):
 
     def _over(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            # An error that nobody is left to see is no fault that the loop has to report.
+            # An error without a waiter left must not be reported by the event loop.
             task.exception()
         if self._on_done is not None:
             self._on_done(self)

@@ -142,7 +142,7 @@ class Process:
             await self._next()
 
     def mark_start_failed(self) -> None:
-        """Notes that it will never run: whoever waits for its end hears of it, with status 255."""
+        """Notes that it will never run: its waiters get status 255."""
         self._start_failed = True
         self.exited_at = time.time_ns()
         self.mark_exit_published()

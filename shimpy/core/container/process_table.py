@@ -57,7 +57,7 @@ class ProcessTable:
         process = self._execs.get(exec_id) if exec_id else self.init
         if process is None:
             name = f"exec {exec_id}" if exec_id else "init"
-            raise NotFoundError(f"container {self._container_id} has no {name}, or it is deleted already")
+            raise NotFoundError(f"container {self._container_id} has no {name}, or it has been deleted")
         return process
 
     def check_free(self, exec_id: str) -> None:

@@ -85,7 +85,7 @@ class Start:
                     return True
         except (ShimError, TimeoutError):
             pass
-        # Meanwhile it may have got there, and to its end as well.
+        # By now it may have got there, and have ended as well.
         return self._runs()
 
     def _runs(self) -> bool:

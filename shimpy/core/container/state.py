@@ -47,5 +47,5 @@ def require(call: str, container_id: str, state: State, change: str | None) -> N
     if state not in _ALLOWED[call]:
         needed = " or ".join(allowed.value for allowed in _ALLOWED[call])
         raise FailedPreconditionError(
-            f"{call}: container {container_id} is {state.value}; it has to be {needed}"
+            f"{call}: container {container_id} is {state.value}; it must be {needed}"
         )

@@ -1,4 +1,4 @@
-"""Who waits for which child process, and for what they leave behind."""
+"""Reaps children: those tracked by pid, and orphans."""
 
 from shimpy.core.reaper.procfs import children, is_dead, is_dying
 from shimpy.core.reaper.reaper import Reaper

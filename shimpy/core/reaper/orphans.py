@@ -1,4 +1,4 @@
-"""The children that nobody started and nobody waits for: the kernel gives them to a child subreaper."""
+"""Orphans: the processes that the kernel gives to a child subreaper when their parent dies."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PERIOD = 1.0
 class Orphans:
     """Reaps orphans, as far as it is certain that they are some.
 
-    None is reaped that may have been born while a `spawning` block of any reaper of this process is open:
+    None is reaped that may have been started while a `spawning` block of any reaper of this process is open:
     a process that dies before its pid is known stays a zombie until it is, so its status cannot be
     lost nor its pid reused. Such zombies wait for the oldest window at the longest, which a runtime
     that hangs keeps open until its call ends; what is older than that is reaped.
 
     Args:
-        every: reap every child that no reaper waits for; else those that somebody has a claim to.
+        every: reap every child that no reaper waits for; else those that are claimed.
     """
 
     def __init__(self, *, every: bool) -> None:
@@ -63,7 +63,7 @@ class Orphans:
 
     @contextlib.contextmanager
     def spawning(self) -> Iterator[None]:
-        """While it is open, nothing is reaped that was born in it."""
+        """While it is open, nothing is reaped that was started in it."""
         try:
             with registry.spawning():
                 yield
@@ -91,7 +91,7 @@ class Orphans:
         return release
 
     def _drop(self, key: object, released: int) -> None:
-        # What was born in a window that is still open could not be reaped yet.
+        # What was started in a block that is still open could not be reaped yet.
         if self._loop is not None and registry.is_open_since(released):
             self._loop.call_later(PERIOD, self._drop, key, released)
             return
@@ -129,7 +129,7 @@ class Orphans:
             loop.add_reader(pidfd, died, pidfd)
 
     def sweep(self) -> None:
-        """Reaps those that there are now, here and by whoever else in this process sweeps."""
+        """Reaps those that exist now, here and in the other sweepers of this process."""
         self._sweep()
         registry.wake(self)
 
@@ -156,7 +156,7 @@ class Orphans:
         The kernel shows one zombie at a time; where that one is known, its owner reaps it in a
         moment and then sweeps again; so does a window that closes.
         """
-        # Somebody else may be quicker, such as the threads of asyncio in Python 3.11.
+        # Others may be quicker, such as the threads of asyncio in Python 3.11.
         with contextlib.suppress(OSError):
             while (pid := _zombie()) is not None and _reap(pid):
                 pass
@@ -195,7 +195,7 @@ def _reap(pid: int, owned: Callable[[int], bool] = lambda _pid: True) -> bool:
 
 
 def _zombie() -> int | None:
-    """Returns the pid of a child that has ended and that nobody has waited for."""
+    """Returns the pid of a child that has ended and was not waited for yet."""
     try:
         dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

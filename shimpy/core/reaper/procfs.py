@@ -24,12 +24,12 @@ _PF_FORKNOEXEC = 0x40
 
 
 def now() -> int:
-    """Returns the time since boot in clock ticks, in which the kernel tells when a process was born."""
+    """Returns the time since boot in clock ticks, in which the kernel counts the start times of processes."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
 
 
 def start_time(pid: int) -> int:
-    """Returns when a process, running or a zombie, was born; see `now`.
+    """Returns when a process, running or a zombie, was started; see `now`.
 
     Raises:
         OSError: there is none of that pid.
@@ -78,7 +78,8 @@ def wait_status(pid: int) -> int:
         PermissionError: the kernel tells only who may trace it (proc_pid_stat(5), ptrace(2)).
         OSError: there is none of that pid.
     """
-    # In the field itself, 0 stands for that, too. A zombie has no program, which who may know is told.
+    # In the field itself, 0 stands for that, too. A zombie has no program, and a reader with the permission
+    # sees that.
     with contextlib.suppress(FileNotFoundError):
         os.readlink(f"/proc/{pid}/exe")
     return int(_stat(str(pid))[_EXIT_CODE])
@@ -141,7 +142,7 @@ async def stop_descent(held: dict[int, int]) -> None:
 
     Args:
         held: a pidfd of the process, with its pid: a child of ours that leads a process group and
-            has not been waited for; that may be done meanwhile. Takes those of all the others, to
+            has not been waited for; that may happen at any time. Takes those of all the others, to
             be closed by the caller. None is of a process that only took over a pid.
     """
     for pidfd in held:
@@ -201,7 +202,7 @@ def _running(held: dict[int, int]) -> bool:
 
 
 def is_there(pidfd: int) -> bool:
-    """Returns whether a process has not been waited for, so that nobody else can have its pid."""
+    """Returns whether a process has not been waited for, so that its pid cannot be reused."""
     try:
         signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Who waits for which child process: a child subreaper that gives one exit status for each pid."""
+"""A child subreaper that reports one exit status for each pid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shimpy.errors import FailedPreconditionError
 
 
 class Reaper:
-    """Collects the exit statuses of processes that somebody else forked.
+    """Collects the exit statuses of processes that others forked.
 
     A container's processes are started by a runtime that exits at once; as a child subreaper
     (prctl(2), PR_SET_CHILD_SUBREAPER) this process becomes their parent. There is one owner of
@@ -29,11 +29,11 @@ class Reaper:
     1. asyncio waits for what `spawn` started through it; the reaper never touches these.
     2. A tracked process is waited for by pid, when its pidfd becomes readable (pidfd_open(2)).
        SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
-       beside any other user of SIGCHLD. See `Tracking` for those that somebody traces.
-    3. Orphans, which somebody's process has left behind, are reaped too, though never one that
-       was born while a `spawning` block is open, nor one that another reaper of this process waits for or
+       beside any other user of SIGCHLD. See `Tracking` for those that are traced (ptrace(2)).
+    3. Orphans, left behind by a process of theirs, are reaped too, though never one that
+       was started while a `spawning` block is open, nor one that another reaper of this process waits for or
        may be about to. With `sweep_orphans` that is whatever else ends as our
-       child, on SIGCHLD. Without, it is what `kill` has killed, and what somebody with a `claim`
+       child, on SIGCHLD. Without, it is what `kill` has killed, and what the owner of a `claim`
        is certain of; whatever else ends is left to the program that we live in.
 
     What it changes in the process, from `open` until `close`: the child subreaper attribute is
@@ -41,8 +41,8 @@ class Reaper:
     default; with `sweep_orphans` the loop's SIGCHLD handler is taken. `close` puts each back.
 
     Args:
-        sweep_orphans: reap every child that nobody else waits for. For a process that does
-            nothing else; in somebody's program it would steal the statuses of their children.
+        sweep_orphans: reap every child that has no other waiter. For a process that does
+            nothing else; in an embedding program it would steal the statuses of its children.
     """
 
     def __init__(self, *, sweep_orphans: bool = False) -> None:
@@ -92,7 +92,7 @@ class Reaper:
         self._loop = None
 
     def spawning(self) -> contextlib.AbstractContextManager[None]:
-        """While it is open, no reaper of this process reaps an unknown child that was born in it.
+        """While it is open, no reaper of this process reaps an unknown child that was started in it.
 
         Open it before a command that makes one.
         """
@@ -105,7 +105,7 @@ class Reaper:
 
         Args:
             owns: called with the pid of a zombie; True if it is certain to be one of the claim.
-            watch: look each second as well, for somebody who leaves orphans at any time.
+            watch: look each second as well, for a process that leaves orphans at any time.
 
         Returns:
             To be called when there will be no more of them.
@@ -179,7 +179,7 @@ class Reaper:
         try:
             # Once asyncio has waited for it, its pid may be another's, also before it tells us.
             if held and procfs.is_there(pidfd):
-                # Stopped first: what one of them was just forking would be nobody's.
+                # Stopped first: what one of them was forking would be missed.
                 await procfs.stop_descent(held)
         finally:
             if held and procfs.is_there(next(iter(held))):

@@ -26,13 +26,13 @@ class Waited:
 
 
 class Registry:
-    """The pids that are waited for, and the windows in which more may be born.
+    """The pids that are waited for, and the `spawning` blocks in which more may be started.
 
     A child that one reaper takes for an orphan may be another's, whose loop may run in another
     thread. So whether it is one is decided here, under a lock that is held until it is reaped.
 
     Attributes:
-        lock: held while somebody decides about a pid and acts on that.
+        lock: held from a decision about a pid to acting on it.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Registry:
 
     @contextlib.contextmanager
     def spawning(self) -> Iterator[None]:
-        """While it is open, nothing is an orphan that was born in it."""
+        """While it is open, nothing is an orphan that was started in it."""
         with self.lock:
             opened = procfs.now()
             self._windows.append(opened)
@@ -87,7 +87,7 @@ class Registry:
             return bool(self._windows) and self._windows[0] <= moment
 
     def is_orphan(self, pid: int) -> bool:
-        """Returns whether nobody waits for a child, nor can be about to.
+        """Returns whether a child has no waiter, and none can be about to appear.
 
         Raises:
             OSError: there is none of that pid.

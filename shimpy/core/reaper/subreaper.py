@@ -43,7 +43,7 @@ class Subreaper:
             if cls._users:
                 return
             linux.set_child_subreaper(cls._before)
-            # A handler that has been set meanwhile is its owner's business.
+            # A handler that was set in the meantime belongs to its owner.
             if cls._ignored and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
                 cls._ignore_sigchld()
             cls._ignored = False

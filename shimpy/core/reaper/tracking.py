@@ -1,4 +1,4 @@
-"""The processes that are waited for by their pid, also those that somebody traces."""
+"""The processes that are waited for by their pid, traced ones (ptrace(2)) included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shimpy.errors import InternalError
 
 _log = logging.getLogger(__name__)
 
-# The exit status of a process that somebody else has waited for; containerd says the same.
+# The exit status of a process that was waited for elsewhere; containerd uses the same.
 LOST_STATUS = 255
 
 # Seconds until a dead process that is not ours to reap is looked at again; then twice as long, and so on.
@@ -34,7 +34,7 @@ class Child(Waited):
     It holds a pidfd, so that a signal can never reach another process that got the pid later.
 
     Attributes:
-        pid: the process id; somebody else's, possibly, once `exit_status` is set.
+        pid: the process id; possibly reused once `exit_status` is set.
         exit_status: None while it lives; then the exit code, or 128 + the signal's number.
     """
 
@@ -111,19 +111,19 @@ class Tracking:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise InternalError(
-                f"process {pid}, which the runtime told of, is not there: {error.strerror}"
+                f"process {pid}, which the runtime reported, does not exist: {error.strerror}"
             ) from error
         try:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             os.close(pidfd)
             raise InternalError(
-                f"process {pid} is not a child of the shim: the runtime told a wrong pid"
+                f"process {pid} is not a child of the shim: the runtime reported a wrong pid"
             ) from None
         child = Child(pid, pidfd, self, on_exit)
         if not registry.add(child):
             os.close(pidfd)
-            raise InternalError(f"process {pid} is known already: the runtime told a wrong pid")
+            raise InternalError(f"process {pid} is already tracked: the runtime reported a wrong pid")
         self._children.add(child)
         self._loop.add_reader(pidfd, self._ended, child)
         if self._timer is None:
@@ -132,7 +132,7 @@ class Tracking:
 
     def _ended(self, child: Child) -> None:
         if self._loop is not None:
-            self._loop.remove_reader(child.pidfd)  # it is readable from now on, whoever may wait for it
+            self._loop.remove_reader(child.pidfd)  # it is readable from now on, whatever happens
         self._look(child, FIRST_LOOK)
 
     def _look(self, child: Child, delay: float) -> None:
@@ -143,7 +143,7 @@ class Tracking:
         except ChildProcessError:
             status = LOST_STATUS
             if child.exit_status is None:
-                _log.warning("process %d was waited for by somebody else; its exit status is lost", child.pid)
+                _log.warning("process %d was waited for elsewhere; its exit status is lost", child.pid)
         if status is not None:
             self._forget(child)
             self._exited(child, status, execed)
@@ -202,7 +202,7 @@ def _wait(pidfd: int) -> int | None:
     """Reaps a child; returns its exit status, None if there is nothing to reap.
 
     Raises:
-        ChildProcessError: somebody else has reaped it.
+        ChildProcessError: it was reaped elsewhere.
     """
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     if result is None:
@@ -225,4 +225,4 @@ def _traced_status(pid: int) -> int:
 
 
 def _nothing(_status: int) -> None:
-    """Is called instead of somebody who need not be kept any more."""
+    """Called in place of a callback that need not be kept any more."""

@@ -44,7 +44,7 @@ def run_apart(function: Callable[[], T], flags: int) -> T:
     Python and the C library know nothing of it, and another thread cannot get it: it ends.
 
     Args:
-        function: what to call; the caller blocks meanwhile.
+        function: what to call; the caller blocks until it returns.
         flags: CLONE_ flags, as for unshare(2).
 
     Raises:

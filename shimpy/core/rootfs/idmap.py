@@ -23,7 +23,7 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
 
     Args:
         uid_map: `container:host:size,…`.
-        gid_map: likewise.
+        gid_map: the same for group ids.
 
     Raises:
         InvalidArgumentError: a mapping is not of that form.

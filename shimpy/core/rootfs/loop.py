@@ -72,7 +72,7 @@ def _configure(config: bytes, access: int) -> tuple[str, int]:
                 fcntl.ioctl(device, _LOOP_CONFIGURE, config)
             except OSError as error:
                 os.close(device)
-                # The kernel cannot give out a device and reserve it in one call: somebody else was
+                # The kernel cannot give out a device and reserve it in one call: another process was
                 # told of the same one.
                 if error.errno != errno.EBUSY:
                     raise

@@ -104,7 +104,7 @@ class Rootfs:
         """Returns the command that makes a mount, or None for one that is the kernel's.
 
         Raises:
-            InvalidArgumentError: an option is containerd's own affair.
+            InvalidArgumentError: an option is for containerd alone.
             NotFoundError: there is no such target.
         """
         family, has_name, name = mount.type.partition(".")
@@ -133,7 +133,7 @@ class Rootfs:
     def undo(self) -> None:
         """Unmounts what was mounted, the last first; idempotent.
 
-        At once for everybody who looks for it, though a filesystem that is in use ends with that use.
+        It disappears at once, though a filesystem that is in use ends with that use.
         """
         while self._tops:
             top = self._tops.pop()
@@ -201,7 +201,7 @@ class Rootfs:
     def _open(self, target: str) -> int:
         """Returns a file descriptor of what is mounted topmost at a path below the root filesystem.
 
-        No link or `..` in it leads out: a layer's content is somebody else's.
+        No link or `..` in it leads out: a layer's content is not to be trusted.
         """
         root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if not target.strip("/"):
@@ -231,7 +231,7 @@ def mount_all(path: str, mounts: Sequence[Mount]) -> None:
 def _remount(fd: int, mount: Mount, options: MountOptions) -> None:
     """Gives a mount its flags: a bind mount begins with those of its source, whatever was asked for.
 
-    Flags that nobody spoke of stay: to make a mount read-only is not to allow devices on it.
+    Flags that are not mentioned stay: to make a mount read-only is not to allow devices on it.
     """
     target = f"/proc/self/fd/{fd}"
     if not options.flags & MS_BIND:
@@ -253,7 +253,7 @@ def _path_of(fd: int) -> str:
 
 @contextlib.contextmanager
 def _described(mount: Mount) -> Iterator[None]:
-    """Raises the kernel's errors as what they mean for whoever asked for a mount."""
+    """Raises the kernel's errors as shimpy's."""
     try:
         yield
     except OSError as error:

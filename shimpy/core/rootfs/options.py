@@ -92,7 +92,7 @@ class MountOptions:
         loop: the source is a file to be put behind a loop device.
         direct_io: that device goes past the page cache.
         uid_map: user ids to be mapped, as `container:host:size,…`; empty for none.
-        gid_map: group ids likewise; empty if and only if `uid_map` is.
+        gid_map: the same for group ids; empty if and only if `uid_map` is.
     """
 
     flags: int = 0
@@ -112,7 +112,7 @@ def parse_options(options: Iterable[str]) -> MountOptions:
         options: one each; one that is not known is the filesystem's.
 
     Raises:
-        InvalidArgumentError: one is containerd's own affair, or only half of the id mappings is there.
+        InvalidArgumentError: one is for containerd alone, or only half of the id mappings is there.
     """
     flags = cleared = propagation = 0
     loop = False

@@ -51,11 +51,11 @@ def mapped_overlay(source: str, target: str, flags: int, options: Sequence[str],
 
     The overlay itself cannot be mapped, so its lower layers are: each is covered by a mapped mount of
     itself, which the overlay then finds under the layer's own path. That happens in a mount namespace
-    that goes when it is done, so nobody else sees these mounts and nothing has to be cleaned up.
+    that ends when it is done, so these mounts are invisible to others and need no cleaning up.
 
     Args:
         source: as mount(2) takes it.
-        target: the path of a directory, on which it is mounted for a moment where nobody sees it.
+        target: the path of a directory, on which it is mounted for a moment, in that private namespace.
         flags: MS_ flags.
         options: of the overlay.
         user_namespace: a file descriptor of the one that maps.

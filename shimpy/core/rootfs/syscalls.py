@@ -180,12 +180,12 @@ def start_sleeper(flags: int, seconds: int) -> int:
 
     It runs sleep(3) of the C library on a stack of its own and nothing of Python, so that neither the
     threads of this process nor its locks matter, as they would to os.fork. It ends without SIGCHLD, and
-    only a wait with __WALL or __WCLONE sees it: whoever waits for any child of this process does not
+    only a wait with __WALL or __WCLONE sees it: a wait for any child of this process does not
     take this one. The caller blocks every signal first, since a handler would run in the child too.
 
     Args:
         flags: CLONE_ flags; the file descriptors are shared, so that none is held open by it.
-        seconds: after which it ends even if nobody kills it.
+        seconds: after which it ends by itself.
 
     Returns:
         Its pid, to be killed and waited for.

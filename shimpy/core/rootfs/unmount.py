@@ -36,7 +36,7 @@ def mounted_at(path: str) -> list[str]:
 def unmount_all(path: str) -> None:
     """Unmounts what is mounted at and below a directory, the last first; idempotent.
 
-    What is busy for longer than 2.5 s goes away for everybody who looks for it, and ends with its last
+    What is busy for longer than 2.5 s is detached: it disappears, and ends with its last
     use (umount2(2), MNT_DETACH). May block for as long, or for as long as a device takes: call it with
     `run_blocking`.
 

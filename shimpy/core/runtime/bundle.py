@@ -97,7 +97,7 @@ class Bundle:
         if asked.cwd:
             process["cwd"] = asked.cwd
         if asked.user is not None:
-            # The umask belongs to the user object of the spec but is no part of who one is.
+            # The umask belongs to the user object of the spec but does not identify the user.
             umask = {key: value for key, value in (process.get("user") or {}).items() if key == "umask"}
             process["user"] = {
                 **umask,
@@ -139,7 +139,9 @@ def _read_config(bundle: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"bundle: {quoted(path)} is not JSON: {error}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("process"), dict):
-        raise InvalidArgumentError(f"bundle: {quoted(path)} has no object `process`, so nothing could be run")
+        raise InvalidArgumentError(
+            f"bundle: {quoted(path)} has no object `process`, so there is nothing to run"
+        )
     if not _is_as_specified(spec):
         raise InvalidArgumentError(
             f"bundle: {quoted(path)} is not as the runtime-spec has it: "
@@ -202,7 +204,7 @@ def _can_be_path(text: str) -> bool:
 
 
 def _read_regular(path: str) -> bytes:
-    # Somebody's FIFO by that name must not hold up the shim, nor somebody's terminal become its own.
+    # A FIFO of that name must not block the shim, nor a terminal become its controlling one.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)

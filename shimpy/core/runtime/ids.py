@@ -28,7 +28,7 @@ _taken: Final[dict[str, list[ContainerId]]] = {}
 
 
 class ContainerId:
-    """An id that nobody else can take until it is released.
+    """An id that is reserved until it is released.
 
     One id may be taken once for each directory in which a runtime keeps its state. Where a runtime's
     directory is not known it may be that of any other.
@@ -58,7 +58,7 @@ class ContainerId:
             self.release()
             raise AlreadyExistsError(f"id: another process is creating a container {container_id}") from None
         except OSError as error:
-            _log.info("other processes are not told that container %s is created: %s", container_id, error)
+            _log.info("cannot lock the id of container %s against other processes: %s", container_id, error)
 
     def created(self) -> None:
         """Lets other processes try: the runtime can now tell them that there is one. Idempotent."""

@@ -114,7 +114,7 @@ class Runc:
         except (ValueError, RecursionError):
             state = None
         if not isinstance(state, dict):
-            raise InternalError(f"{self.name} state told no state of container {container_id}")
+            raise InternalError(f"{self.name} state returned no state for container {container_id}")
         return state
 
     def state_directory(self, container_id: str) -> str | None:
@@ -223,4 +223,4 @@ def find_runtime(name: str) -> str:
     if name.startswith("/") and os.path.exists(name):
         raise InvalidArgumentError(f"runtime: {name} is not an executable file")
     where = "" if name.startswith("/") else " on PATH"
-    raise NotFoundError(f"runtime: there is no {name}{where}; install it, or name another one")
+    raise NotFoundError(f"runtime: there is no {name}{where}; install it, or choose another")

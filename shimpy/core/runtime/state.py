@@ -31,7 +31,7 @@ async def delete_state(runtime: Runtime, container_id: str) -> None:
     try:
         await runtime.delete(container_id)
     except NotFoundError as error:
-        # Somebody has deleted it by the runtime's own command, or the one before this failed after
+        # It was deleted with the runtime's own command, or the one before this failed after
         # its work; then there is nothing to do.
         if not await _is_removed(runtime, container_id):
             raise InternalError(str(error)) from error

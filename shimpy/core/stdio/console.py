@@ -26,7 +26,7 @@ _TIOCGPTN: Final = 0x80045430
 class ConsoleSocket:
     """The socket over which an OCI runtime hands over the master of a terminal, for one call.
 
-    It lies in a directory of its own that nobody else can enter, see `scratch.PrivateDirectory`.
+    It lies in a private directory, see `tempdirs.PrivateDirectory`.
 
     Attributes:
         path: for the runtime's `--console-socket`.

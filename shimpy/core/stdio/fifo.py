@@ -1,8 +1,8 @@
 """Output FIFOs whose readers may come late, die and come back, without a byte being copied.
 
 A process gets the write end of its FIFO itself. What the shim does is to keep the pipe behind the
-FIFO alive (`pipe(7)`: what was written is gone once nobody has the pipe open) and to make sure that
-readers see EOF when, and only when, everybody who writes is gone:
+FIFO alive (`pipe(7)`: what was written is gone once the pipe is not open anywhere) and to make sure that
+readers see EOF when, and only when, all writers are gone:
 
 - *Live*: a read end is kept open and never read. The process gets no SIGPIPE, and since no write
   end is kept, a reader sees EOF as soon as the last writer is gone. The kernel says when that is
@@ -17,7 +17,7 @@ kernel reports a close(2) shortly before the reader is off the pipe's books, and
 that opens the FIFO beside the first blocks in open(2) unseen. Each tick looks again, which also
 lets such a second reader in. The timer backs off to once a second.
 
-Whoever can open a FIFO, a container's process among them, can do so in a loop, and each time wakes
+A process that can open a FIFO, the container's among them, can do so in a loop, and each time wakes
 the shim. So a FIFO is good for `_WAKEUPS` wake-ups a second; after that it is not watched until the
 second is over, when the timer looks. A reader waits no longer than that for its EOF.
 """
@@ -146,13 +146,13 @@ class Fifo:
         return writer
 
     def release(self) -> None:
-        """Gives one use back. With the last, readers see EOF and what nobody read is gone."""
+        """Gives one use back. With the last, readers see EOF and unread data is lost."""
         self._users -= 1
         if self._users == 0:
             self.abandon()
 
     def abandon(self) -> None:
-        """Lets go of the FIFO whoever still uses it."""
+        """Closes the FIFO even if it is still used."""
         if self._hub.fifos.get(self._key) is self:
             del self._hub.fifos[self._key]
         self._stop_looking()
@@ -209,7 +209,7 @@ class Fifo:
         except OSError:
             self._look_later()
             return
-        # Ours would count as a reader; the write end alone keeps the data meanwhile.
+        # Ours would count as a reader; the write end alone keeps the data until then.
         self._close_reader()
         self._watch_for(IN_OPEN, self._opened)
         if self._watch is None or self._has_reader():

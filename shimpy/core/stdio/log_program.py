@@ -40,7 +40,7 @@ class Logger:
 
     Attributes:
         stdout: the write end of the pipe that it reads as stdout, until `aclose`.
-        stderr: likewise.
+        stderr: the same for its stderr.
     """
 
     def __init__(self, program: LogProgram) -> None:
@@ -67,7 +67,7 @@ class Logger:
             reaper: waits for its end.
             container_id: CONTAINER_ID in its environment, beside which there is only the next; of an
                 exec, its exec id.
-            namespace: CONTAINER_NAMESPACE likewise, containerd's.
+            namespace: CONTAINER_NAMESPACE of the program, containerd's.
             owner: the user and group that the pipes are to belong to, for a process in a user namespace
                 that opens its /dev/stdout anew.
             ready_within: seconds that it has.
@@ -227,7 +227,7 @@ class Logger:
 
 
 def _inheritable() -> Iterator[int]:
-    """Yields the file descriptors that a program would inherit beside its stdio: somebody's who embeds us."""
+    """Yields the file descriptors that a program would inherit beside its stdio: an embedding program's."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         with contextlib.suppress(OSError):  # the listing's own is closed

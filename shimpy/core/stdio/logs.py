@@ -13,8 +13,8 @@ from shimpy.core.stdio.owner import Owner
 from shimpy.core.stdio.uri import LogFile, OutputPath, parse_output
 from shimpy.errors import InvalidArgumentError
 
+# Starts a log program, and returns once that is ready.
 StartLogger = Callable[[], Awaitable[Logger]]
-"""Starts a log program, and returns once that is ready."""
 
 
 @dataclass(frozen=True, slots=True)

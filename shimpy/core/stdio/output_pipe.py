@@ -27,7 +27,7 @@ from shimpy.core.stdio.fifo import poll
 _PIPE_SIZE: Final = 1 << 20
 _PAGE: Final = 4096
 _COPY: Final = 65536
-# What is more waits for the next turn of the event loop, so that a flood starves nobody.
+# What is more waits for the next turn of the event loop, so that a flood does not starve the rest.
 _MOVES_AT_ONCE: Final = 16
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -72,7 +72,7 @@ class OutputPipe:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
     def start(self) -> None:
-        """Begins, once nobody but the process has the other end."""
+        """Begins, once only the process has the other end."""
         if self._pipe >= 0:
             self._loop.add_reader(self._pipe, self._move)
 

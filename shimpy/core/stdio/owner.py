@@ -21,7 +21,7 @@ class Owner(NamedTuple):
 
 
 def owner_of(spec: Mapping[str, Any], process: Mapping[str, Any]) -> Owner | None:
-    """Returns who a container's process is on the host, when a user namespace makes it somebody else.
+    """Returns who a container's process is on the host, when a user namespace maps it to another user.
 
     In a user namespace root has no power over a file whose owner is not mapped (user_namespaces(7)),
     so that not even root there could open its own /dev/stdout, a FIFO of the host's root. Without one
@@ -48,7 +48,7 @@ def owner_of(spec: Mapping[str, Any], process: Mapping[str, Any]) -> Owner | Non
 def give(fd: int, owner: Owner) -> None:
     """Makes a FIFO or pipe the owner's. Its mode stays as it is.
 
-    A file system that has no owners, or is read-only, is no reason to fail: the process has the
+    A file system that has no owners, or is read-only, is tolerated: the process has the
     file descriptor all the same, it only cannot open it anew.
 
     Args:

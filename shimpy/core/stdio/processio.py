@@ -35,7 +35,7 @@ class ProcessIO(Protocol):
     """The three file descriptors of one process, or its terminal.
 
     Attributes:
-        fds: what the runtime command gets as its own descriptors 0, 1 and 2, after `prepare`. They
+        fds: what the runtime command gets as its own file descriptors 0, 1 and 2, after `prepare`. They
             are close-on-exec and stay ours until `attach` or `close`.
         console_socket: the path for the runtime's `--console-socket`, with a terminal only.
     """
@@ -88,9 +88,9 @@ class ProcessIO(Protocol):
         """Ends the program that reads the output, if one was started by `prepare`. Idempotent."""
 
     def close(self) -> None:
-        """Lets go of everything; readers see EOF, and what nobody read is gone. Idempotent.
+        """Closes everything; readers see EOF, and unread data is lost. Idempotent.
 
-        Output that is relayed ends here, whoever still writes: a process that does gets SIGPIPE. A program
+        Relayed output ends here: a process that still writes gets SIGPIPE. A program
         that reads the output is told so by EOF only.
         """
 
@@ -116,8 +116,8 @@ def open_stdio(
         policy: see `Policy.relay_output` and `Policy.hold_stdin`.
         is_exec: whether others of its container may go on when the process has ended.
         owner: whom the FIFOs and pipes that the process writes, and the pipe that it reads, are made
-            to belong to, so that it may open /dev/stdout anew; None: nobody else. Files, devices and the
-            FIFO that stdin comes from keep their owner, and with a terminal all do.
+            to belong to, so that it may open /dev/stdout anew; None: they are left as they are. Files,
+            devices and the FIFO that stdin comes from keep their owner, and with a terminal all do.
         logs: reads URIs in place of stdout; None: they are refused.
 
     Raises:

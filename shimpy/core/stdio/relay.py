@@ -14,7 +14,7 @@ from shimpy.core.stdio.watcher import Watcher
 
 # The kernel gives at most 4 KiB for one read of a master. Several are written as one, which is
 # cheaper than splice(2) would be here; what is more than this waits for the next turn of the event
-# loop, so that a flood starves nobody.
+# loop, so that a flood does not starve the rest.
 _OUTPUT_BUFFER: Final = 65536
 _INPUT_CHUNK: Final = 4096
 _INPUT_CHUNKS_AT_ONCE: Final = 8
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class FileDescriptor:
-    """A file descriptor that is closed once, by whoever is first."""
+    """A file descriptor that is closed once, by its first user to do so."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -41,8 +41,8 @@ class OutputRelay:
         watcher: watches the master.
         master: not blocking.
         slave: held, and closed when the process has exited and all that it wrote was read.
-        sink: not blocking; closed when nobody has the terminal open any more.
-        ends_at_exit: the sink is closed when the process has exited, whoever else has the terminal open.
+        sink: not blocking; closed when no process has the terminal open any more.
+        ends_at_exit: the sink is closed when the process has exited, even if others have the terminal open.
 
     Attributes:
         drained: the process has exited, and all that it wrote has been passed on.
@@ -145,7 +145,7 @@ class OutputRelay:
             self._schedule()
         elif error != errno.EAGAIN or self._ends_at_exit:
             self._sink.close()
-            # Somebody may still find the terminal by its name, and open and close it in a loop.
+            # A process may still find the terminal by its name, and open and close it in a loop.
             self._watcher.unwatch(self._master)
 
     def _flush(self) -> bool:

@@ -57,7 +57,7 @@ class StdinPump:
             raise
 
     def start(self) -> None:
-        """Begins, once nobody but the process has the other end."""
+        """Begins, once only the process has the other end."""
         # A FIFO that no writer has opened yet is not ready, unlike one whose writers have left.
         if self._fifo >= 0:
             self._loop.add_reader(self._fifo, self._move)

@@ -32,7 +32,7 @@ _TIOCGPTPEER: Final = 0x5441
 class TerminalIO:
     """A process with a terminal; see `stdio.ProcessIO`.
 
-    What it writes is relayed until nobody has the terminal open any more, children that outlive it
+    What it writes is relayed until no process has the terminal open any more, children that outlive it
     included; what is written to its stdin, until it exits. An output that fails (a full disk) is
     dropped, with a warning in the log: the process is not told, as on any terminal.
 
@@ -106,7 +106,7 @@ class TerminalIO:
     def _relay(self, master: int) -> None:
         os.set_blocking(master, False)
         # While the process lives it may close its terminal and open /dev/console again. Without a
-        # slave of our own the master would hang up meanwhile: ready at all times, though it takes
+        # slave of our own the master would hang up in between: ready at all times, though it takes
         # nothing, and woken whenever the process does that.
         slave = FileDescriptor(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)

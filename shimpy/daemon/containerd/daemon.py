@@ -14,7 +14,7 @@ from shimpy.daemon.process_state import clean_slate
 def load() -> None:
     """Imports all that the daemon needs, and nothing of gRPC."""
     with import_stubs.imports():
-        # Before anybody imports betterproto, which by itself brings gRPC.
+        # Before anything imports betterproto, which by itself brings gRPC.
         import shimpy.api
         import shimpy.daemon.containerd.serve
         import shimpy.services.task.publisher

@@ -1,4 +1,4 @@
-"""What can go wrong with a command of containerd's: the message is for whoever wanted the container."""
+"""What can go wrong with a command of containerd's; containerd shows the message to its client."""
 
 from __future__ import annotations
 

@@ -84,15 +84,15 @@ def uninstall(prefix: str = DEFAULT_PREFIX, names: Sequence[str] = ()) -> list[s
         NotFoundError: there is nothing to remove.
         ShimError: the kernel refused.
     """
-    folder = os.path.join(prefix, "bin")
+    directory = os.path.join(prefix, "bin")
     if names:
         wanted = [_path(prefix, name) for name in names]
     else:
-        there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        wanted = [os.path.join(folder, name) for name in there if name.startswith("containerd-shim-")]
+        there = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        wanted = [os.path.join(directory, name) for name in there if name.startswith("containerd-shim-")]
     removed = [path for path in wanted if _is_ours(path)]
     if not removed:
-        raise NotFoundError(f"there is nothing of shimpy's to remove in {folder}")
+        raise NotFoundError(f"shimpy has installed nothing in {directory}")
     for path in removed:
         try:
             os.unlink(path)

@@ -38,7 +38,7 @@ def join_cgroup(path: str) -> None:
 
 
 def share_core() -> None:
-    """Lets this process, and what it starts, share a core with nobody else (core scheduling, prctl(2)).
+    """Lets this process, and what it starts, share a core with no other process (core scheduling, prctl(2)).
 
     Raises:
         OSError: the kernel or the machine has none of that.

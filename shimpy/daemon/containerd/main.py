@@ -12,7 +12,7 @@ from shimpy.daemon.containerd.flags import Flags
 def main() -> int:
     """Does what containerd asks on the command line, and returns the exit status.
 
-    Whatever fails is one line on stderr, which containerd shows to whoever wanted the container.
+    A failure is one line on stderr, which containerd shows to its client.
     """
     _open_standard_descriptors()
     program = sys.argv[0]

@@ -29,7 +29,7 @@ _GRACE: Final = 1.2
 _FLUSH_TIMEOUT: Final = 5.0
 _LOCK_TIMEOUT: Final = 1.0
 _LOCK_PAUSE: Final = 0.005
-_PATIENCE: Final = 8.0
+_SHUTDOWN_TIMEOUT: Final = 8.0
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Service(Protocol):
 
 
 class Daemon:
-    """Serves a group of containers, and ends when nobody needs it any more.
+    """Serves a group of containers, and exits when it is no longer needed.
 
     containerd wants a shim to end with its last container. But just before, the start of another container of
     the group may have found it. So a start says which container is to come (`JOIN_SERVICE`), and until that
@@ -90,7 +90,7 @@ class Daemon:
                 await self._stop.wait()
             finally:
                 watching.cancel()
-            giving_up = asyncio.get_running_loop().call_later(_PATIENCE, _give_up)
+            giving_up = asyncio.get_running_loop().call_later(_SHUTDOWN_TIMEOUT, _give_up)
             await self._end()
             giving_up.cancel()
 
@@ -131,7 +131,7 @@ class Daemon:
         return bool(self._expected)
 
     async def _watch(self) -> None:
-        """Ends the daemon that has nothing to do: whoever started it has died, or thought better of it."""
+        """Ends a daemon that was never used: its starter has died or changed its mind."""
         since = time.monotonic()
         while True:
             await asyncio.sleep(self._idle_limit / 4)
@@ -174,5 +174,5 @@ class Daemon:
 
 
 def _give_up() -> None:
-    _log.error("the shutdown took more than %g s; what is left is abandoned", _PATIENCE)
+    _log.error("the shutdown took more than %g s; what is left is abandoned", _SHUTDOWN_TIMEOUT)
     os._exit(0)

@@ -128,7 +128,7 @@ def take(path: str, container_id: str) -> Place | None:
 
 
 def remove_dead(path: str) -> None:
-    """Removes a socket that nobody listens on; nothing happens if there is none, or somebody does."""
+    """Removes a stale socket; does nothing if there is none, or if a server listens on it."""
     found = _identity(path)
     if found is None:
         return
@@ -170,7 +170,7 @@ def _bind(path: str) -> socket.socket | None:
 
 
 def _join(path: str, container_id: str) -> bool:
-    """Asks who listens there to expect a container; returns whether somebody lives there who does.
+    """Asks the server there to expect a container; returns whether a live one agreed.
 
     One that does not answer in time is alive all the same, and so is another program's shim, which does not
     know the question. One that closes the connection is dead or about to be.
@@ -211,8 +211,8 @@ def _read(client: socket.socket, length: int) -> bytes:
 class _Lock:
     """Holds the lock on a directory, or after some time goes on without it.
 
-    Whoever may read the directory can hold the lock for ever; without it all that is lost is that two starts
-    of one group cannot find the same dead socket at the very same moment.
+    Any process that can read the directory can hold the lock indefinitely; without it all that is lost is
+    that two starts of one group cannot find the same dead socket at the very same moment.
     """
 
     def __init__(self, directory: str, timeout: float) -> None:

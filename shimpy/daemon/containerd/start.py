@@ -170,7 +170,7 @@ def _be_the_daemon(
 def _detach(keep: Sequence[int]) -> None:
     """Takes a session of its own, leaves the bundle, and has the bundle's FIFO `log` as its stderr.
 
-    containerd reads the log there; without it, there is nobody to read one.
+    containerd reads the log there; without it there is no reader.
     """
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)

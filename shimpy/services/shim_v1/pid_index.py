@@ -14,7 +14,7 @@ class PidIndex:
     """Which process a pid stands for.
 
     The kernel gives out pids again, and shim.v1 has no other name. So a dead exec gives way to one that gets
-    its pid, since no client could tell the two apart.
+    its pid, since a client could not distinguish the two.
 
     Args:
         forget: called with an exec whose record gives way.
@@ -42,7 +42,7 @@ class PidIndex:
             self._processes[process.pid] = process
 
     def exited(self, process: Process) -> None:
-        """Notes the exit of an exec; of too many that nobody deletes the oldest gives way."""
+        """Notes the exit of an exec; when too many stay undeleted, the oldest is forgotten."""
         if self._processes.get(process.pid) is not process:
             return
         self._exited[process] = None

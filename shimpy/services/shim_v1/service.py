@@ -41,7 +41,7 @@ class Shim(api.ShimBase):
     Args:
         runtime: the OCI runtime for requests that name none: a name on PATH or an absolute path.
         root: the directory in which the runtime keeps its state (its --root); None for its default.
-        sweep_orphans: reap every child of this process that nobody waits for. Only for a process
+        sweep_orphans: reap every child of this process that has no other waiter. Only for a process
             that does nothing else, such as `python -m shimpy`.
 
     Attributes:
@@ -111,7 +111,7 @@ class Shim(api.ShimBase):
 
         In a user namespace the FIFOs that the process writes to are made to belong to its user, as
         the bundle maps it, so that it may open /dev/stdout anew; so they stay. Their mode does too:
-        of a FIFO of mode 0600 root remains a reader, others are not any more. Exec does likewise.
+        of a FIFO of mode 0600 root remains a reader, others are not any more. The same goes for Exec.
 
         Raises:
             ShimError: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, or what the runtime refused with.
@@ -265,15 +265,13 @@ class Shim(api.ShimBase):
         """Returns the process of a pid, and the container that it is of."""
         self.supervisor.check_open()
         if pid == 0:
-            raise InvalidArgumentError("pid: is 0; it names the process, as Create, Exec or State told it")
+            raise InvalidArgumentError("pid: is 0; give the pid that Create, Exec or State returned")
         container = self._live()
         if container is None:
             raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
         process = self._pids.get(pid)
         if process is None:
-            raise NotFoundError(
-                f"pid: container {container.id} has no process {pid}, or it is deleted already"
-            )
+            raise NotFoundError(f"pid: container {container.id} has no process {pid}, or it has been deleted")
         return container, process
 
     def _name(self, pid: int) -> str:

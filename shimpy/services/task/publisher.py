@@ -43,7 +43,7 @@ class Publisher:
     It belongs to the event loop in which it is first used.
 
     Args:
-        address: containerd's TTRPC_ADDRESS, a path with or without `unix://`; empty if nobody is to be told.
+        address: containerd's TTRPC_ADDRESS, a path with or without `unix://`; empty to publish nothing.
         namespace: containerd's, of all the events.
     """
 

@@ -48,7 +48,7 @@ class TaskService:
     Args:
         supervisor: whose containers they are.
         namespace: containerd's, for what the runtime keeps and for log programs.
-        forward: queues an event for containerd; None where nobody is to be told.
+        forward: queues an event for containerd; None to forward nothing.
         shutdown: called once Shutdown is answered and no container is left; None where Create and Shutdown
             are another API's.
     """

@@ -87,7 +87,7 @@ def _answer(
             status = Status.INTERNAL if error.status is Status.UNKNOWN else error.status
             raise GRPCError(status, sent(error.message or status.name)) from error
         except h2.exceptions.ProtocolError:
-            # The client has gone away in the middle of the reply; there is nobody to tell.
+            # The client has gone away in the middle of the reply; there is nothing left to answer.
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()

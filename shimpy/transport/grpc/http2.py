@@ -17,7 +17,8 @@ from shimpy.transport.grpc.limits import (
     MAX_STREAMS,
 )
 
-# Latin-1 takes any byte: a header that is not ASCII is for whoever reads it to refuse, not a reason to fail.
+# Latin-1 takes any byte: a header that is not ASCII is refused by its reader instead of failing the
+# connection.
 _CONFIG = H2Configuration(
     client_side=False,
     header_encoding="latin-1",

@@ -14,7 +14,7 @@ MAX_HELD = 4 * MAX_MESSAGE
 # hold 1,000 of them on one connection. What is over it is refused, and may be tried again (REFUSED_STREAM).
 MAX_STREAMS = 2_048
 
-# Connections open at once. A client needs one; this is enough for everybody who watches a container, and
+# Connections open at once. A client needs one; this is enough for every client that watches a container, and
 # keeps the file descriptors that they take far below the usual limit of 1,024.
 MAX_CONNECTIONS = 256
 

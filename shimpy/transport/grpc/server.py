@@ -81,7 +81,7 @@ class GrpcServer:
         )
 
     def _find(self, path: str) -> Handler | None:
-        """Returns the method of a path, and makes the service that it belongs to if nobody has called yet."""
+        """Returns the method of a path; creates its service at the first call."""
         if path not in self._mapping and (make := self._later.pop(path[1:].partition("/")[0], None)):
             self._mapping.update(make().__mapping__())
         return self._mapping.get(path)
@@ -94,7 +94,7 @@ class GrpcServer:
     async def drain(self, grace: float, *, end_streams: Callable[[], None] = lambda: None) -> None:
         """Ends the server so that every client learns how its calls ended.
 
-        New connections find nobody, new calls get UNAVAILABLE. Calls under way have the grace to come to
+        New connections are refused, new calls get UNAVAILABLE. Calls under way have the grace to come to
         their answer, then the streams are drained; what is left gets UNAVAILABLE, and no connection outlives
         the call.
 

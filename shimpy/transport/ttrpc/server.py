@@ -67,7 +67,7 @@ class TtrpcServer:
     async def drain(self, grace: float) -> None:
         """Ends the server so that every client learns how its calls ended.
 
-        New connections find nobody, new calls get UNAVAILABLE. Calls under way have the grace to come to
+        New connections are refused, new calls get UNAVAILABLE. Calls under way have the grace to come to
         their answer; what is left is cancelled and gets UNAVAILABLE, and no connection outlives the call.
 
         Args:

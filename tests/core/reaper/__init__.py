@@ -1,1 +1,1 @@
-"""Who waits for which child: real processes, no runtime."""
+"""The reaper: real processes, no runtime."""

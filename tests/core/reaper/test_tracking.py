@@ -127,7 +127,7 @@ async def test_a_status_that_somebody_else_took_is_said_to_be_lost(
         reaper.track(pid, exit_)
         os.waitpid(pid, 0)
     assert await exit_.status() == LOST_STATUS
-    assert "waited for by somebody else" in caplog.text
+    assert "waited for elsewhere" in caplog.text
 
 
 async def test_an_error_of_who_hears_of_an_exit_stops_nothing(sweeping: Reaper) -> None:

@@ -219,7 +219,7 @@ async def test_a_state_is_what_it_prints(script: Script, reaper: Reaper) -> None
 async def test_what_is_no_state_is_refused(script: Script, reaper: Reaper, printed: str) -> None:
     path = script(f"echo '{printed}'")
 
-    with pytest.raises(InternalError, match=f"^{path} state told no state of container a$"):
+    with pytest.raises(InternalError, match=f"^{path} state returned no state for container a$"):
         await Runc(path, None, reaper).state("a")
 
 

@@ -163,7 +163,7 @@ def test_a_name_that_is_not_found_comes_with_the_remedy(here: Path) -> None:
 
     with pytest.raises(NotFoundError) as raised:
         find_runtime("oci")
-    assert str(raised.value) == "runtime: there is no oci on PATH; install it, or name another one"
+    assert str(raised.value) == "runtime: there is no oci on PATH; install it, or choose another"
 
 
 @pytest.mark.parametrize("path", ["", ".", "bin", "../bin"])

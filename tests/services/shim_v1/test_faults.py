@@ -51,8 +51,8 @@ from tests.support import containers, residue
 from tests.support.events import record
 from tests.support.leaks import alive, children, eventually
 from tests.support.lives import KILLED, Life, refused, too_late
-from tests.support.patience import patience
 from tests.support.rounds import FULL, rounds
+from tests.support.time_scale import scaled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -254,7 +254,7 @@ async def in_time(fault: float, attempt: Callable[[], Awaitable[object]]) -> Non
         fault: in seconds.
         attempt: makes the call and checks how it ends.
     """
-    async with asyncio.timeout(fault + patience(8)):
+    async with asyncio.timeout(fault + scaled(8)):
         await attempt()
 
 

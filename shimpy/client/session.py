@@ -1,15 +1,14 @@
-"""Commands: run one and get its result, follow its output as it comes, or talk to it on a terminal."""
+"""Commands that are followed while they run: their output as it comes, or a terminal to talk to them on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from shimpy.client.command_process import STARTING_GRACE, CommandProcess, running
-from shimpy.client.model import Chunk, Result
-from shimpy.client.rpc import seconds
+from shimpy.client.command_process import CommandProcess, running
+from shimpy.client.model import Chunk
 from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
@@ -21,116 +20,17 @@ if TYPE_CHECKING:
     from shimpy.client.pipes import Fifos
     from shimpy.client.shim_calls import ShimCalls
 
-# Bytes of output that wait for who iterates before the process has to wait.
+_Piece = TypeVar("_Piece")
+
+# Bytes of output that are held for the iterating caller; beyond that the process has to wait.
 _BUFFER = 1 << 18
 
 
-class OutputBuffer:
-    """What is kept of a command's output.
+class _Session(Generic[_Piece]):
+    """A process whose output is fetched piece by piece.
 
-    Attributes:
-        truncated: there was more than the limit.
+    Iterating brings each piece as `_view` shows it, and ends when the process has.
     """
-
-    def __init__(self, limit: int | None) -> None:
-        self.truncated = False
-        self._limit = limit
-        self._outputs: dict[StreamName, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-
-    def take(self, stream: StreamName, data: bytes) -> None:
-        """Keeps what is within the limit."""
-        output = self._outputs[stream]
-        output += data
-        if self._limit is not None and len(output) > self._limit:
-            del output[self._limit :]
-            self.truncated = True
-
-    def result(self, status: int, *, timed_out: bool) -> Result:
-        """Returns how the command went."""
-        stdout, stderr = (bytes(output) for output in self._outputs.values())
-        return Result(stdout, stderr, status, timed_out, self.truncated)
-
-
-async def run(
-    client: ShimCalls,
-    exits: ExitWatch,
-    create: Callable[[Fifos, float | None], Awaitable[int]],
-    *,
-    created: Callable[[int, float | None], Awaitable[None]] | None = None,
-    input: bytes | None = None,
-    timeout: float | None = None,
-    output_limit: int | None = None,
-) -> Result:
-    """Runs a command to its end, or to the end of its time; see `shimpy.Container.run`.
-
-    Args:
-        client: the shim's.
-        exits: tells when the process has exited.
-        create: makes the process with these FIFOs, within that many seconds; returns its pid.
-        created: what remains to be done once it is there, within that many seconds.
-        input: what the command reads.
-        timeout: seconds.
-        output_limit: bytes that are kept of each output.
-
-    Raises:
-        TypeError: *input* is not a bytes-like object, or a limit is not a number.
-        ValueError: a limit is negative or NaN.
-    """
-    # All before anything is made: what is found wrong later has to be cleaned up after.
-    data = None if input is None else memoryview(input).cast("B")
-    timeout = seconds(timeout)
-    if output_limit is not None:
-        if not isinstance(output_limit, int):
-            raise TypeError(f"output_limit must be an int, not {output_limit!r}")
-        if output_limit < 0:
-            raise ValueError(f"output_limit must be >= 0, not {output_limit}")
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
-    kept = OutputBuffer(output_limit)
-    timed_out = False
-
-    def left() -> float | None:
-        """Returns the seconds that there are until it has to have been started."""
-        return None if deadline is None else max(0, deadline + STARTING_GRACE - loop.time())
-
-    async def create_in_time(fifos: Fifos) -> int:
-        return await create(fifos, left())
-
-    async def created_in_time(pid: int) -> None:
-        if created is not None:
-            await created(pid, left())
-
-    async with running(
-        client,
-        exits,
-        create_in_time,
-        take=kept.take,
-        stdin=data is not None,
-        stderr=True,
-        created=created_in_time,
-    ) as process:
-        feeding = asyncio.ensure_future(_feed(process, data))
-        try:
-            async with asyncio.timeout_at(deadline):
-                await process.wait()
-        except TimeoutError:
-            timed_out = True
-        finally:
-            feeding.cancel()
-    return kept.result(await process.wait(), timed_out=timed_out)
-
-
-async def _feed(process: CommandProcess, data: memoryview | None) -> None:
-    if process.stdin is not None and data is not None:
-        try:
-            with suppress(BrokenPipeError):  # it need not read all of it
-                await process.stdin.write(data)
-        finally:
-            process.stdin.close()
-
-
-class _Session:
-    """A process whose output is fetched piece by piece."""
 
     def __init__(self) -> None:
         self._pieces: deque[Chunk] = deque()
@@ -138,6 +38,15 @@ class _Session:
         self._news = asyncio.Event()
         self._running: CommandProcess | None = None
         self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Piece:
+        piece = await self._next()
+        if piece is None:
+            raise StopAsyncIteration
+        return self._view(piece)
 
     @property
     def pid(self) -> int:
@@ -164,13 +73,16 @@ class _Session:
     async def wait(self) -> int:
         """Waits for the end of the process.
 
-        Output that is not fetched meanwhile is kept for later only in part: a process that writes
-        more waits until somebody iterates.
+        Only so much of the output that is not fetched is held: a process that writes more waits until
+        its output is iterated over.
 
         Returns:
             Its exit code, or 128 + the signal that ended it.
         """
         return await self._process.wait()
+
+    def _view(self, piece: Chunk) -> _Piece:
+        raise NotImplementedError
 
     @property
     def _process(self) -> CommandProcess:
@@ -215,11 +127,11 @@ class _Session:
         return piece
 
 
-class CommandStream(_Session):
+class CommandStream(_Session[Chunk]):
     """A running command whose output comes as it is written.
 
     `async for stream, data in command` brings the pieces, in order for each of the two outputs,
-    and ends when the command has. A command whose output nobody fetches waits, as on any pipe.
+    and ends when the command has. A command whose output is not fetched waits, as on any pipe.
     """
 
     def close_stdin(self) -> None:
@@ -227,22 +139,16 @@ class CommandStream(_Session):
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        piece = await self._next()
-        if piece is None:
-            raise StopAsyncIteration
+    def _view(self, piece: Chunk) -> Chunk:
         return piece
 
 
-class Pty(_Session):
+class Pty(_Session[bytes]):
     """A running command on a terminal of its own.
 
     `async for data in pty` brings what the terminal shows, and ends when the command has.
 
-    A terminal has no end of input that could be closed. As at a keyboard, `await pty.write(bytes([4]))`
+    The input of a terminal cannot be closed. As at a keyboard, `await pty.write(bytes([4]))`
     (Ctrl-D, the VEOF of termios(3)) at the beginning of a line is the end for a program that reads
     lines; one that has switched to raw mode reads that byte.
     """
@@ -251,13 +157,7 @@ class Pty(_Session):
         super().__init__()
         self._resize = resize
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self._next()
-        if piece is None:
-            raise StopAsyncIteration
+    def _view(self, piece: Chunk) -> bytes:
         return piece.data
 
     async def read(self) -> bytes:

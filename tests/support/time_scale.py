@@ -8,6 +8,6 @@ import os
 SCALE = float(os.environ.get("SHIMPY_TIME_SCALE", "1"))
 
 
-def patience(seconds: float) -> float:
+def scaled(seconds: float) -> float:
     """Returns for how long to wait here for what takes less than *seconds* on a common machine."""
     return seconds * SCALE

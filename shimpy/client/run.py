@@ -1,0 +1,123 @@
+"""Commands that are run to their end: their input, what is kept of their output, their result."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from shimpy.client.command_process import STARTING_GRACE, CommandProcess, running
+from shimpy.client.model import Result
+from shimpy.client.rpc import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from shimpy.client.exits import ExitWatch
+    from shimpy.client.model import StreamName
+    from shimpy.client.pipes import Fifos
+    from shimpy.client.shim_calls import ShimCalls
+
+
+class OutputBuffer:
+    """What is kept of a command's output.
+
+    Attributes:
+        truncated: there was more than the limit.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.truncated = False
+        self._limit = limit
+        self._outputs: dict[StreamName, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def take(self, stream: StreamName, data: bytes) -> None:
+        """Keeps what is within the limit."""
+        output = self._outputs[stream]
+        output += data
+        if self._limit is not None and len(output) > self._limit:
+            del output[self._limit :]
+            self.truncated = True
+
+    def result(self, status: int, *, timed_out: bool) -> Result:
+        """Returns how the command went."""
+        stdout, stderr = (bytes(output) for output in self._outputs.values())
+        return Result(stdout, stderr, status, timed_out, self.truncated)
+
+
+async def run(
+    client: ShimCalls,
+    exits: ExitWatch,
+    create: Callable[[Fifos, float | None], Awaitable[int]],
+    *,
+    created: Callable[[int, float | None], Awaitable[None]] | None = None,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    output_limit: int | None = None,
+) -> Result:
+    """Runs a command to its end, or to the end of its time; see `shimpy.Container.run`.
+
+    Args:
+        client: the shim's.
+        exits: tells when the process has exited.
+        create: makes the process with these FIFOs, within that many seconds; returns its pid.
+        created: what remains to be done once it is there, within that many seconds.
+        input: what the command reads.
+        timeout: seconds.
+        output_limit: bytes that are kept of each output.
+
+    Raises:
+        TypeError: *input* is not a bytes-like object, or a limit is not a number.
+        ValueError: a limit is negative or NaN.
+    """
+    # All before anything is made: what is found wrong later has to be cleaned up after.
+    data = None if input is None else memoryview(input).cast("B")
+    timeout = seconds(timeout)
+    if output_limit is not None:
+        if not isinstance(output_limit, int):
+            raise TypeError(f"output_limit must be an int, not {output_limit!r}")
+        if output_limit < 0:
+            raise ValueError(f"output_limit must be >= 0, not {output_limit}")
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    kept = OutputBuffer(output_limit)
+    timed_out = False
+
+    def left() -> float | None:
+        """Returns the seconds that there are until it has to have been started."""
+        return None if deadline is None else max(0, deadline + STARTING_GRACE - loop.time())
+
+    async def create_in_time(fifos: Fifos) -> int:
+        return await create(fifos, left())
+
+    async def created_in_time(pid: int) -> None:
+        if created is not None:
+            await created(pid, left())
+
+    async with running(
+        client,
+        exits,
+        create_in_time,
+        take=kept.take,
+        stdin=data is not None,
+        stderr=True,
+        created=created_in_time,
+    ) as process:
+        feeding = asyncio.ensure_future(_feed(process, data))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await process.wait()
+        except TimeoutError:
+            timed_out = True
+        finally:
+            feeding.cancel()
+    return kept.result(await process.wait(), timed_out=timed_out)
+
+
+async def _feed(process: CommandProcess, data: memoryview | None) -> None:
+    if process.stdin is not None and data is not None:
+        try:
+            with suppress(BrokenPipeError):  # it need not read all of it
+                await process.stdin.write(data)
+        finally:
+            process.stdin.close()
