@@ -23,7 +23,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_stdin_flags_and_environment_say_it() -> None:
     asked = Bootstrap(FLAGS, b"")
 
-    assert (asked.address, asked.ttrpc_address, asked.socket_folder) == (
+    assert (asked.address, asked.ttrpc_address, asked.socket_directory) == (
         "/flag/containerd.sock", "/environment.ttrpc", "",
     )  # fmt: skip
     assert asked.shim_cgroup == ""
@@ -52,7 +52,7 @@ def test_since_2_3_stdin_says_it_all() -> None:
     )  # fmt: skip
     asked = Bootstrap(FLAGS, bytes(params))
 
-    assert (asked.address, asked.ttrpc_address, asked.socket_folder) == (
+    assert (asked.address, asked.ttrpc_address, asked.socket_directory) == (
         "/stdin.sock", "/stdin.ttrpc", "/sockets",
     )  # fmt: skip
     assert asked.shim_cgroup == "/shims"

@@ -22,7 +22,7 @@ from shimpy.transport.methods import Method, Services
 from shimpy.transport.ttrpc import Client, connect
 from tests.support.events_server import EventsServer
 from tests.support.leaks import eventually
-from tests.support.patience import patience
+from tests.support.time_scale import scaled
 from tests.support.shimv2 import TASK
 
 pytestmark = pytest.mark.anyio
@@ -121,7 +121,7 @@ async def run(folder: Path) -> AsyncIterator[Callable[..., Running]]:
 
 async def within(seconds: float, running: Running) -> None:
     """Waits for the end of a daemon."""
-    await asyncio.wait_for(asyncio.shield(running.ended), patience(seconds))
+    await asyncio.wait_for(asyncio.shield(running.ended), scaled(seconds))
 
 
 async def test_it_ends_with_its_last_container(run: Callable[..., Running]) -> None:
