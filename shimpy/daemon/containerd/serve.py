@@ -94,6 +94,10 @@ class Daemon:
             await self._end()
             giving_up.cancel()
 
+    def stop(self) -> None:
+        """Has `run` come to its end. Twice is harmless."""
+        self._stop.set()
+
     def _services(self) -> Services:
         served = {name: dict(methods) for name, methods in self._service.services().items()}
         for methods in served.values():
@@ -123,7 +127,7 @@ class Daemon:
 
     def _shut_down(self) -> None:
         if self._service.idle and not self._is_expecting():
-            self._stop.set()
+            self.stop()
 
     def _is_expecting(self) -> bool:
         now = time.monotonic()
@@ -139,7 +143,7 @@ class Daemon:
                 since = time.monotonic()
             elif time.monotonic() - since >= self._idle_limit:
                 _log.info("no container and no connection for %g s", self._idle_limit)
-                self._stop.set()
+                self.stop()
 
     async def _end(self) -> None:
         # First of all, so that no start finds it.
@@ -161,7 +165,7 @@ class Daemon:
             if self._stop.is_set():
                 os._exit(128 + number)
             _log.info("%s: the shim ends", number.name)
-            self._stop.set()
+            self.stop()
 
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:

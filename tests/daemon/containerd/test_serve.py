@@ -59,8 +59,8 @@ class Running:
         place = sockets.take(path, "first")
         assert place is not None
         self.path = path
-        daemon = Daemon(place, self._make, publisher, "first", idle_limit=idle_limit)
-        self.ended = asyncio.ensure_future(daemon.run())
+        self.daemon = Daemon(place, self._make, publisher, "first", idle_limit=idle_limit)
+        self.ended = asyncio.ensure_future(self.daemon.run())
 
     def _make(self, shut_down: Callable[[], None]) -> Stub:
         self.stub = Stub(shut_down)
@@ -115,8 +115,8 @@ async def run(folder: Path) -> AsyncIterator[Callable[..., Running]]:
 
     yield make
     for each in made:
-        each.ended.cancel()
-        await asyncio.wait([each.ended])
+        each.daemon.stop()
+        await within(20, each)
 
 
 async def within(seconds: float, running: Running) -> None:
