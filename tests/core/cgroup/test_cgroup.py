@@ -69,7 +69,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(tmp_path)
-    monkeypatch.setattr(cgroup, "born", machine.births.__getitem__)
+    monkeypatch.setattr(cgroup, "start_time", machine.births.__getitem__)
     return machine
 
 

@@ -22,8 +22,8 @@ from shimpy.transport.methods import Method, Services
 from shimpy.transport.ttrpc import Client, connect
 from tests.support.events_server import EventsServer
 from tests.support.leaks import eventually
-from tests.support.time_scale import scaled
 from tests.support.shimv2 import TASK
+from tests.support.time_scale import scaled
 
 pytestmark = pytest.mark.anyio
 
