@@ -83,8 +83,9 @@ class OutputRelay:
 
     def end(self) -> None:
         """Reads what is there, and then no more: the master may be closed. What was read is passed on."""
-        if not self._waiting and self._flush():
-            self._fill()
+        if not self._waiting:
+            self._flush()
+        self._fill()
         self._watcher.unwatch(self._master)
         self._master = -1
         self._exited = True
