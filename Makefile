@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 APT   := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 ARGS  ?=
 
+# Dependency groups need pip 25.1.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
 # Most of a test is waiting. ARGS="-n0" has them one after the other, as a debugger needs it.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
@@ -67,7 +70,8 @@ ready: $(STAMP)
 $(STAMP): pyproject.toml | python
 	@echo "installing shimpy, and what its tests need, into $(VENV) (a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --compile --editable '.[dev]'
+	@$(PIP) 'pip>=25.1'
+	@$(PIP) --compile --editable '.[cli]' --group dev
 	@touch $@
 
 # The two that need root and Debian; anywhere else they say in one line what to install.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -45,7 +46,7 @@ def image() -> Path:
 
 
 def _key() -> str:
-    made_from = hashlib.sha256(json.dumps([_project(), *_build_requirements()]).encode())
+    made_from = hashlib.sha256(json.dumps([_project(), _dev(), *_build_requirements()]).encode())
     for path in (Path(__file__), *sorted(_GUEST.iterdir())):
         made_from.update(path.read_bytes())
     return made_from.hexdigest()[:12]
@@ -58,6 +59,11 @@ def _pyproject() -> dict[str, Any]:
 def _project() -> dict[str, Any]:
     project: dict[str, Any] = _pyproject()["project"]
     return project
+
+
+def _dev() -> list[str]:
+    requirements: list[str] = _pyproject()["dependency-groups"]["dev"]
+    return requirements
 
 
 def _build_requirements() -> list[str]:
@@ -89,13 +95,8 @@ def _make(directory: Path) -> None:
 def _install_python_packages(root: Path) -> None:
     """Does what `make ready` does, for the machine's Python and not for this one."""
     project = _project()
-    own = f"{project['name']}["
-    requirements = [
-        requirement
-        for listed in (project["dependencies"], *project["optional-dependencies"].values())
-        for requirement in listed
-        if not requirement.startswith(own)
-    ]
+    extras = project["optional-dependencies"].values()
+    requirements = list(itertools.chain(project["dependencies"], *extras, _dev()))
     venv, there = root / "opt/venv", root / "root" / project["name"]
     _run("chroot", str(root), "python3", "-m", "venv", "/opt/venv")
     _run(
