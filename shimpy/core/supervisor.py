@@ -90,16 +90,6 @@ class Supervisor:
             raise NotFoundError(f"container {container_id} does not exist")
         return container
 
-    def check_free(self, container_id: str) -> None:
-        """Refuses an id that a container has already.
-
-        Raises:
-            AlreadyExistsError: there is a container of that id.
-        """
-        held = self._held(container_id)
-        if held is not None and not held.is_rolling_back:
-            raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
-
     async def create(
         self,
         container_id: str,
@@ -131,7 +121,8 @@ class Supervisor:
         self.check_open()
         self.open()
         while (held := self._held(container_id)) is not None:
-            self.check_free(container_id)
+            if not held.is_rolling_back:
+                raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
             await held.wait_rolled_back()
         context = Context(container_id, bundle, runtime, self.reaper, self._hub)
         container = ManagedContainer(context, publish=self._publish, policy=policy)

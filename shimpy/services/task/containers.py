@@ -20,7 +20,7 @@ from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.options import RuntimeOptions
 from shimpy.core.supervisor import Supervisor
-from shimpy.errors import ShimError
+from shimpy.errors import AlreadyExistsError, ShimError, UnimplementedError
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
 
@@ -56,13 +56,21 @@ class Containers:
         if forward is not None:
             supervisor.observe(self._observe)
 
+    @property
+    def is_empty(self) -> bool:
+        """True while there is no container, nor one that is being created."""
+        return not self._records
+
     async def create(self, request: task.CreateTaskRequest) -> ManagedContainer:
         """Mounts a root filesystem and creates its container, or neither.
 
         Raises:
             ShimError: see `Supervisor.create` and `mount_rootfs`.
         """
-        self._supervisor.check_free(request.id)
+        if request.checkpoint:
+            raise UnimplementedError("checkpoint: this shim does not restore containers from checkpoints")
+        if request.id in self._records:
+            raise AlreadyExistsError(f"id: container {request.id} exists already; delete it first")
         options = read_options(request.options)
         bundle = Bundle.read(request.bundle)
         options.save(bundle.path)

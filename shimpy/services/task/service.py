@@ -68,7 +68,7 @@ class TaskService:
     @property
     def idle(self) -> bool:
         """Whether there is no container."""
-        return next(iter(self._supervisor), None) is None
+        return self._containers.is_empty and next(iter(self._supervisor), None) is None
 
     def services(self) -> Services:
         """Returns the methods by the names of the services that offer them."""

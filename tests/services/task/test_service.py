@@ -16,6 +16,7 @@ from shimpy.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    UnimplementedError,
 )
 from shimpy.transport.protobuf import decode
 from tests.services.task.conftest import Task
@@ -226,6 +227,20 @@ async def test_a_failed_create_leaves_nothing(tasks: Tasks, bundle: MakeBundle) 
     with pytest.raises(NotFoundError):
         await one.delete()
     assert one.topics == []
+
+
+async def test_of_two_creates_of_one_id_the_first_wins(tasks: Tasks, bundle: MakeBundle) -> None:
+    one = tasks(bundle("sleep", "1000"))
+    outcomes = await asyncio.gather(*(one.create() for _ in range(5)), return_exceptions=True)
+    pids = [outcome for outcome in outcomes if isinstance(outcome, int)]
+    assert len(pids) == 1
+    assert [type(outcome) for outcome in outcomes].count(AlreadyExistsError) == 4
+    assert await one.start() == pids[0]
+
+
+async def test_a_checkpoint_cannot_be_restored(tasks: Tasks, bundle: MakeBundle) -> None:
+    with pytest.raises(UnimplementedError, match="checkpoint"):
+        await tasks(bundle("true")).create(checkpoint="/nowhere")
 
 
 @pytest.mark.parametrize(
