@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test stress soak fuzz bench bench-compare vm lint format proto build clean python system others ready emulator
+.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto build clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ run: ready system ## see a container go through its whole life, step by step
 
 test: ready system others ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
 	$(PYTEST) $(ARGS)
+
+coverage: ready system others ## what the tests run of shimpy, branches counted, its child processes included
+	@mkdir -p build/coverage
+	$(PYTEST) --cov --cov-report=term -m "not unmeasured" $(ARGS)
 
 stress: ready system others ## the same tests with the big numbers
 	SHIMPY_ROUNDS=full $(PYTEST) --timeout=3600 $(ARGS)

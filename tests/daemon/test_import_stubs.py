@@ -27,6 +27,7 @@ with import_stubs.imports():
 """
 
 
+@pytest.mark.unmeasured
 def test_what_a_shim_never_uses_is_not_loaded() -> None:
     unused = {
         "betterproto.lib.std",

@@ -165,6 +165,7 @@ class TestUsage:
         assert process.returncode == 0
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.unmeasured
     def test_an_unprivileged_user_gets_one_line(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
         result = as_user(
