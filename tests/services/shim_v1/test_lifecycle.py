@@ -44,6 +44,7 @@ from tests.support.leaks import alive, descriptors, eventually
 from tests.support.lives import KILLED, Life, refused, too_late
 from tests.support.rounds import rounds
 from tests.support.servers import Server
+from tests.support.time_scale import scaled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -466,7 +467,7 @@ async def test_a_create_whose_deadline_passes_leaves_nothing(
     life = live_served(*SLEEP)
     fake.fault("create", Hang(after=after, children=1), times=1)
     request = CreateRequest(id=life.id, bundle=life.bundle, runtime=fake.path)
-    await too_late(life.shim.create(request, timeout=0.5))
+    await too_late(life.shim.create(request, timeout=scaled(0.5)))
     fake.clear()  # on a busy machine the deadline may have come before the command
     life.pid = (await life.shim.create(request)).pid
     assert await life.delete() == KILLED
@@ -487,11 +488,11 @@ async def test_the_deadline_of_each_later_call(fake: FakeRuntime, live_served: P
     for name, call in calls.items():
         before = await life.state()
         fake.fault(name, Hang(children=1), times=1)
-        await too_late(call(0.2))
+        await too_late(call(scaled(0.5)))
         fake.clear()  # on a busy machine the deadline may have come before the command
         if name != "delete":
             assert await life.state() is before
-        await call(20)
+        await call(scaled(20))
     assert not any(alive(each.pid) for each in fake.calls)
     assert await life.state() is None
     await life.exit_of(life.pid)
