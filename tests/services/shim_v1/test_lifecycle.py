@@ -42,6 +42,7 @@ from tests.support.inprocess import serve
 from tests.support.kinds import CREATE, CREATED, EXEC_ADDED, EXIT, PAUSED, RUNNING, START, STOPPED
 from tests.support.leaks import alive, descriptors, eventually
 from tests.support.lives import KILLED, Life, refused, too_late
+from tests.support.machine import RUNTIME
 from tests.support.rounds import rounds
 from tests.support.servers import Server
 from tests.support.time_scale import scaled
@@ -407,8 +408,8 @@ async def test_a_container_that_somebody_deleted_by_the_runtime_itself(live: Pre
     life = live(*SLEEP)
     await life.create()
     await life.start()
-    runc = await asyncio.create_subprocess_exec("runc", "delete", "--force", life.id)
-    assert await runc.wait() == 0
+    deletion = await asyncio.create_subprocess_exec(RUNTIME, "delete", "--force", life.id)
+    assert await deletion.wait() == 0
     assert await life.exit_of(life.pid) == KILLED
     assert await life.delete() == KILLED
     assert await life.state() is None
