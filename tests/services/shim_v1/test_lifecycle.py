@@ -42,8 +42,10 @@ from tests.support.inprocess import serve
 from tests.support.kinds import CREATE, CREATED, EXEC_ADDED, EXIT, PAUSED, RUNNING, START, STOPPED
 from tests.support.leaks import alive, descriptors, eventually
 from tests.support.lives import KILLED, Life, refused, too_late
+from tests.support.machine import RUNTIME
 from tests.support.rounds import rounds
 from tests.support.servers import Server
+from tests.support.time_scale import scaled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -406,8 +408,8 @@ async def test_a_container_that_somebody_deleted_by_the_runtime_itself(live: Pre
     life = live(*SLEEP)
     await life.create()
     await life.start()
-    runc = await asyncio.create_subprocess_exec("runc", "delete", "--force", life.id)
-    assert await runc.wait() == 0
+    deletion = await asyncio.create_subprocess_exec(RUNTIME, "delete", "--force", life.id)
+    assert await deletion.wait() == 0
     assert await life.exit_of(life.pid) == KILLED
     assert await life.delete() == KILLED
     assert await life.state() is None
@@ -466,7 +468,7 @@ async def test_a_create_whose_deadline_passes_leaves_nothing(
     life = live_served(*SLEEP)
     fake.fault("create", Hang(after=after, children=1), times=1)
     request = CreateRequest(id=life.id, bundle=life.bundle, runtime=fake.path)
-    await too_late(life.shim.create(request, timeout=0.5))
+    await too_late(life.shim.create(request, timeout=scaled(0.5)))
     fake.clear()  # on a busy machine the deadline may have come before the command
     life.pid = (await life.shim.create(request)).pid
     assert await life.delete() == KILLED
@@ -487,11 +489,11 @@ async def test_the_deadline_of_each_later_call(fake: FakeRuntime, live_served: P
     for name, call in calls.items():
         before = await life.state()
         fake.fault(name, Hang(children=1), times=1)
-        await too_late(call(0.2))
+        await too_late(call(scaled(0.5)))
         fake.clear()  # on a busy machine the deadline may have come before the command
         if name != "delete":
             assert await life.state() is before
-        await call(20)
+        await call(scaled(20))
     assert not any(alive(each.pid) for each in fake.calls)
     assert await life.state() is None
     await life.exit_of(life.pid)
