@@ -20,7 +20,7 @@ from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.options import RuntimeOptions
 from shimpy.core.supervisor import Supervisor
-from shimpy.errors import AlreadyExistsError, ShimError, UnimplementedError
+from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError, UnimplementedError
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
 
@@ -141,7 +141,10 @@ class Containers:
         record = self._records.get(container.id)
         reader = None if record is None else record.stats
         if reader is None:
-            reader = StatsReader.of(container.get("").pid)
+            try:
+                reader = StatsReader.of(container.get("").pid)
+            except OSError as error:
+                raise NotFoundError(f"the cgroups of container {container.id} are gone: {error}") from error
         return reader.read()
 
     def _policy(self, options: RuntimeOptions) -> Policy:

@@ -264,7 +264,10 @@ class TaskService:
 
 async def _complete(work: Coroutine[Any, Any, T]) -> T:
     """Waits for what is not to be called off once it has begun."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    task = asyncio.ensure_future(work)
+    # Its error is the answer of a call that nobody may be waiting for any more.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def _process_info(pid: int, exec_id: str) -> types.ProcessInfo:
