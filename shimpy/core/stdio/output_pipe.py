@@ -38,7 +38,7 @@ class OutputPipe:
     """Passes on what a process writes, until its last writer has gone or it is stopped.
 
     A FIFO that is full is waited for. A file that takes no more (a full disk) is not: what it would
-    not take is dropped, with a warning in the log, and the process is not told.
+    not take is dropped, with one warning in the log, and the process is not told.
 
     Args:
         sink: a FIFO, which has to have a reader for as long as it is written to, or a regular file; not
@@ -139,7 +139,6 @@ class OutputPipe:
         try:
             while rest:
                 rest = rest[os.write(self._sink, rest) :]
-            self._dropped = False
         except OSError as error:
             if not self._dropped:
                 _log.warning("output of a process is dropped: %s", error)

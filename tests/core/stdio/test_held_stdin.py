@@ -188,14 +188,16 @@ async def test_a_client_that_leaves_a_held_terminal_may_come_back(hub: StdioHub,
     io.close()
 
 
-async def test_what_was_shown_before_a_hang_up_is_passed_on(hub: StdioHub, fifo: MakeFifo) -> None:
+async def test_what_was_shown_before_a_hang_up_is_passed_on(
+    hub: StdioHub, fifo: MakeFifo, tmp_path: Path
+) -> None:
     """Though nobody reads it yet, and the FIFO takes no more."""
     source, out = fifo("in"), fifo("out")
     io = terminal(hub, source, out)
-    process = await run_on_terminal(
-        io, "sh", "-c", 'trap "exit 7" HUP; head -c 70000 /dev/zero; while :; do sleep 0.05; done', raw=True
-    )
-    await eventually(lambda: relay(io)._waiting)
+    shown = tmp_path / "shown"
+    script = f'trap "exit 7" HUP; head -c 70000 /dev/zero; touch {shown}; while :; do sleep 0.05; done'
+    process = await run_on_terminal(io, "sh", "-c", script, raw=True)
+    await eventually(lambda: shown.exists() and relay(io)._waiting)
     io.close_stdin()
     assert await process.exit() == 7
     assert not relay(io).drained.is_set()

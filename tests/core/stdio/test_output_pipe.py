@@ -139,7 +139,8 @@ async def test_writes_of_any_size_arrive(hub: StdioHub, fifo: MakeFifo, size: in
     process = await writer(hub, out)
     reader = out.read()
     expected = b""
-    for number in range(20):
+    # Less than the pipe holds: a write that waited would keep the relay from making room.
+    for number in range(10):
         piece = random.Random(number).randbytes(size)
         process.write(piece)
         expected += piece
@@ -209,9 +210,9 @@ async def test_what_another_writer_left_no_room_for_is_kept(
 
     monkeypatch.setattr(os, "write", full_once)
     process.write(b"one two")
-    process.exit()
-    assert await soon(out.read()) == b"one two"
+    assert await soon(out.read_some(7)) == b"one two"
     assert refusals == []
+    process.exit()
     process.io.close()
 
 
@@ -349,6 +350,22 @@ async def test_a_reader_that_does_not_read_is_waited_for_in_peace(
     process.io.close()
 
 
+async def test_once_a_full_fifo_is_read_the_relay_rests(
+    hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe]
+) -> None:
+    out = fifo("out")
+    process = await writer(hub, out)
+    process.write(bytes(300_000))
+    await eventually(lambda: relay(process.io)._waits_for_room)
+    assert len(await soon(out.read_some(300_000))) == 300_000
+    await eventually(lambda: not relay(process.io)._waits_for_room)
+    woken = len(moves)
+    await asyncio.sleep(0.2)
+    assert len(moves) <= woken + 1
+    process.exit()
+    process.io.close()
+
+
 @pytest.mark.parametrize("written", [b"", b"a line\n"])
 async def test_a_process_that_is_silent_costs_nothing(
     hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe], written: bytes
@@ -477,9 +494,12 @@ async def test_what_a_file_does_not_take_is_dropped_until_it_takes_more(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     process.write(b" four")
+    child = os.dup(process.fd)
     process.exit()
     await process.io.drain(SOON)
+    assert relay(process.io).drained.is_set()
     process.io.close()
+    os.close(child)
     assert file.read_bytes() == b"one  four"
     assert len(caplog.messages) == 1
     assert "File too large" in caplog.text
