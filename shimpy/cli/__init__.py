@@ -30,8 +30,8 @@ def _prepare() -> None:
     open_standard_fds()
     # Python has None where it was started without one.
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as it lives
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - likewise
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - likewise
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open for good
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open for good
     ignored = [number for number in _STAY_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
     umask = os.umask(0o022)
     clean_slate()

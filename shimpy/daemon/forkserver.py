@@ -54,7 +54,7 @@ def _import_everything() -> None:
     with import_stubs.imports():
         import asyncio  # noqa: F401 - so that every fork has it
 
-        from shimpy.services import shim_v1  # noqa: F401 - likewise
+        from shimpy.services import shim_v1  # noqa: F401 - imported for the children
 
     # What is frozen the collector never touches, so that its pages stay shared.
     gc.collect()

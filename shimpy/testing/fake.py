@@ -137,7 +137,7 @@ class FakeRuntime:
         while at + 3 <= len(words):
             end = at + 3 + int(words[at + 2])
             if end > len(words):
-                break  # It is just being written.
+                break  # it is still being written
             found.append(Call(words[at], tuple(words[at + 3 : end]), int(words[at + 1])))
             at = end
         return found

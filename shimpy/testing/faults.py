@@ -81,7 +81,7 @@ class Signalled(Fault):
     after: bool = False
 
     def script(self) -> str:
-        # No core file in the directory of whoever runs the tests.
+        # No core file in the current directory.
         death = f"ulimit -c 0\nkill -{int(self.signal)} $$"
         return f"{WORK}\n{death}" if self.after else death
 
@@ -160,7 +160,7 @@ class Console(Fault):
 
     Attributes:
         sends: what reaches the console socket: "no connection", "nothing" (a connection, closed
-            at once), "text" (a message without a file descriptor) or "a file" (that is no terminal).
+            at once), "text" (a message without a file descriptor) or "a file" (that is not a terminal).
     """
 
     sends: Literal["no connection", "nothing", "text", "a file"]

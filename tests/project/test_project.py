@@ -151,3 +151,16 @@ def test_a_long_module_says_why(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(text)) or ""
 
     assert text.count("\n") <= 300 or "One file because" in docstring
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """In a traceback they could not be distinguished."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        # Metrics and their parts have containerd's names, one set for each version of cgroups.
+        if path.parent.name != "stats":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -23,10 +23,10 @@ TASK = "containerd.task.v2.Task"
 
 
 class Shims:
-    """Starts shims for containers below one folder, and ends them.
+    """Starts shims for containers below one directory, and ends them.
 
     Args:
-        folder: for the bundles, and for the sockets.
+        directory: for the bundles, and for the sockets.
 
     Attributes:
         namespace: containerd's.
@@ -34,16 +34,16 @@ class Shims:
         sockets: where the sockets are to be.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.namespace = f"shimpy-test-{os.getpid()}"
-        self.address = str(folder / "containerd.sock")
-        self.sockets = folder / "s"
+        self.address = str(directory / "containerd.sock")
+        self.sockets = directory / "s"
         self._paths: set[str] = set()
 
     def bundle(self, container_id: str, config: Mapping[str, Any] | None = None) -> Path:
         """Makes a bundle of little more than a config.json."""
-        bundle = self.folder / container_id
+        bundle = self.directory / container_id
         bundle.mkdir()
         (bundle / "config.json").write_text(json.dumps(config or {}))
         os.mkfifo(bundle / "log")
@@ -65,7 +65,7 @@ class Shims:
         """Runs `start` in a bundle that is there, and returns once its outputs have ended."""
         done = subprocess.run(
             self.command(container_id, "start"),
-            cwd=self.folder / container_id,
+            cwd=self.directory / container_id,
             input=self.params(container_id) if stdin is None else stdin,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60,
             env={**os.environ, **(env or {})},

@@ -285,7 +285,7 @@ class ManagedContainer:
 
     def _existing(self) -> Created:
         if self._created is None or self.init is None:
-            raise NotFoundError(f"container {self.id} is not created, or deleted already")
+            raise NotFoundError(f"container {self.id} is not created, or has been deleted")
         return self._created
 
     async def _require(self, call: str) -> None:

@@ -46,12 +46,12 @@ class Delete:
             work: deletes it and returns its exit status.
 
         Raises:
-            NotFoundError: it is deleted already.
+            NotFoundError: it has been deleted.
         """
         while process.deletion is not None and process.deletion.cancelling_or_done:
             await process.deletion.wait()
         if process.deleted:
-            raise NotFoundError(f"process {process.pid} of container {self._id} is deleted already")
+            raise NotFoundError(f"process {process.pid} of container {self._id} has been deleted")
         if process.deletion is None:
             process.deletion = Operation(work(process), partial(_forget, process))
         return await process.deletion.result()

@@ -152,7 +152,7 @@ class Reaper:
             ended = procfs.now()
 
             def is_left(pid: int) -> bool:
-                # What was born before it was gone can have its group from nobody else, except who has
+                # What was started before it was gone can have its group from no other, except one that has
                 # taken over its pid. A helper that has left the group has entered the container's
                 # pid namespace: no child of this program's own is in one, unless by its own doing.
                 if not command.begun <= procfs.start_time(pid) <= ended:

@@ -59,7 +59,7 @@ def _remove_copies(directory: str) -> None:
         return
     with contextlib.suppress(OSError):
         names = os.listdir(directory)
-        # Whatever else is there is not ours to remove: the state of somebody else's container.
+        # Anything else there is not ours to remove: it is the state of another container.
         if all(name.startswith("runc.") for name in names):
             for name in names:
                 path = os.path.join(directory, name)

@@ -34,7 +34,7 @@ _SHUTDOWN_TIMEOUT: Final = 8.0
 _log = logging.getLogger(__name__)
 
 
-class Service(Protocol):
+class Served(Protocol):
     """The containers, as the daemon sees them."""
 
     @property
@@ -63,7 +63,7 @@ class Daemon:
     def __init__(
         self,
         place: Place,
-        make_service: Callable[[Callable[[], None]], Service],
+        make_service: Callable[[Callable[[], None]], Served],
         publisher: Publisher,
         container_id: str,
         *,
@@ -95,7 +95,7 @@ class Daemon:
             giving_up.cancel()
 
     def stop(self) -> None:
-        """Has `run` come to its end. Twice is harmless."""
+        """Has `run` come to its end. Idempotent."""
         self._stop.set()
 
     def _services(self) -> Services:

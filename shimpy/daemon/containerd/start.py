@@ -36,7 +36,7 @@ def start(flags: Flags) -> None:
 
     Raises:
         CommandError: there is none; nothing is left of it.
-        OSError: likewise.
+        OSError: the kernel refused.
         MalformedError: what containerd sent is not understood.
     """
     bootstrap = Bootstrap(flags, read_stdin())

@@ -265,7 +265,7 @@ class TaskService:
 async def _complete(work: Coroutine[Any, Any, T]) -> T:
     """Waits for what is not to be called off once it has begun."""
     task = asyncio.ensure_future(work)
-    # Its error is the answer of a call that nobody may be waiting for any more.
+    # Its error is the answer of a call that may have no waiter any more.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
 

@@ -168,7 +168,7 @@ async def connect(path: str) -> Client:
         path: of the socket.
 
     Raises:
-        UnavailableError: no server listens there, or its backlog is so full that the kernel lets nobody
+        UnavailableError: no server listens there, or its backlog is so full that the kernel lets no client
             join them.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.anyio
 MakeFifo = Callable[[str], Fifo]
 
 HELD = Policy(hold_stdin=True)
+
+# Seconds: long enough for any machine, where the right answer comes at once.
 SOON = 30.0
-"""Seconds: long enough for any machine, where the right answer comes at once."""
 
 
 def opened(hub: StdioHub, stdin: object, stdout: object = "", *, policy: Policy = HELD) -> ProcessIO:

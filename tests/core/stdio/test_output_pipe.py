@@ -35,8 +35,9 @@ MakeFifo = Callable[[str], Fifo]
 
 RELAYED = Policy(relay_output=True)
 FIFO_SIZE = 65536
+
+# Seconds: long enough for any machine, where the right answer comes at once.
 SOON = 30.0
-"""Seconds: long enough for any machine, where the right answer comes at once."""
 
 
 def opened(

@@ -13,8 +13,8 @@ from tests.support.shimv2 import Shims
 
 @pytest.fixture
 async def shims() -> AsyncIterator[Shims]:
-    # Not the test's own folder: the path of a socket in it may be too long.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        shims = Shims(Path(folder))
+    # Not the test's own directory: the path of a socket in it may be too long.
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        shims = Shims(Path(directory))
         yield shims
         await shims.aclose()

@@ -73,8 +73,8 @@ class Left:
 
 @pytest.fixture
 def left() -> Iterator[Left]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        left = Left(Shims(Path(folder)))
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        left = Left(Shims(Path(directory)))
         yield left
         left.close()
 
@@ -125,9 +125,9 @@ def test_the_options_of_the_create_hold(left: Left, bundle: Make, new_id: Make, 
     assert os.listdir(tmp_path / "runc" / left.shims.namespace) == []
 
 
-def stand_in(folder: Path, script: str, name: str = "runc") -> str:
+def stand_in(directory: Path, script: str, name: str = "runc") -> str:
     """Writes a program and returns a PATH on which it is found first."""
-    program = folder / "bin" / name
+    program = directory / "bin" / name
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -189,9 +189,9 @@ def test_it_imports_next_to_nothing(left: Left) -> None:
 
 @pytest.mark.parametrize("name", ["rootfs", "root fs"])
 def test_the_root_filesystem_is_unmounted(left: Left, name: str) -> None:
-    folder = left.shims.folder / name
-    folder.mkdir()
-    left.shims.folder = folder
+    directory = left.shims.directory / name
+    directory.mkdir()
+    left.shims.directory = directory
     path = left.shims.bundle("web")
     rootfs = path / "rootfs"
     (rootfs / "inner").mkdir(parents=True)
@@ -260,7 +260,7 @@ def test_options_that_are_broken_are_told_of(left: Left) -> None:
 @pytest.mark.parametrize("lives", [True, False])
 def test_the_socket_of_a_dead_shim_is_removed(left: Left, lives: bool) -> None:
     path = left.shims.bundle("web")
-    place = left.shims.folder / "socket"
+    place = left.shims.directory / "socket"
     (path / "address").write_text(f"unix://{place}")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))

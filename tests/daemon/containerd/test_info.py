@@ -30,9 +30,9 @@ def info(stdin: bytes = b"", **environment: str) -> types.RuntimeInfo:
     return types.RuntimeInfo().parse(done.stdout)
 
 
-def program(folder: Path, script: str) -> str:
+def program(directory: Path, script: str) -> str:
     """Writes a runtime and returns its path."""
-    path = folder / "runtime"
+    path = directory / "runtime"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)

@@ -151,8 +151,8 @@ def findings(path: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, doctor.Ver
     return {finding.what: finding.verdict for finding in doctor.examine()}
 
 
-def program(folder: Path, name: str, says: str) -> None:
-    path = folder / name
+def program(directory: Path, name: str, says: str) -> None:
+    path = directory / name
     path.write_text(f"#!/bin/sh\necho '{says}'\n")
     path.chmod(0o755)
 

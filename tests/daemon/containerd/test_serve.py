@@ -99,18 +99,18 @@ class Running:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
-async def run(folder: Path) -> AsyncIterator[Callable[..., Running]]:
+async def run(directory: Path) -> AsyncIterator[Callable[..., Running]]:
     """Runs daemons, each of which has to end within the test or at its end."""
     made: list[Running] = []
 
     def make(*, idle_limit: float = 60, publisher: Publisher | None = None) -> Running:
-        made.append(Running(str(folder / "s" / "name"), publisher or Publisher("", "ns"), idle_limit))
+        made.append(Running(str(directory / "s" / "name"), publisher or Publisher("", "ns"), idle_limit))
         return made[-1]
 
     yield make
@@ -158,11 +158,11 @@ async def test_it_stays_for_its_own_container_when_another_is_shut_down(run: Cal
     assert await running.serves()
 
 
-async def test_who_comes_too_late_is_refused(run: Callable[..., Running], folder: Path) -> None:
+async def test_who_comes_too_late_is_refused(run: Callable[..., Running], directory: Path) -> None:
     server = EventsServer()
     server.open.clear()
-    async with server.listening(folder / "events"):
-        publisher = Publisher(str(folder / "events"), "ns")
+    async with server.listening(directory / "events"):
+        publisher = Publisher(str(directory / "events"), "ns")
         running = run(publisher=publisher)
         publisher.publish("/tasks/exit", events.TaskExit("first"))
         async with running.client() as client:
@@ -186,11 +186,11 @@ async def test_a_start_that_comes_too_late_finds_another_socket(run: Callable[..
     place.listener.close()
 
 
-async def test_events_are_delivered_before_it_ends(run: Callable[..., Running], folder: Path) -> None:
+async def test_events_are_delivered_before_it_ends(run: Callable[..., Running], directory: Path) -> None:
     server = EventsServer()
     server.open.clear()
-    async with server.listening(folder / "events"):
-        publisher = Publisher(str(folder / "events"), "ns")
+    async with server.listening(directory / "events"):
+        publisher = Publisher(str(directory / "events"), "ns")
         running = run(publisher=publisher)
         publisher.publish("/tasks/exit", events.TaskExit("first"))
         publisher.publish("/tasks/delete", events.TaskDelete("first"))
@@ -203,8 +203,10 @@ async def test_events_are_delivered_before_it_ends(run: Callable[..., Running], 
     assert server.topics == ["/tasks/exit", "/tasks/delete"]
 
 
-async def test_a_containerd_that_is_gone_holds_up_no_end(run: Callable[..., Running], folder: Path) -> None:
-    publisher = Publisher(str(folder / "nobody"), "ns")
+async def test_a_containerd_that_is_gone_holds_up_no_end(
+    run: Callable[..., Running], directory: Path
+) -> None:
+    publisher = Publisher(str(directory / "nobody"), "ns")
     running = run(publisher=publisher)
     publisher.publish("/tasks/exit", events.TaskExit("first"))
     await running.shut_down("first")
@@ -264,12 +266,12 @@ async def test_a_socket_that_is_another_shims_by_now_stays(run: Callable[..., Ru
         assert os.path.exists(running.path)
 
 
-async def test_who_holds_the_folder_may_ask_it(run: Callable[..., Running]) -> None:
+async def test_who_holds_the_directory_may_ask_it(run: Callable[..., Running]) -> None:
     running = run()
     assert await running.serves()
-    folder = os.open(os.path.dirname(running.path), os.O_RDONLY)
+    directory = os.open(os.path.dirname(running.path), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)
         async with running.client() as client:
             os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(UnavailableError):
@@ -277,6 +279,6 @@ async def test_who_holds_the_folder_may_ask_it(run: Callable[..., Running]) -> N
                     sockets.JOIN_SERVICE, sockets.JOIN_METHOD, task.ConnectRequest("second"), well_known.Empty
                 )
     finally:
-        os.close(folder)
+        os.close(directory)
 
     await within(10, running)

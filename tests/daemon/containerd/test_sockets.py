@@ -22,8 +22,8 @@ from tests.support.rawttrpc import HEADER, RESPONSE, frame
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield f"{folder}/s/name"
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield f"{directory}/s/name"
 
 
 class Neighbour:
@@ -143,31 +143,31 @@ def test_the_name_is_removed_by_whom_it_belongs_to(path: str) -> None:
         assert not os.path.exists(path)
 
 
-def test_a_folder_that_stays_locked_keeps_the_name(path: str) -> None:
+def test_a_directory_that_stays_locked_keeps_the_name(path: str) -> None:
     place = sockets.take(path, "web")
     assert place is not None
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)
         with place.listener:
             assert not place.remove(timeout=0)
     finally:
-        os.close(folder)
+        os.close(directory)
 
     assert os.path.exists(path)
 
 
-def test_a_folder_that_stays_locked_hinders_no_start(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_stays_locked_hinders_no_start(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "_LOCK_TIMEOUT", 0.01)
     os.makedirs(os.path.dirname(path))
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)
         place = sockets.take(path, "web")
     finally:
-        os.close(folder)
+        os.close(directory)
     assert place is not None
 
     place.listener.close()
@@ -198,16 +198,16 @@ def test_a_living_one_is_not(path: str) -> None:
 
 
 def test_the_longest_path_is_what_containerd_allows() -> None:
-    folder = "/" + "f" * (sockets.LONGEST_PATH - 1 - 1 - 64)
-    assert len(sockets.path_of("/a", "ns", "web", folder)) == sockets.LONGEST_PATH
+    directory = "/" + "f" * (sockets.LONGEST_PATH - 1 - 1 - 64)
+    assert len(sockets.path_of("/a", "ns", "web", directory)) == sockets.LONGEST_PATH
 
     with pytest.raises(OSError, match="106 bytes") as caught:
-        sockets.path_of("/a", "ns", "web", folder + "f")
+        sockets.path_of("/a", "ns", "web", directory + "f")
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
 @pytest.mark.parametrize("address", ["", "/a"])
-def test_the_folder_does_not_change_the_name(address: str) -> None:
+def test_the_directory_does_not_change_the_name(address: str) -> None:
     usual = Path(sockets.path_of(address, "ns", "web"))
 
     assert Path(sockets.path_of(address, "ns", "web", "/f")).name == usual.name

@@ -127,7 +127,7 @@ async def test_a_group_has_one_shim(shims: Shims, annotation: str) -> None:
     first, second = (shims.start(name).stdout for name in ("pod", "web"))
 
     assert first == second == f"unix://{shims.path('pod')}".encode()
-    assert (shims.folder / "web" / "address").read_bytes() == first
+    assert (shims.directory / "web" / "address").read_bytes() == first
 
 
 async def test_its_own_annotation_goes_before_that_of_kubernetes(shims: Shims) -> None:
@@ -222,7 +222,7 @@ async def failed(shims: Shims, name: str, stdin: bytes | None = None) -> str:
 
     assert done.returncode != 0
     assert not shims.sockets.exists() or os.listdir(shims.sockets) == []
-    assert not (shims.folder / name / "address").exists()
+    assert not (shims.directory / name / "address").exists()
     assert leaks_of(shims) == []
     text = done.stdout.decode()
     assert text.count("\n") == 1
@@ -254,11 +254,11 @@ async def test_a_bundle_that_is_none(shims: Shims, text: str) -> None:
     assert "config.json" in await failed(shims, "web")
 
 
-async def test_a_folder_whose_path_is_too_long(shims: Shims) -> None:
+async def test_a_directory_whose_path_is_too_long(shims: Shims) -> None:
     shims.bundle("web")
-    folder = f"{shims.sockets}/{'x' * 43}"
+    directory = f"{shims.sockets}/{'x' * 43}"
 
-    assert "106 bytes" in await failed(shims, "web", shims.params("web", socket_dir=folder))
+    assert "106 bytes" in await failed(shims, "web", shims.params("web", socket_dir=directory))
 
 
 async def test_what_is_not_a_message(shims: Shims) -> None:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder, "events")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory, "events")
 
 
 @pytest.fixture
