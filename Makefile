@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto build clean python system others ready emulator
+.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto docs build clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ format: ready ## let ruff put right what it can
 
 proto: ready ## generate shimpy/api from the protos
 	$(BIN)/python -m tests.support.proto
+
+docs: ready ## the documentation, as a site in build/site
+	@$(PIP) --group docs
+	$(BIN)/mkdocs build --quiet --config-file docs/mkdocs.yml
 
 build: ready ## the wheel and the source archive, in dist/
 	$(BIN)/python -m build --outdir dist
