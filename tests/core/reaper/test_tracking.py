@@ -86,8 +86,8 @@ async def test_a_wrong_pid_is_refused(reaper: Reaper) -> None:
         (gone, "does not exist"),
         (os.getpid(), "not a child"),
         (1, "not a child"),
-        (tracked.pid, "known already"),
-        (spawned.pid, "known already"),
+        (tracked.pid, "already tracked"),
+        (spawned.pid, "already tracked"),
         (2**22 + 1, "does not exist"),
     ]:
         with pytest.raises(InternalError, match=words):
