@@ -1,13 +1,16 @@
-"""Shims that are started by the command, and ended with the test."""
+"""Shims that are started by the command, and by a containerd."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import machine
+from tests.support.containerd import Containerd
 from tests.support.shimv2 import Shims
 
 
@@ -18,3 +21,32 @@ async def shims() -> AsyncIterator[Shims]:
         shims = Shims(Path(directory))
         yield shims
         await shims.aclose()
+
+
+@pytest.fixture(scope="session")
+def session_containerd() -> Iterator[Containerd]:
+    """A containerd for all tests of a worker."""
+    if shutil.which("containerd") is None or shutil.which("ctr") is None:
+        pytest.skip("containerd is not installed")
+    if lacking := machine.lacking():
+        pytest.skip(f"containers need {lacking}")
+    containerd = Containerd()
+    yield containerd
+    containerd.close()
+
+
+@pytest.fixture
+def containerd(session_containerd: Containerd, new_id: Callable[[], str]) -> Iterator[Containerd]:
+    """containerd, of which every test leaves no container and no shim."""
+    yield session_containerd
+    left = session_containerd.ctr("containers", "ls", "-q").stdout.decode().split()
+    for name in left:
+        session_containerd.remove(name)
+
+
+@pytest.fixture
+def running(containerd: Containerd, rootfs: Path, new_id: Callable[[], str]) -> str:
+    """A container that runs until it is killed."""
+    name = new_id()
+    containerd.run("-d", rootfs=rootfs, name=name, command=["sh", "-c", "sleep 1000000 & wait"])
+    return name
