@@ -187,7 +187,7 @@ async def test_what_is_no_string_is_an_error_of_type(
 async def test_bundle_where_something_else_is(tmp_path: Path, rootfs: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(shimpy.AlreadyExistsError, match=f"path: {file} is there already"):
+    with pytest.raises(shimpy.AlreadyExistsError, match=f"path: {file} exists and is not a directory"):
         await shimpy.write_bundle(file, ["true"], rootfs=rootfs)
     with pytest.raises(shimpy.InvalidArgumentError, match=f"path: {file}/bundle .*Not a directory"):
         await shimpy.write_bundle(file / "bundle", ["true"], rootfs=rootfs)

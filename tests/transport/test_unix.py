@@ -175,7 +175,7 @@ def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, target
         ("@abstract", InvalidArgumentError, "abstract"),
         ("/tmp/a\0b", InvalidArgumentError, "not a path"),
         ("/nowhere/at/all/s", NotFoundError, "/nowhere/at/all: no such directory"),
-        ("/etc/passwd/s", NotFoundError, "/etc/passwd: it is not a directory"),
+        ("/etc/passwd/s", NotFoundError, "/etc/passwd: not a directory"),
         ("/tmp/", InvalidArgumentError, "is a directory"),
         ("/sys/s", PermissionDeniedError, "/sys: the socket may not be made there"),
         ("/tmp/" + "s" * 256, InternalError, "File name too long"),

@@ -83,12 +83,12 @@ async def test_a_wrong_pid_is_refused(reaper: Reaper) -> None:
         tracked = reaper.track(fork(sleeps), exit_)
         spawned = await reaper.spawn("sleep", "1000")
     for pid, words in [
-        (gone, "is not there"),
+        (gone, "does not exist"),
         (os.getpid(), "not a child"),
         (1, "not a child"),
-        (tracked.pid, "known already"),
-        (spawned.pid, "known already"),
-        (2**22 + 1, "is not there"),
+        (tracked.pid, "already tracked"),
+        (spawned.pid, "already tracked"),
+        (2**22 + 1, "does not exist"),
     ]:
         with pytest.raises(InternalError, match=words):
             reaper.track(pid, Exit())
