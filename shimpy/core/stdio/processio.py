@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -130,10 +131,17 @@ def open_stdio(
     start = None
     if logs is not None:
         stdio, start = logs.resolve(stdio, owner)
-    try:
+    with _explained():
         if stdio.terminal:
             return TerminalIO(hub, stdio, policy, start)
         return PlainIO(hub, stdio, policy, start, is_exec=is_exec, owner=owner)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raises the kernel's errors as ours."""
+    try:
+        yield
     except OSError as error:
         failure = ResourceExhaustedError if error.errno in EXHAUSTED else InternalError
         raise failure(f"stdio could not be set up: {error.strerror}") from error
@@ -156,6 +164,10 @@ class PlainIO:
     ) -> None:
         self._pump: StdinPump | None = None
         self._exited = False
+        self._hub = hub
+        self._owner = owner
+        self._stdin = stdio.stdin
+        self._hold_stdin = policy.hold_stdin
         self._start = start
         self._logger: Logger | None = None
         self._relays_files = policy.relay_output
@@ -167,10 +179,13 @@ class PlainIO:
         self._kept = ExitStack()
         self._lent = ExitStack()
         try:
-            self.fds = (
-                self._open_input(hub, stdio.stdin, hold=policy.hold_stdin),
-                *self._open_outputs(hub, stdio.stdout, stdio.stderr),
-            )
+            # Who holds stdin is told by its writer when to let go; and the writer of an exec can tell that
+            # only once it knows of the exec. So its FIFO is opened, which the writer waits for, in `prepare`.
+            self._opens_input_late = policy.hold_stdin and is_exec
+            with Stream("stdin", stdio.stdin):
+                pass  # to tell at once of a path that cannot be used
+            first = -1 if self._opens_input_late else self._open_input()
+            self.fds = (first, *self._open_outputs(hub, stdio.stdout, stdio.stderr))
         except BaseException:
             self.close()
             raise
@@ -178,16 +193,16 @@ class PlainIO:
             for fd in self._pipes:
                 give(fd, owner)
 
-    def _open_input(self, hub: StdioHub, path: str, *, hold: bool) -> int:
-        with Stream("stdin", path) as stream:
+    def _open_input(self) -> int:
+        with Stream("stdin", self._stdin) as stream:
             fd = stream.open(os.O_RDONLY, blocking=not stream.is_fifo)
             if stream.is_fifo:
-                self._pump = StdinPump(hub, fd)
+                self._pump = StdinPump(self._hub, fd)
                 self._kept.callback(self._pump.stop)
                 fd = self._pump.child
                 self._pipes.append(fd)
                 self._lent.callback(os.close, fd)
-                if hold:
+                if self._hold_stdin:
                     self._pump.hold(stream.open(os.O_WRONLY, blocking=False))
                 return fd
         self._lent.callback(os.close, fd)
@@ -215,6 +230,13 @@ class PlainIO:
 
     async def prepare(self) -> None:
         """See `ProcessIO.prepare`."""
+        if self._opens_input_late:
+            self._opens_input_late = False
+            with _explained():
+                fd = self._open_input()
+            self.fds = (fd, *self.fds[1:])
+            if self._owner is not None and fd in self._pipes:
+                give(fd, self._owner)
         if self._start is not None:
             self._logger = await self._start()
             self.fds = (self.fds[0], self._logger.stdout, self._logger.stderr)
@@ -233,6 +255,7 @@ class PlainIO:
 
     def close_stdin(self) -> None:
         """See `ProcessIO.close_stdin`."""
+        self._hold_stdin = False
         if self._pump is not None:
             self._pump.release_hold()
 
