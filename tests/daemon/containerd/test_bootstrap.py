@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.api import bootstrap, runc_options, runtime_options, well_known
+from shimpy.api import bootstrap, linux_options, runc_options, runtime_options, well_known
 from shimpy.daemon.containerd.bootstrap import Bootstrap
 from shimpy.daemon.containerd.errors import MalformedError
 from shimpy.daemon.containerd.flags import Flags
@@ -35,6 +35,13 @@ def test_until_2_2_stdin_holds_the_options() -> None:
 
     assert asked.shim_cgroup == "/shims"
     assert asked.ttrpc_address == "/environment.ttrpc"
+
+
+def test_the_options_that_containerd_1_sends_to_other_names() -> None:
+    options = linux_options.CreateOptions(shim_cgroup="/shims")
+    asked = Bootstrap(FLAGS, bytes(well_known.Any("containerd.linux.runc.CreateOptions", bytes(options))))
+
+    assert asked.shim_cgroup == "/shims"
 
 
 @pytest.mark.parametrize("host", ["", "types.googleapis.com/", "/"])
