@@ -54,7 +54,7 @@ async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_f
         # As for an exec that has got its pid.
         container.forget(process)
         undone.set()
-        with pytest.raises(NotFoundError, match="has been deleted"):
+        with pytest.raises(NotFoundError, match="is deleted already"):
             await second
         await asyncio.wait([first])
     assert alive(process.pid)

@@ -53,7 +53,7 @@ async def test_its_pid_is_not_forgotten_before(reaper: Reaper) -> None:
     with traced(process.pid):
         process.exit()
         await exit_.status()
-        with pytest.raises(InternalError, match="known already"):
+        with pytest.raises(InternalError, match="already tracked"):
             reaper.track(process.pid, Exit())
 
 
