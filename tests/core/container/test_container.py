@@ -32,33 +32,34 @@ async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_f
     container = ManagedContainer(context, publish=lambda _event: None, policy=Policy())
     init = await container.create(StdioPaths(), no_pivot=False)
     await container.start()
-    spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
-    process = await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
-    killing, undone = asyncio.Event(), asyncio.Event()
+    try:
+        spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
+        process = await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
+        killing, undone = asyncio.Event(), asyncio.Event()
 
-    async def kill(_process: Process) -> None:
-        killing.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await undone.wait()
+        async def kill(_process: Process) -> None:
+            killing.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await undone.wait()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Process, "kill", kill)
-        first = asyncio.create_task(container.delete(process))
-        await killing.wait()
-        first.cancel()
-        await asyncio.sleep(0)
-        second = asyncio.create_task(container.delete(process))
-        await asyncio.sleep(0)
-        # As for an exec that has got its pid.
-        container.forget(process)
-        undone.set()
-        with pytest.raises(NotFoundError, match="is deleted already"):
-            await second
-        await asyncio.wait([first])
-    assert alive(process.pid)
-
-    assert await container.delete(init) == KILLED
-    reaper.close()
-    hub.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(Process, "kill", kill)
+            first = asyncio.create_task(container.delete(process))
+            await killing.wait()
+            first.cancel()
+            await asyncio.sleep(0)
+            second = asyncio.create_task(container.delete(process))
+            await asyncio.sleep(0)
+            # As for an exec that has got its pid.
+            container.forget(process)
+            undone.set()
+            with pytest.raises(NotFoundError, match="has been deleted"):
+                await second
+            await asyncio.wait([first])
+        assert alive(process.pid)
+    finally:
+        assert await container.delete(init) == KILLED
+        reaper.close()
+        hub.close()
