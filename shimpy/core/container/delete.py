@@ -80,10 +80,11 @@ class Delete:
                 FailedPreconditionError(f"container {self._id} is being deleted")
             )
             await self._table.kill()
-            if tasks:
-                # One may be about to thaw again what it has frozen, of which the runtime must see nothing.
-                await asyncio.wait(tasks)
             await init.exit_published()
+            if tasks:
+                # Begun when init's exit was noticed. One may be about to thaw again what it has frozen, of
+                # which the runtime must see nothing.
+                await asyncio.wait(tasks)
             await asyncio.gather(*map(_end_output, self._table))
             # A cgroup that was frozen when init was dead already stays so, and the runtime would not
             # delete what it takes to be paused.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.context import Context
 from shimpy.core.container.process import Process
+from shimpy.core.container.process_table import ProcessTable
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import Reaper
-from shimpy.core.runtime import Runc
+from shimpy.core.runtime import Runc, Runtime
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import ExecSpec
 from shimpy.core.stdio import StdioHub
@@ -23,43 +24,85 @@ from tests.support.lives import KILLED
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_forgotten_meanwhile(
-    bundle: Callable[..., str], new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def container(bundle: Callable[..., str], new_id: Callable[[], str]) -> AsyncIterator[ManagedContainer]:
+    """One that runs."""
     reaper, hub = Reaper(), StdioHub()
     reaper.open()
     context = Context(new_id(), Bundle.read(bundle("sleep", "1000")), Runc("runc", None, reaper), reaper, hub)
     container = ManagedContainer(context, publish=lambda _event: None, policy=Policy())
-    init = await container.create(StdioPaths(), no_pivot=False)
+    await container.create(StdioPaths(), no_pivot=False)
     await container.start()
-    try:
-        spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
-        process = await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
-        killing, undone = asyncio.Event(), asyncio.Event()
+    yield container
+    if not container.deleted:
+        await delete(container)
+    reaper.close()
+    hub.close()
 
-        async def kill(_process: Process) -> None:
-            killing.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await undone.wait()
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Process, "kill", kill)
-            first = asyncio.create_task(container.delete(process))
-            await killing.wait()
-            first.cancel()
-            await asyncio.sleep(0)
-            second = asyncio.create_task(container.delete(process))
-            await asyncio.sleep(0)
-            # As for an exec that has got its pid.
-            container.forget(process)
-            undone.set()
-            with pytest.raises(NotFoundError, match="has been deleted"):
-                await second
-            await asyncio.wait([first])
-        assert alive(process.pid)
-    finally:
-        assert await container.delete(init) == KILLED
-        reaper.close()
-        hub.close()
+async def test_a_delete_that_waited_for_another_never_takes_a_process_that_was_forgotten_meanwhile(
+    container: ManagedContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = container.bundle.process_for(ExecSpec(("sleep", "1000")))
+    process = await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
+    killing, undone = asyncio.Event(), asyncio.Event()
+
+    async def kill(_process: Process) -> None:
+        killing.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await undone.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "kill", kill)
+        first = asyncio.create_task(container.delete(process))
+        await killing.wait()
+        first.cancel()
+        await asyncio.sleep(0)
+        second = asyncio.create_task(container.delete(process))
+        await asyncio.sleep(0)
+        # As for an exec that has got its pid.
+        container.forget(process)
+        undone.set()
+        with pytest.raises(NotFoundError, match="has been deleted"):
+            await second
+        await asyncio.wait([first])
+    assert alive(process.pid)
+
+    assert await delete(container) == KILLED
+
+
+async def test_a_delete_waits_for_what_the_death_of_init_has_begun(
+    container: ManagedContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It freezes the container for moments, and a runtime deletes nothing that is paused."""
+    order: list[str] = []
+    kill_all = ProcessTable.kill
+
+    async def kill(table: ProcessTable) -> None:
+        """Returns at first before init's exit can be noticed, and then takes its time."""
+        order.append("kill")
+        if len(order) == 1:
+            assert table.init is not None
+            assert table.init.child is not None
+            table.init.child.kill()
+            return
+        await asyncio.sleep(0.2)
+        await kill_all(table)
+        order.append("killed")
+
+    async def delete_state(runtime: Runtime, container_id: str) -> None:
+        order.append("delete")
+        await runtime.delete(container_id)
+
+    monkeypatch.setattr(ProcessTable, "kill", kill)
+    monkeypatch.setattr("shimpy.core.container.delete.delete_state", delete_state)
+
+    assert await delete(container) == KILLED
+    assert order == ["kill", "kill", "killed", "delete"]
+
+
+async def delete(container: ManagedContainer) -> int:
+    assert container.init is not None
+    return await container.delete(container.init)
