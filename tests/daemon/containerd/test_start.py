@@ -199,10 +199,12 @@ def leaks_of(shims: Shims) -> list[str]:
 async def test_the_shims_cgroup(shims: Shims) -> None:
     shims.bundle("web")
     place = next(path for path in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")) if path.is_dir())
-    cgroup = place / shims.namespace
+    # Not the namespace's own name: the cgroups of its containers are below that.
+    name = f"{shims.namespace}-shim"
+    cgroup = place / name
     cgroup.mkdir()
     try:
-        options = runc_options.Options(shim_cgroup=f"/{shims.namespace}")
+        options = runc_options.Options(shim_cgroup=f"/{name}")
         extension = bootstrap.Extension(well_known.Any("containerd.runc.v1.Options", bytes(options)))
         done = shims.start("web", stdin=shims.params("web", extensions=[extension]))
         assert done.returncode == 0, done.stdout
