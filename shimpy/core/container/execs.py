@@ -125,10 +125,16 @@ class Execs:
 
     async def _start(self, process: Process) -> None:
         """Has the runtime start a process, whole or not at all."""
-        context, created = self._context, self._existing()
-        if process.policy.exec_cgroups:
-            process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
-        spec, process.spec = process.spec, None
-        run = Exec(context.id, created.init.pid, created.cgroup, context.runtime, context.reaper)
-        await run.run(process, spec or {})
+        context = self._context
+        try:
+            created = self._existing()
+            if process.policy.exec_cgroups:
+                process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
+            spec, process.spec = process.spec, None
+            run = Exec(context.id, created.init.pid, created.cgroup, context.runtime, context.reaper)
+            await run.run(process, spec or {})
+        except BaseException:
+            # Also where the container has been deleted before this began.
+            process.release()
+            raise
         _log.info("process %d added to container %s", process.pid, context.id)

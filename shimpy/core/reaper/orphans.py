@@ -156,10 +156,16 @@ class Orphans:
         The kernel shows one zombie at a time; where that one is known, its owner reaps it in a
         moment and then sweeps again; so does a window that closes.
         """
-        # Others may be quicker, such as the threads of asyncio in Python 3.11.
-        with contextlib.suppress(OSError):
-            while (pid := _zombie()) is not None and _reap(pid):
-                pass
+        while (pid := _zombie()) is not None:
+            try:
+                if not _reap(pid):
+                    return
+            except (ChildProcessError, ProcessLookupError):
+                # A thread of asyncio's, in Python 3.11, was quicker; those behind it are still there.
+                continue
+            except OSError as error:
+                _log.warning("cannot reap process %d: %s", pid, error)
+                return
 
     def _sweep_claimed(self) -> None:
         first = _zombie()

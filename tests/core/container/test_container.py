@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from shimpy.core.container.container import ManagedContainer
-from shimpy.core.container.context import Context
+from shimpy.core.container.context import Context, Created
 from shimpy.core.container.process import Process
 from shimpy.core.container.process_table import ProcessTable
 from shimpy.core.model import Policy, StdioPaths
@@ -18,7 +18,7 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import ExecSpec
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import NotFoundError
-from tests.support.leaks import alive
+from tests.support.leaks import alive, descriptors, opened_since
 from tests.support.lives import KILLED
 
 pytestmark = pytest.mark.anyio
@@ -106,3 +106,19 @@ async def test_a_delete_waits_for_what_the_death_of_init_has_begun(
 async def delete(container: ManagedContainer) -> int:
     assert container.init is not None
     return await container.delete(container.init)
+
+
+async def test_an_exec_of_a_container_that_is_deleted_meanwhile_leaves_no_file_descriptor(
+    container: ManagedContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    spec = container.bundle.process_for(ExecSpec(("true",)))
+
+    def deleted() -> Created:
+        raise NotFoundError("it is deleted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container.execs, "_existing", deleted)
+        with pytest.raises(NotFoundError):
+            await container.execs.run(spec, StdioPaths(), policy=Policy(), name=str)
+    assert opened_since(before) == []

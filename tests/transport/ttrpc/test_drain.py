@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,8 +56,11 @@ async def test_a_client_that_reads_is_not_waited_for_longer_than_it_takes(
     peer: Peer, server: TtrpcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shimpy.transport.ttrpc.server._LAST_ANSWERS", 3600)
+    transport: Any = peer.writer.transport
+    transport.pause_reading()
     peer.send(request(1, "Long", "4000000"))
     await eventually(lambda: _unread(server))
+    transport.resume_reading()
     draining = asyncio.create_task(server.drain(60))
 
     assert await peer.answer() == (1, "OK", "x" * 4_000_000)
