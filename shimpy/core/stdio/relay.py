@@ -85,6 +85,10 @@ class OutputRelay:
         """Reads what is there, and then no more: the master may be closed. What was read is passed on."""
         if not self._waiting:
             self._flush()
+        # What the sink did not take makes room at its end for what else there is.
+        rest = self._end - self._begin
+        self._buffer[:rest] = bytes(self._buffer[self._begin : self._end])
+        self._begin, self._end = 0, rest
         self._fill()
         self._watcher.unwatch(self._master)
         self._master = -1

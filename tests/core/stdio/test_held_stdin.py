@@ -189,8 +189,16 @@ async def test_a_client_that_leaves_a_held_terminal_may_come_back(hub: StdioHub,
     io.close()
 
 
+def move_to_the_end(relay: OutputRelay) -> None:
+    """Has a relay hold what it has where it is when the relay has read as much at once as it can."""
+    rest = bytes(relay._buffer[relay._begin : relay._end])
+    relay._begin, relay._end = len(relay._buffer) - len(rest), len(relay._buffer)
+    relay._buffer[relay._begin :] = rest
+
+
+@pytest.mark.parametrize("late", [False, True])
 async def test_what_was_shown_before_a_hang_up_is_passed_on(
-    hub: StdioHub, fifo: MakeFifo, tmp_path: Path
+    hub: StdioHub, fifo: MakeFifo, tmp_path: Path, late: bool
 ) -> None:
     """Though nobody reads it yet, and the FIFO takes no more."""
     source, out = fifo("in"), fifo("out")
@@ -199,6 +207,8 @@ async def test_what_was_shown_before_a_hang_up_is_passed_on(
     script = f'trap "exit 7" HUP; head -c 70000 /dev/zero; touch {shown}; while :; do sleep 0.05; done'
     process = await run_on_terminal(io, "sh", "-c", script, raw=True)
     await eventually(lambda: shown.exists() and relay(io)._waiting)
+    if late:
+        move_to_the_end(relay(io))
     io.close_stdin()
     assert await process.exit() == 7
     assert not relay(io).drained.is_set()
@@ -225,6 +235,18 @@ async def test_a_size_after_the_hang_up_changes_nothing(hub: StdioHub, fifo: Mak
     await eventually(relay(io).drained.is_set)
     io.resize(80, 25)
     await process.exit()
+    io.close()
+
+
+async def test_a_terminal_that_is_not_held_is_not_hung_up(hub: StdioHub, fifo: MakeFifo) -> None:
+    source = fifo("in")
+    io = terminal(hub, source, fifo("out"), policy=Policy())
+    process = await run_on_terminal(io, "sh", "-c", UNTIL_HANG_UP)
+    io.close_stdin()
+    await source.write(b"")
+    await asyncio.sleep(0.1)
+    assert process.popen.poll() is None
+    await process.kill()
     io.close()
 
 
