@@ -160,7 +160,7 @@ class Orphans:
             try:
                 if not _reap(pid):
                     return
-            except (ChildProcessError, ProcessLookupError):
+            except (ChildProcessError, ProcessLookupError, FileNotFoundError):
                 # A thread of asyncio's, in Python 3.11, was quicker; those behind it are still there.
                 continue
             except OSError as error:
