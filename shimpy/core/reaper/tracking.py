@@ -72,7 +72,7 @@ class Tracking:
     soon after it is killed.
 
     Args:
-        reaped: called after each exit.
+        reaped: called after each exit, and every SURVEY seconds.
     """
 
     def __init__(self, reaped: Callable[[], None]) -> None:
@@ -164,6 +164,9 @@ class Tracking:
         for child in list(self._children):
             if child.pidfd >= 0 and child.exit_status is None and procfs.is_dead(child.pid):
                 self._look(child, FIRST_LOOK)
+        # An orphan may have died after the last exit that was noticed, and one in the pid namespace of a
+        # container whose init is dying keeps that from its end, so that there would be no next exit.
+        self._reaped()
 
     def _look_later(self, child: Child, delay: float) -> None:
         if child._timer is not None:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from shimpy.core.reaper import Reaper, procfs
+from shimpy.core.reaper import Reaper, orphans, procfs, tracking
 from shimpy.core.reaper.registry import Waited, registry
 from tests.support.forks import exits, fork, is_zombie, orphan, sleeps
 from tests.support.leaks import children, eventually, zombies
@@ -105,3 +105,20 @@ async def test_what_was_killed_is_left_to_who_waits_for_it(embedded: Reaper) -> 
     assert is_zombie(pid)
     registry.discard(waited)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+async def test_what_is_claimed_and_dies_while_nothing_else_happens_is_reaped(
+    embedded: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the pid namespace of a dying init it would keep init from dying, and so anything from happening."""
+    monkeypatch.setattr(orphans, "PERIOD", 0.01)
+    monkeypatch.setattr(tracking, "SURVEY", 0.05)
+    ended = asyncio.Event()
+    living = embedded.track(fork(sleeps), lambda _status: ended.set())
+    pid = orphan(sleeps)
+    embedded.claim(lambda claimed: claimed == pid, watch=False)
+    await eventually(lambda: embedded._orphans._timer is None)
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: pid not in children())
+    living.kill()
+    await ended.wait()
