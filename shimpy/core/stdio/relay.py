@@ -91,7 +91,7 @@ class OutputRelay:
         self._begin, self._end = 0, rest
         self._fill()
         self._watcher.unwatch(self._master)
-        self._master = -1
+        self._master = -1  # of which a read fails
         self._exited = True
         if not self._waiting:
             self._schedule()
@@ -127,8 +127,6 @@ class OutputRelay:
 
     def _fill(self) -> int:
         """Reads until the buffer is full, 0, or nothing is there; returns the error then."""
-        if self._master < 0:
-            return errno.EIO
         while self._end < _OUTPUT_BUFFER:
             try:
                 count = os.readv(self._master, [self._buffer[self._end :]])
@@ -183,7 +181,7 @@ class InputRelay:
     Args:
         source: not blocking; closed at its end.
         master: not blocking.
-        on_end: called when the stream has come to its end.
+        on_end: called at its end, or when the terminal takes no more.
     """
 
     def __init__(
@@ -223,7 +221,6 @@ class InputRelay:
         self._stop_waiting = lambda: self._loop.remove_writer(self._master)
 
     def _turn(self) -> None:
-        ended = False
         try:
             for _ in range(_INPUT_CHUNKS_AT_ONCE):
                 if not self._pending:
@@ -233,7 +230,6 @@ class InputRelay:
                         self._wait_for_source()
                         return
                     if not self._pending:
-                        ended = True
                         break
                 try:
                     self._pending = self._pending[os.write(self._master, self._pending) :]
@@ -247,5 +243,4 @@ class InputRelay:
             _log.warning("the input of a terminal ends: %s", error)
         self.stop()
         self._source.close()
-        if ended:
-            self._on_end()
+        self._on_end()

@@ -150,7 +150,6 @@ class TerminalIO:
         if self._input is not None:
             self._input.stop()
         self._source.close()
-        self._hold.close()
         if self._output is not None:
             self._output.process_exited()
 

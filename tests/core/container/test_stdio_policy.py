@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +23,7 @@ from shimpy.core.stdio.uri import LogProgram
 from shimpy.core.supervisor import Supervisor
 from shimpy.errors import InternalError, InvalidArgumentError, NotFoundError
 from tests.support.fifos import Fifo
-from tests.support.leaks import alive, eventually
+from tests.support.leaks import alive
 from tests.support.log_programs import COPY
 
 pytestmark = pytest.mark.anyio
@@ -58,12 +59,14 @@ def create(
 ) -> Callable[..., Awaitable[ManagedContainer]]:
     """Creates containers; without a program of their own they sleep."""
 
-    async def create(*args: str, stdout: str = "", container_id: str = "") -> ManagedContainer:
+    async def create(
+        *args: str, stdin: str = "", stdout: str = "", container_id: str = ""
+    ) -> ManagedContainer:
         return await supervisor.create(
             container_id or new_id(),
             Bundle.read(bundle(*(args or ("sleep", "1000")))),
             Runc("runc", None, supervisor.reaper),
-            StdioPaths(stdout=stdout),
+            StdioPaths(stdin, stdout),
             policy=POLICY,
         )
 
@@ -83,11 +86,6 @@ async def start_exec(
 
 async def soon(future: asyncio.Future[bytes]) -> bytes:
     return await asyncio.wait_for(future, SOON)
-
-
-async def gone(pid: int) -> None:
-    """Waits until nothing is left of a process."""
-    await eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 async def test_the_output_of_an_exec_ends_at_delete_and_its_children_live_on(
@@ -194,35 +192,51 @@ async def test_a_log_program_of_an_exec_is_told_the_exec_id_and_ends_with_it(
     assert (tmp_path / "out").read_text() == "hello\n"
 
 
+def has_reader(fifo: Fifo) -> bool:
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        assert error.errno == errno.ENXIO
+        return False
+    return True
+
+
 async def test_without_its_log_program_a_container_is_not_created(
     create: Callable[..., Awaitable[ManagedContainer]],
-    tmp_path: Path,
+    fifo: MakeFifo,
     program: MakeProgram,
     new_id: Callable[[], str],
 ) -> None:
-    container_id = new_id()
+    source, container_id = fifo("in"), new_id()
+    uri = f"binary-v2://{program('exit 1').path}"
     with pytest.raises(InternalError, match="ready"):
-        await create(stdout=f"binary-v2://{program('exit 1').path}", container_id=container_id)
+        await create(stdin=str(source), stdout=uri, container_id=container_id)
+    assert not has_reader(source)
     await create(container_id=container_id)
 
 
 async def test_without_its_log_program_an_exec_is_not_started(
-    create: Callable[..., Awaitable[ManagedContainer]],
+    create: Callable[..., Awaitable[ManagedContainer]], fifo: MakeFifo
 ) -> None:
-    container = await create()
+    container, source = await create(), fifo("in")
     with pytest.raises(NotFoundError, match="/no/such/program"):
-        await start_exec(container, "true", stdout="binary:///no/such/program")
+        await start_exec(container, "true", stdin=source, stdout="binary:///no/such/program")
     process = container.get("one")
     assert process.pid == 0
+    assert not has_reader(source)
     await container.delete(process)
+
+
+ENDLESS = "echo $$ >pid; exec 5>&-; exec sleep 1000"
+"""A log program that reads nothing, and has to be told to end."""
 
 
 async def test_a_create_that_fails_ends_the_log_program(
     create: Callable[..., Awaitable[ManagedContainer]], tmp_path: Path, program: MakeProgram
 ) -> None:
     with pytest.raises(NotFoundError, match="no-such-program"):
-        await create("no-such-program", stdout=f"binary://{program('echo $$ >pid; ' + COPY).path}")
-    await gone(int((tmp_path / "pid").read_text()))
+        await create("no-such-program", stdout=f"binary://{program(ENDLESS).path}")
+    assert not alive(int((tmp_path / "pid").read_text()))
 
 
 async def test_an_exec_that_fails_ends_the_log_program(
@@ -230,10 +244,8 @@ async def test_an_exec_that_fails_ends_the_log_program(
 ) -> None:
     container = await create()
     with pytest.raises(NotFoundError, match="no-such-program"):
-        await start_exec(
-            container, "no-such-program", stdout=f"binary://{program('echo $$ >pid; ' + COPY).path}"
-        )
-    await gone(int((tmp_path / "pid").read_text()))
+        await start_exec(container, "no-such-program", stdout=f"binary://{program(ENDLESS).path}")
+    assert not alive(int((tmp_path / "pid").read_text()))
     await container.delete(container.get("one"))
 
 

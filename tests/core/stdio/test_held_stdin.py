@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import select
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +250,20 @@ async def test_a_terminal_that_is_not_held_is_not_hung_up(hub: StdioHub, fifo: M
     assert process.popen.poll() is None
     await process.kill()
     io.close()
+
+
+async def test_nothing_waits_for_the_cycle_collector(hub: StdioHub, fifo: MakeFifo) -> None:
+    io = terminal(hub, fifo("in"), fifo("out"))
+    process = await run_on_terminal(io, "sleep", "1000")
+    await process.kill()
+    io.close()
+    kept = weakref.ref(io)
+    gc.disable()
+    try:
+        del io, process
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("ends_at_exit", [False, True])

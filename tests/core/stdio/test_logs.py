@@ -253,6 +253,16 @@ async def test_a_terminals_program_that_does_not_read_holds_nobody_up(
     await reaped(pid)
 
 
+async def test_a_terminals_program_that_ends_before_its_process_is_told(
+    opened: Callable[..., ProcessIO], program: MakeProgram, caplog: pytest.LogCaptureFixture
+) -> None:
+    io = opened(f"binary://{program('exit 3').path}", terminal=True)
+    process = await run_on_terminal(io, "sleep", "1000")
+    await eventually(lambda: "ended with status 3" in caplog.text)
+    await process.kill()
+    io.close()
+
+
 async def test_a_device_that_is_named_as_a_log_file_is_opened(opened: Callable[..., ProcessIO]) -> None:
     io = opened("file:///dev/full")
     assert stat.S_ISCHR(os.fstat(io.fds[1]).st_mode)
