@@ -46,11 +46,7 @@ class Exec:
             ShimError: the runtime refused, or did not do what it said.
         """
         cgroup = process.cgroup
-        try:
-            await process.io.prepare()
-        except BaseException:
-            process.release()
-            raise
+        await process.io.prepare()
         try:
             with self._reaper.spawning():
                 pid = await self._runtime.exec(

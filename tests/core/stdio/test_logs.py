@@ -254,10 +254,15 @@ async def test_a_terminals_program_that_does_not_read_holds_nobody_up(
 
 
 async def test_a_terminals_program_that_ends_before_its_process_is_told(
-    opened: Callable[..., ProcessIO], program: MakeProgram, caplog: pytest.LogCaptureFixture
+    opened: Callable[..., ProcessIO],
+    tmp_path: Path,
+    program: MakeProgram,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    io = opened(f"binary://{program('exit 3').path}", terminal=True)
+    script = "exec 5>&-; while [ ! -e attached ]; do sleep 0.02; done; exit 3"
+    io = opened(f"binary://{program(script).path}", terminal=True)
     process = await run_on_terminal(io, "sleep", "1000")
+    (tmp_path / "attached").touch()
     await eventually(lambda: "ended with status 3" in caplog.text)
     await process.kill()
     io.close()
