@@ -141,24 +141,21 @@ async def test_a_run_in_a_container_that_another_container_traces_ends_in_time(
         for kind in ("bounding", "effective", "permitted"):
             spec["process"]["capabilities"][kind].append("CAP_SYS_PTRACE")
 
-    async with (
-        asyncio.timeout(40),
-        sandbox(bundle, new_id()) as victim,
-        shimpy.in_process() as client,
-        client.container(
-            new_id(),
-            bundle(TRACER, "namespace", str(victim.pid), own_pid_namespace=False, change=sees_all),
-        ),
-    ):
-        running = asyncio.ensure_future(victim.run(["sleep", "1000"], timeout=1))
+    async with asyncio.timeout(40), sandbox(bundle, new_id()) as victim, shimpy.in_process() as client:
+        tracer = bundle(TRACER, "namespace", str(victim.pid), own_pid_namespace=False, change=sees_all)
+        init = await client.create(new_id(), tracer)
+        running = asyncio.ensure_future(victim.run(["sleep", "1000"], timeout=3))
 
         async def processes() -> list[int]:
             return [one.pid for one in (await victim.state()).processes if one.pid != victim.pid]
 
         while not (pids := await processes()):
             await asyncio.sleep(0.01)
+        # Not before: the runtime's own program, when it is traced, never gets to that.
+        await client.start()
         await eventually(lambda: is_traced(pids[0]))
         result = await running
         assert result.timed_out
         assert result.exit_status == KILLED
         assert is_traced(pids[0])
+        assert await client.delete(init) == KILLED
