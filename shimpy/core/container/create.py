@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from shimpy.core.cgroup import Cgroup, Leftovers
+from shimpy.core.container.operation import undo
 from shimpy.core.container.process import Process
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
@@ -96,22 +97,37 @@ class Create:
             cgroup = Cgroup.of(pid, made=leftovers)
             await init.io.attach()
         except BaseException as error:
-            release = self._reaper.claim(leftovers.had, watch=False)
-            try:
-                if cgroup is not None:
-                    await cgroup.kill()
-                await init.kill()
-                if not isinstance(error, AlreadyExistsError):
-                    await self._undo_state(init, began)
-                    remove_copies(self._runtime, self._id)
-                await leftovers.remove()
-            finally:
-                leftovers.remove_above()
-                release()
-                await init.io.finish()
-                init.release()
+            remove_state = not isinstance(error, AlreadyExistsError)
+            await undo(self._undo(init, cgroup, leftovers, began, remove_state=remove_state))
             raise
         return cgroup
+
+    async def _undo(
+        self, init: Process, cgroup: Cgroup | None, leftovers: Leftovers, began: float, *, remove_state: bool
+    ) -> None:
+        """Removes all that the create has made.
+
+        Args:
+            init: its process.
+            cgroup: the container's, if it has come so far.
+            leftovers: the cgroups that the runtime was to make.
+            began: when the create began, in seconds since the epoch.
+            remove_state: what the runtime holds of the container is ours.
+        """
+        release = self._reaper.claim(leftovers.had, watch=False)
+        try:
+            if cgroup is not None:
+                await cgroup.kill()
+            await init.kill()
+            if remove_state:
+                await self._undo_state(init, began)
+                remove_copies(self._runtime, self._id)
+            await leftovers.remove()
+        finally:
+            leftovers.remove_above()
+            release()
+            await init.io.finish()
+            init.release()
 
     async def _undo_state(self, init: Process, began: float) -> None:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shimpy.core.cgroup import Cgroup, pids_usage
+from shimpy.core.container.operation import undo
 from shimpy.core.container.process import Process
 from shimpy.core.reaper import Reaper, children, is_dead, is_dying
 from shimpy.core.runtime import Runtime
@@ -59,11 +60,7 @@ class Exec:
                 process.track(self._reaper, pid)
             await process.io.attach()
         except BaseException as error:
-            await process.kill()
-            await process.io.finish()
-            process.release()
-            # What it was about to tell us of is a zombie of ours now.
-            self._reaper.claim(self._cgroup.had, watch=False)()
+            await undo(self._undo(process))
             # The runtime, killed in there with everything else, only knows that it has failed. The
             # kernel takes init's memory before it kills the rest, and tells us of its death last.
             if isinstance(error, InternalError) and is_dying(self._init_pid):
@@ -71,6 +68,15 @@ class Exec:
             if isinstance(error, (InternalError, ResourceExhaustedError)) and (full := self._full()):
                 raise ResourceExhaustedError(f"{full}: {error}") from error
             raise
+
+    async def _undo(self, process: Process) -> None:
+        try:
+            await process.kill()
+            await process.io.finish()
+        finally:
+            process.release()
+        # What it was about to tell us of is a zombie of ours now.
+        self._reaper.claim(self._cgroup.had, watch=False)()
 
     def _full(self) -> str:
         """Says that the container may have no more processes, if so.

@@ -89,6 +89,26 @@ class Operation(Generic[T]):
             asyncio.get_running_loop().call_soon(self._task.cancel)
 
 
+async def undo(rollback: Coroutine[Any, Any, None]) -> None:
+    """Runs a rollback to its end; a cancellation that comes meanwhile takes effect after that.
+
+    One that follows an error needs it: the work that it is part of can still be cancelled, once.
+
+    Args:
+        rollback: gives back what the work has taken.
+    """
+    task = asyncio.get_running_loop().create_task(rollback)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
 class Operations:
     """What is under way at one time; at most one operation is exclusive.
 

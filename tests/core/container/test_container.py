@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,8 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import ExecSpec
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import NotFoundError
+from shimpy.testing import Fails, FakeRuntime
+from tests.support import containers
 from tests.support.leaks import alive, descriptors, opened_since
 from tests.support.lives import KILLED
 
@@ -101,6 +104,67 @@ async def test_a_delete_waits_for_what_the_death_of_init_has_begun(
 
     assert await delete(container) == KILLED
     assert order == ["kill", "kill", "killed", "delete"]
+
+
+async def test_an_exec_that_is_called_off_while_it_is_rolled_back_leaves_nothing(
+    container: ManagedContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command has failed because init was dying; then init's exit calls it off."""
+    before = descriptors()
+    killing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def kill(_process: Process) -> None:
+        killing.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(Process, "kill", kill)
+    spec = container.bundle.process_for(ExecSpec(("not-there",)))
+    call = asyncio.create_task(
+        container.execs.run(spec, StdioPaths(), policy=Policy(exec_cgroups=True), name=str)
+    )
+    await killing.wait()
+    call.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    go_on.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert opened_since(before) == []
+
+
+async def test_a_create_that_is_called_off_while_it_is_rolled_back_leaves_nothing(
+    bundle: Callable[..., str], new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reaper, hub = Reaper(), StdioHub()
+    reaper.open()
+    with FakeRuntime(tmp_path) as fake:
+        fake.fault("create", Fails(after=True), times=1)
+        runtime = Runc(fake.path, None, reaper)
+        context = Context(new_id(), Bundle.read(bundle("sleep", "1000")), runtime, reaper, hub)
+        container = ManagedContainer(context, publish=lambda _event: None, policy=Policy())
+        killing, go_on = asyncio.Event(), asyncio.Event()
+        kill_it = Process.kill
+
+        async def kill(process: Process) -> None:
+            killing.set()
+            await go_on.wait()
+            await kill_it(process)
+
+        monkeypatch.setattr(Process, "kill", kill)
+        call = asyncio.create_task(container.create(StdioPaths()))
+        await killing.wait()
+        call.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        go_on.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert containers.left(context.id) == []
+        assert containers.cgroups(context.id) == []
+    reaper.close()
+    hub.close()
 
 
 async def delete(container: ManagedContainer) -> int:

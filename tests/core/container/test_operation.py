@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shimpy.core.container.operation import Operation, Operations
+from shimpy.core.container.operation import Operation, Operations, undo
 from shimpy.errors import FailedPreconditionError, InternalError, ShimError, UnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -342,3 +342,55 @@ async def test_a_change_that_was_called_off_can_be_awaited() -> None:
     work.wait_rolled_back.set()
     await waiting
     assert operations.exclusive is None
+
+
+async def test_a_rollback_that_follows_an_error_is_not_cut_short() -> None:
+    """Its work has not met its one cancellation yet."""
+    begun, go_on, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def rollback() -> None:
+        begun.set()
+        await go_on.wait()
+        gone.set()
+
+    async def fail() -> None:
+        raise InternalError("the runtime refused")
+
+    async def work() -> None:
+        try:
+            await fail()
+        except InternalError:
+            await undo(rollback())
+            raise
+
+    operation = Operation(work())
+    await begun.wait()
+    operation.abort(REASON)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not operation.done
+    go_on.set()
+
+    with pytest.raises(UnavailableError):
+        await operation.result()
+    assert gone.is_set()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_a_rollback_raises_is_not_lost(*, cancelled: bool) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def rollback() -> None:
+        begun.set()
+        await go_on.wait()
+        raise InternalError("it could not be killed")
+
+    task = asyncio.create_task(undo(rollback()))
+    await begun.wait()
+    if cancelled:
+        task.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+
+    with pytest.raises(InternalError, match="could not be killed"):
+        await task
