@@ -17,6 +17,9 @@ _log = logging.getLogger(__name__)
 # Seconds after which claimed orphans are looked for again.
 PERIOD = 1.0
 
+# Seconds until a zombie that somebody traces is looked at again; then twice as long, up to PERIOD.
+_FIRST_LOOK = 0.01
+
 
 class Orphans:
     """Reaps orphans, as far as it is certain that they are some.
@@ -53,7 +56,7 @@ class Orphans:
         for pidfd in self._dying:
             self._loop.remove_reader(pidfd)
         procfs.close(self._dying)
-        self._dying.clear()
+        self._dying = set()
         self._claims.clear()
         self._watching.clear()
         if self._timer is not None:
@@ -115,18 +118,34 @@ class Orphans:
         def died(pidfd: int) -> None:
             loop.remove_reader(pidfd)
             alive.discard(pidfd)
-            if alive:
-                return
-            for one, pid in killed.items():
-                with registry.lock, contextlib.suppress(ChildProcessError):
-                    if not registry.knows(pid):
-                        os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
-            procfs.close(killed)
-            self._dying.difference_update(killed)
+            if not alive:
+                self._bury_dead(killed, self._dying, _FIRST_LOOK)
 
         self._dying.update(killed)
         for pidfd in killed:
             loop.add_reader(pidfd, died, pidfd)
+
+    def _bury_dead(self, dead: dict[int, int], dying: set[int], delay: float) -> None:
+        """Reaps those of the dead that are our children; the zombies of a tracer when it lets go.
+
+        Of a container's pid namespace, such a zombie keeps the init from dying (pid_namespaces(7)).
+
+        Args:
+            dead: the pid for each pidfd.
+            dying: where the pidfds are kept for `close`.
+            delay: in seconds, until it looks again at what is its tracer's (ptrace(2)).
+        """
+        if self._loop is None or self._dying is not dying:
+            return  # it was closed meanwhile
+        for pidfd, pid in list(dead.items()):
+            with registry.lock, contextlib.suppress(ChildProcessError):
+                if not registry.knows(pid) and not os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG):
+                    continue
+            del dead[pidfd]
+            dying.discard(pidfd)
+            os.close(pidfd)
+        if dead:
+            self._loop.call_later(delay, self._bury_dead, dead, dying, min(2 * delay, PERIOD))
 
     def sweep(self) -> None:
         """Reaps those that exist now, here and in the other sweepers of this process."""

@@ -57,6 +57,21 @@ async def test_its_pid_is_not_forgotten_before(reaper: Reaper) -> None:
             reaper.track(process.pid, Exit())
 
 
+async def test_what_was_killed_with_its_command_is_reaped_when_its_tracer_lets_go(
+    embedded: Reaper,
+) -> None:
+    """In a pid namespace its zombie would keep init from dying."""
+    command = await embedded.spawn("sh", "-c", "sleep 1000 & echo $!; wait", stdout=asyncio.subprocess.PIPE)
+    assert command.stdout is not None
+    helper = int(await command.stdout.readline())
+    with traced(helper):
+        await embedded.kill(command)
+        await eventually(lambda: is_zombie(helper))
+        await asyncio.sleep(0.1)
+        assert is_zombie(helper)
+    await eventually(lambda: not children())
+
+
 async def test_it_does_not_keep_the_loop_busy(reaper: Reaper, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     real = os.waitid
