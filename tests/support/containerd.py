@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shimpy.daemon.containerd.install import install
+from tests.support.containers import cgroups
 from tests.support.time_scale import scaled
 
 RUNTIME = "io.containerd.shimpy.v2"
@@ -183,6 +184,9 @@ class Containerd:
             self.remove(name)
         self._process.terminate()
         self._process.wait()
+        # runc makes one for the namespace, above those of its containers, and leaves it.
+        for cgroup in cgroups(self.namespace):
+            os.rmdir(cgroup)
         shutil.rmtree(self.folder)
 
 

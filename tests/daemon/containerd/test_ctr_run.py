@@ -12,7 +12,10 @@ import pytest
 
 from tests.support.containerd import Containerd, run_arguments
 from tests.support.containers import cgroups
+from tests.support.leaks import eventually
 from tests.support.time_scale import scaled
+
+pytestmark = pytest.mark.anyio
 
 NewId = Callable[[], str]
 
@@ -81,18 +84,21 @@ def test_a_second_of_the_same_name_is_refused(containerd: Containerd, rootfs: Pa
     assert containerd.status(running) == "RUNNING"
 
 
-def test_its_pid(containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path) -> None:
+async def test_its_pid(containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path) -> None:
     containerd.run(
         "-d", "--pid-file", str(tmp_path / "pid"), rootfs=rootfs, name=new_id(), command=["sleep", "1000"]
     )
 
-    assert Path(f"/proc/{(tmp_path / 'pid').read_text()}/comm").read_text() == "sleep\n"
+    comm = Path(f"/proc/{(tmp_path / 'pid').read_text()}/comm")
+    # A start has succeeded when runc's init is about to become the program.
+    await eventually(lambda: comm.read_text() == "sleep\n")
 
 
-def test_output_to_a_file(containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path) -> None:
+async def test_output_to_a_file(containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path) -> None:
     name = new_id()
     log = tmp_path / "new" / "log"
     containerd.run("-d", "--log-uri", f"file://{log}", rootfs=rootfs, name=name, command=["echo", "written"])
+    await eventually(lambda: containerd.status(name) == "STOPPED")
     containerd.ctr("tasks", "delete", name)
 
     assert log.read_text() == "written\n"
@@ -145,15 +151,6 @@ def test_what_is_typed(terminal: Callable[..., pexpect.spawn[str]]) -> None:
     shell = terminal("sh", "-c", "read line; echo got:$line:")
     shell.sendline("typed")
     shell.expect("got:typed:")
-
-    assert ended(shell) == 0
-
-
-def test_all_that_a_terminal_shows_comes(
-    containerd: Containerd, terminal: Callable[..., pexpect.spawn[str]]
-) -> None:
-    shell = terminal("sh", "-c", "seq 1 20000; echo the end")
-    shell.expect("19999\r+\n20000\r+\nthe end\r+\n")
 
     assert ended(shell) == 0
 

@@ -147,10 +147,12 @@ def processes(containerd: Containerd, name: str) -> list[int]:
     return [int(line.split()[0]) for line in lines[1:]]
 
 
-def test_ps(containerd: Containerd, running: str) -> None:
-    found = processes(containerd, running)
+async def test_ps(containerd: Containerd, running: str) -> None:
+    def names() -> list[str]:
+        return sorted(Path(f"/proc/{pid}/comm").read_text() for pid in processes(containerd, running))
 
-    assert sorted(Path(f"/proc/{pid}/comm").read_text() for pid in found) == ["sh\n", "sleep\n"]
+    # The shell takes its time to start the other.
+    await eventually(lambda: names() == ["sh\n", "sleep\n"])
 
 
 def test_metrics(containerd: Containerd, running: str) -> None:
