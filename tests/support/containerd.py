@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from shimpy.daemon.containerd.delete import RUNTIME_ROOT
 from shimpy.daemon.containerd.install import install
 from tests.support.containers import cgroups
 from tests.support.time_scale import scaled
@@ -187,6 +188,8 @@ class Containerd:
         # runc makes one for the namespace, above those of its containers, and leaves it.
         for cgroup in cgroups(self.namespace):
             os.rmdir(cgroup)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(os.path.join(RUNTIME_ROOT, self.namespace))
         shutil.rmtree(self.folder)
 
 
