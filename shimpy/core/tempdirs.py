@@ -194,10 +194,15 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
 
 def _open_private(path: str, *, make: bool) -> int:
     """Opens a directory that has to be ours alone; in one like /tmp another user may have made it first."""
-    if make:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        if not make:
+            raise
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fd = os.open(path, flags)
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         os.close(fd)

@@ -18,6 +18,9 @@ _FLAGS = 9 - 3
 _START_TIME = 22 - 3
 _EXIT_CODE = 52 - 3
 
+# More than 52 numbers of at most 20 digits and a name of at most 64 characters.
+_STAT_SIZE = 4096
+
 # linux/sched.h
 _PF_EXITING = 0x4
 _PF_FORKNOEXEC = 0x40
@@ -101,9 +104,14 @@ def _pid_namespaces(pid: int) -> int:
 
 def _stat(path: str) -> list[bytes]:
     """Returns the fields of a stat file below /proc, from the third on (proc_pid_stat(5))."""
-    with open(f"/proc/{path}/stat", "rb") as file:
-        # The second field is the program's name, which may hold anything.
-        return file.read().rpartition(b")")[2].split()
+    # One read has it all: the kernel makes it as a whole (single_open in fs/proc/base.c).
+    fd = os.open(f"/proc/{path}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, _STAT_SIZE)
+    finally:
+        os.close(fd)
+    # The second field is the program's name, which may hold anything.
+    return text.rpartition(b")")[2].split()
 
 
 def _threads(pid: int) -> dict[str, list[bytes]]:

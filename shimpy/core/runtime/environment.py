@@ -56,15 +56,14 @@ def clean_prefix() -> list[str]:
 
 def _signals_are_off() -> bool:
     """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
-    with open("/proc/thread-self/status", "rb") as file:
-        masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
+    lines = linux.read_file("/proc/thread-self/status").split(b"\n")
+    masks = dict(line.split(b":\t") for line in lines if line.startswith((b"SigBlk", b"SigIgn")))
     ignored = int(masks[b"SigIgn"], 16) & ~(_IGNORED_BY_PYTHON | _OF_THE_C_LIBRARY)
     return bool(ignored or int(masks[b"SigBlk"], 16))
 
 
 def _oom_score_adj() -> int:
     try:
-        with open("/proc/self/oom_score_adj", "rb") as file:
-            return int(file.read())
+        return int(linux.read_file("/proc/self/oom_score_adj"))
     except (OSError, ValueError):
         return 0
