@@ -67,11 +67,8 @@ class Orphans:
     @contextlib.contextmanager
     def spawning(self) -> Iterator[None]:
         """While it is open, nothing is reaped that was started in it."""
-        try:
-            with registry.spawning():
-                yield
-        finally:
-            self.sweep()
+        with registry.spawning(self.sweep):
+            yield
 
     def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
         """Says whose orphans certain processes are; see Reaper.claim."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ UMASK = 0o022
 STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
-_NO_STDIO = (asyncio.subprocess.DEVNULL,) * 3
+_NO_STDIO = (subprocess.DEVNULL,) * 3
 
 
 class Runc:
@@ -128,7 +129,7 @@ class Runc:
             await self._call(files, [], command, arguments, _NO_STDIO)
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
-        nothing = asyncio.subprocess.DEVNULL
+        nothing = subprocess.DEVNULL
         with CommandFiles() as files:
             output = files.capture()
             await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
@@ -173,26 +174,22 @@ class Runc:
             raise refused(self.name, command, code, files.read_log())
 
     async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
-        spawning = asyncio.ensure_future(
-            self._reaper.spawn(
-                *argv,
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-                env=environment(),
-                umask=umask,
-                # A group to kill, but not a session: a new session is a new scheduling group too
-                # (sched(7), autogroup), in which a short command waits long on a busy machine.
-                process_group=0,
-            )
+        command = self._reaper.spawn(
+            *argv,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            env=environment(),
+            umask=umask,
+            # A group to kill, but not a session: a new session is a new scheduling group too
+            # (sched(7), autogroup), in which a short command waits long on a busy machine.
+            process_group=0,
         )
         try:
-            process = await asyncio.shield(spawning)
-            return await self._reaper.wait(process)
+            return await self._reaper.wait(command)
         except asyncio.CancelledError:
-            # A spawn is never left half way: without its pid there would be nothing to kill. The
-            # group, because the runtime's own helper processes are where a command hangs.
-            await self._reaper.kill(await spawning)
+            # With its group, because the runtime's own helper processes are where a command hangs.
+            await self._reaper.kill(command)
             raise
 
 
