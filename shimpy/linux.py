@@ -39,7 +39,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _CHUNK = 16384
 
 
-def read_file(path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None) -> bytes:
+def read_file(
+    path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None, at_once: bool = False
+) -> bytes:
     """Returns what a file holds, and asks nothing else of it.
 
     For the small files of /proc and cgroups, of which a call reads many: it is four system calls, and a file
@@ -48,6 +50,8 @@ def read_file(path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None
     Args:
         path: of the file.
         dir_fd: a file descriptor of the directory that a relative path begins at.
+        at_once: it is one that the kernel makes as a whole (single_open in fs/seq_file.c) and not line by
+            line, so that a read that is not full has met its end.
 
     Raises:
         OSError: as open(2) and read(2) have it.
@@ -55,7 +59,7 @@ def read_file(path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         text = part = os.read(fd, _CHUNK)
-        while part:
+        while part and not (at_once and len(part) < _CHUNK):
             part = os.read(fd, _CHUNK)
             text += part
     finally:

@@ -81,7 +81,7 @@ def memberships(pid: int | None = None, proc: StrPath = PROC) -> dict[str, str]:
     """
     try:
         path = os.path.join(proc, "self" if pid is None else str(pid), "cgroup")
-        text = os.fsdecode(linux.read_file(path))
+        text = os.fsdecode(linux.read_file(path, at_once=True))
     except (FileNotFoundError, ProcessLookupError):
         return {}
     paths = {}
@@ -144,8 +144,9 @@ class Hierarchies:
     def own_directory(self, controller: str) -> str | None:
         """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
         path = self.own.get(controller)
+        points = {mount.point for mount in self.mounts}
         for directory in self.directories(controller, path) if path is not None else ():
-            if os.path.isdir(directory):
+            if directory in points or os.path.isdir(directory):
                 return directory
         return None
 

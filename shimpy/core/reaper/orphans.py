@@ -76,7 +76,8 @@ class Orphans:
         self._claims[key] = owns
         if watch:
             self._watching.add(key)
-        self.sweep()
+        if not self._every:
+            self.sweep()
 
         def release() -> None:
             self._watching.discard(key)

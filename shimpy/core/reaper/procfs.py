@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from shimpy import linux
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 # Where in what `_stat` returns: proc_pid_stat(5) counts from 1, and the first two are not in it.
@@ -17,9 +19,6 @@ _STATE = 3 - 3
 _FLAGS = 9 - 3
 _START_TIME = 22 - 3
 _EXIT_CODE = 52 - 3
-
-# More than 52 numbers of at most 20 digits and a name of at most 64 characters.
-_STAT_SIZE = 4096
 
 # linux/sched.h
 _PF_EXITING = 0x4
@@ -104,12 +103,7 @@ def _pid_namespaces(pid: int) -> int:
 
 def _stat(path: str) -> list[bytes]:
     """Returns the fields of a stat file below /proc, from the third on (proc_pid_stat(5))."""
-    # One read has it all: the kernel makes it as a whole (single_open in fs/proc/base.c).
-    fd = os.open(f"/proc/{path}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, _STAT_SIZE)
-    finally:
-        os.close(fd)
+    text = linux.read_file(f"/proc/{path}/stat", at_once=True)
     # The second field is the program's name, which may hold anything.
     return text.rpartition(b")")[2].split()
 

@@ -16,6 +16,7 @@ from shimpy.core.reaper.command import Command
 from shimpy.core.reaper.orphans import Orphans
 from shimpy.core.reaper.subreaper import Subreaper
 from shimpy.core.reaper.tracking import Child, Tracking
+from shimpy.core.tempdirs import DirectoryPool
 from shimpy.errors import FailedPreconditionError
 
 
@@ -43,6 +44,9 @@ class Reaper:
     Args:
         sweep_orphans: reap every child that has no other waiter. For a process that does
             nothing else; in an embedding program it would steal the statuses of its children.
+
+    Attributes:
+        directories: for what its commands write, until `close`.
     """
 
     def __init__(self, *, sweep_orphans: bool = False) -> None:
@@ -51,6 +55,7 @@ class Reaper:
         self._orphans = Orphans(every=sweep_orphans)
         self._tracking = Tracking(self._orphans.sweep)
         self._commands = Tracking(self._orphans.sweep, notes_exec=False)
+        self.directories = DirectoryPool()
         self._restore: list[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -78,6 +83,7 @@ class Reaper:
             self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
             loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
             self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+        self.directories.open()
         self._tracking.open(loop)
         self._orphans.open(loop)
 
@@ -87,6 +93,7 @@ class Reaper:
             return
         self._tracking.close()
         self._orphans.close()
+        self.directories.close()
         while self._restore:
             self._restore.pop()()
         self._loop = None

@@ -215,6 +215,8 @@ def _read_regular(path: str) -> bytes:
         text = b""
         while part := os.read(fd, min(status.st_size, MAX_CONFIG) + 1):
             text += part
+            if len(text) == status.st_size:
+                break
             if len(text) > MAX_CONFIG:
                 raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
         return text

@@ -61,7 +61,7 @@ class Runc:
             options.append("--no-pivot")
         if no_new_keyring:
             options.append("--no-new-keyring")
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             options.append(f"--pid-file={files.make_pid()}")
             await self._detach(files, "create", options, container_id, stdio, console_socket)
             return files.read_pid(self.name)
@@ -78,7 +78,7 @@ class Runc:
         console_socket: str | None = None,
         extra: Sequence[str] = (),
     ) -> int:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             told = [f"--process={files.make_json(process)}", f"--pid-file={files.make_pid()}"]
             options = ["--detach", *told, *extra]
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
@@ -97,7 +97,7 @@ class Runc:
         await self._run("delete", *(["--force"] if force else []), container_id)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(
                 files, [], "update", [f"--resources={files.make_json(resources)}", container_id], _NO_STDIO
             )
@@ -125,12 +125,12 @@ class Runc:
         return None if root is None else os.path.join(root, container_id)
 
     async def _run(self, command: str, *arguments: str) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(files, [], command, arguments, _NO_STDIO)
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
         nothing = subprocess.DEVNULL
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             output = files.capture()
             await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
             output.seek(0)
