@@ -90,11 +90,13 @@ class Leftovers:
         """
         hierarchies = Hierarchies(proc)
         leaves = [p for p in _leftover_paths(spec, container_id, hierarchies) if not os.path.exists(p)]
-        points = {mount.point for mount in hierarchies.mounts}
+        there = {mount.point for mount in hierarchies.mounts}
+        for controller, own in hierarchies.own.items():
+            there.update(hierarchies.directories(controller, own))
         above: set[str] = set()
         for leaf in leaves:
             parent = posixpath.dirname(leaf)
-            while parent not in points and (cls._shared[parent] > 0 or not os.path.exists(parent)):
+            while parent not in there and (cls._shared[parent] > 0 or not os.path.exists(parent)):
                 above.add(parent)
                 parent = posixpath.dirname(parent)
         return cls(leaves, sorted(above, key=lambda path: -path.count("/")), hierarchies, proc)

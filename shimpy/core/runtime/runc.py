@@ -207,7 +207,7 @@ def find_runtime(name: str) -> str:
         raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
-    for directory in os.get_exec_path():
+    for directory in dict.fromkeys(os.get_exec_path()):
         # Joined with a directory, an absolute path stays what it is. Nor is it tidied up: `link/..` is
         # not where the link is.
         path = os.path.join(directory, name)
