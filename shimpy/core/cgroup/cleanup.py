@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -114,10 +114,15 @@ class Leftovers:
         }
         self._made = [leaf for leaf in self._leaves if leaf in places]
 
-    async def prune(self) -> None:
-        """Removes what a dead container has made below its own; see Tree.prune."""
+    async def prune(self, *, but: Collection[str] = ()) -> None:
+        """Removes what a dead container has made below its own; see Tree.prune.
+
+        Args:
+            but: those that are pruned already.
+        """
         for leaf in self._made:
-            await Tree(leaf).prune()
+            if leaf not in but:
+                await Tree(leaf).prune()
 
     def remove_above(self) -> None:
         """Removes what is above the container's own and was not there before, unless it is in use."""

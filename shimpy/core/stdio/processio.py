@@ -194,8 +194,7 @@ class PlainIO:
     def _find_input(self, path: str) -> int:
         if not path:
             self._opens_input_late = False
-            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            self._lent.callback(os.close, null)
+            self._lent.callback(os.close, null := os.open(os.devnull, os.O_RDONLY))
             return null
         with Stream("stdin", path) as stream:  # to tell at once of a path that cannot be used
             return -1 if self._opens_input_late else self._open_input(stream)
@@ -216,8 +215,7 @@ class PlainIO:
 
     def _open_outputs(self, hub: StdioHub, stdout: str, stderr: str) -> tuple[int, int]:
         if not (stdout or stderr):
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            self._lent.callback(os.close, null)
+            self._lent.callback(os.close, null := os.open(os.devnull, os.O_WRONLY))
             return null, null
         if stdout == stderr:
             with Stream("stdout", stdout) as both:

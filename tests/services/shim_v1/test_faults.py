@@ -208,7 +208,7 @@ async def nothing_left_of_it(life: Life) -> AsyncIterator[None]:
     told = (await life.states(), list(life.recorder.seen))
     yield
     # A directory of no name is kept for the next command, once there was one.
-    allowed = ({}, {"file descriptors": ["/"]})
+    allowed: tuple[dict[str, list[str]], ...] = ({}, {"file descriptors": ["/"]})
     with contextlib.suppress(AssertionError):
         await eventually(lambda: residue.new_since(before) in allowed, within=3)
     assert residue.new_since(before) in allowed
