@@ -35,36 +35,41 @@ os.execvp(sys.argv[1], sys.argv[1:])
 _RESET_OOM_SCORE = 'echo 0 2>/dev/null >/proc/self/oom_score_adj; exec "$0" "$@"'
 
 
-def environment() -> dict[str, str]:
-    """Returns our environment without what is meant for this process alone."""
+def environment() -> dict[str, str] | None:
+    """Returns our environment without what is meant for this process alone; None: that is all of it."""
+    if os.environ.keys().isdisjoint(_PRIVATE_ENVIRONMENT):
+        return None  # to go through it takes as long as to read a bundle
     return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT}
 
 
-def clean_prefix() -> list[str]:
+def clean_prefix(*, sets_oom_score: bool = False) -> list[str]:
     """Returns the command that has to stand before the runtime's, so that what it starts begins clean.
 
     Nothing, in a process whose signals and OOM score are as usual: each of these costs a start of
     its own. File descriptors, umask and the signals that Python itself ignores are the spawn's business.
+
+    Args:
+        sets_oom_score: what it starts gets an OOM score of its own, so that it need not be without ours. This
+            is what spares a shell to who always says one, as Kubernetes does.
     """
     prefix: list[str] = []
     if _signals_are_off():
         prefix += [sys.executable, "-I", "-S", "-c", _RESET_SIGNALS]
-    if _oom_score_adj() != 0:
+    if not sets_oom_score and _oom_score_adj() != 0:
         prefix += ["/bin/sh", "-c", _RESET_OOM_SCORE]
     return prefix
 
 
 def _signals_are_off() -> bool:
     """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
-    with open("/proc/thread-self/status", "rb") as file:
-        masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
+    lines = linux.read_file("/proc/thread-self/status", at_once=True).split(b"\n")
+    masks = dict(line.split(b":\t") for line in lines if line.startswith((b"SigBlk", b"SigIgn")))
     ignored = int(masks[b"SigIgn"], 16) & ~(_IGNORED_BY_PYTHON | _OF_THE_C_LIBRARY)
     return bool(ignored or int(masks[b"SigBlk"], 16))
 
 
 def _oom_score_adj() -> int:
     try:
-        with open("/proc/self/oom_score_adj", "rb") as file:
-            return int(file.read())
+        return int(linux.read_file("/proc/self/oom_score_adj", at_once=True))
     except (OSError, ValueError):
         return 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ UMASK = 0o022
 STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
-_NO_STDIO = (asyncio.subprocess.DEVNULL,) * 3
+_NO_STDIO = (subprocess.DEVNULL,) * 3
 
 
 class Runc:
@@ -54,15 +55,17 @@ class Runc:
         console_socket: str | None = None,
         no_pivot: bool = False,
         no_new_keyring: bool = False,
+        sets_oom_score: bool = False,
     ) -> int:
         options = [f"--bundle={bundle}"]
         if no_pivot:
             options.append("--no-pivot")
         if no_new_keyring:
             options.append("--no-new-keyring")
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             options.append(f"--pid-file={files.make_pid()}")
-            await self._detach(files, "create", options, container_id, stdio, console_socket)
+            prefix = clean_prefix(sets_oom_score=sets_oom_score)
+            await self._detach(files, prefix, "create", options, container_id, stdio, console_socket)
             return files.read_pid(self.name)
 
     async def start(self, container_id: str) -> None:
@@ -76,14 +79,17 @@ class Runc:
         *,
         console_socket: str | None = None,
         extra: Sequence[str] = (),
+        sets_oom_score: bool = False,
     ) -> int:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             told = [f"--process={files.make_json(process)}", f"--pid-file={files.make_pid()}"]
             options = ["--detach", *told, *extra]
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
             umask = (process.get("user") or {}).get("umask")
             umask = UMASK if umask is None else umask & 0o777
-            await self._detach(files, "exec", options, container_id, stdio, console_socket, umask)
+            # crun sets the score of init alone.
+            prefix = clean_prefix(sets_oom_score=sets_oom_score and os.path.basename(self._path) == "runc")
+            await self._detach(files, prefix, "exec", options, container_id, stdio, console_socket, umask)
             return files.read_pid(self.name)
 
     async def pause(self, container_id: str) -> None:
@@ -96,7 +102,7 @@ class Runc:
         await self._run("delete", *(["--force"] if force else []), container_id)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(
                 files, [], "update", [f"--resources={files.make_json(resources)}", container_id], _NO_STDIO
             )
@@ -124,12 +130,12 @@ class Runc:
         return None if root is None else os.path.join(root, container_id)
 
     async def _run(self, command: str, *arguments: str) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(files, [], command, arguments, _NO_STDIO)
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
-        nothing = asyncio.subprocess.DEVNULL
-        with CommandFiles() as files:
+        nothing = subprocess.DEVNULL
+        with CommandFiles(self._reaper.directories) as files:
             output = files.capture()
             await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
             output.seek(0)
@@ -138,6 +144,7 @@ class Runc:
     async def _detach(
         self,
         files: CommandFiles,
+        prefix: Sequence[str],
         command: str,
         options: list[str],
         container_id: str,
@@ -147,7 +154,7 @@ class Runc:
     ) -> None:
         if console_socket is not None:
             options.append(f"--console-socket={console_socket}")
-        await self._call(files, clean_prefix(), command, [*options, container_id], stdio, umask)
+        await self._call(files, prefix, command, [*options, container_id], stdio, umask)
 
     async def _call(
         self,
@@ -173,26 +180,22 @@ class Runc:
             raise refused(self.name, command, code, files.read_log())
 
     async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
-        spawning = asyncio.ensure_future(
-            self._reaper.spawn(
-                *argv,
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-                env=environment(),
-                umask=umask,
-                # A group to kill, but not a session: a new session is a new scheduling group too
-                # (sched(7), autogroup), in which a short command waits long on a busy machine.
-                process_group=0,
-            )
+        command = self._reaper.spawn(
+            *argv,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            env=environment(),
+            umask=umask,
+            # A group to kill, but not a session: a new session is a new scheduling group too
+            # (sched(7), autogroup), in which a short command waits long on a busy machine.
+            process_group=0,
         )
         try:
-            process = await asyncio.shield(spawning)
-            return await self._reaper.wait(process)
+            return await self._reaper.wait(command)
         except asyncio.CancelledError:
-            # A spawn is never left half way: without its pid there would be nothing to kill. The
-            # group, because the runtime's own helper processes are where a command hangs.
-            await self._reaper.kill(await spawning)
+            # With its group, because the runtime's own helper processes are where a command hangs.
+            await self._reaper.kill(command)
             raise
 
 
@@ -210,7 +213,7 @@ def find_runtime(name: str) -> str:
         raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
-    for directory in os.get_exec_path():
+    for directory in dict.fromkeys(os.get_exec_path()):
         # Joined with a directory, an absolute path stays what it is. Nor is it tidied up: `link/..` is
         # not where the link is.
         path = os.path.join(directory, name)
