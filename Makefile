@@ -79,7 +79,7 @@ $(STAMP): pyproject.toml | python
 	@echo "installing shimpy, and what its tests need, into $(VENV) (a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
-	@$(PIP) --compile --editable '.[cli]' --group dev
+	@$(PIP) --compile --editable '.[cli,metrics]' --group dev
 	@touch $@
 
 # The two that need root and Debian; anywhere else they say in one line what to install.

@@ -67,7 +67,7 @@ class ContainerHooks:
         self._container = HookContainer(
             container_id, namespace, bundle.path, {str(key): str(value) for key, value in texts}
         )
-        self._lines = [(runner, _Line(hook_set, runner)) for runner in hook_set.runners]
+        self._lines = [(runner, _TellQueue(hook_set, runner)) for runner in hook_set.runners]
 
     async def create(self, bundle: Bundle) -> tuple[Mapping[str, Any], Hooked]:
         """Asks whether the container may be created, and as what.
@@ -181,7 +181,7 @@ class ContainerHooks:
         return TeeTap(self._hook_set, tees, record.id) if tees else None
 
 
-class _Line:
+class _TellQueue:
     """What one object with hooks is told of one container, in order."""
 
     def __init__(self, hook_set: HookSet, runner: HookRunner) -> None:

@@ -53,7 +53,7 @@ class TeeTap:
     """
 
     def __init__(self, hook_set: HookSet, tees: Sequence[tuple[HookRunner, Tee]], name: str) -> None:
-        self._lines = [_Line(hook_set, runner, tee, name, self._moved) for runner, tee in tees]
+        self._lines = [_TeeQueue(hook_set, runner, tee, name, self._moved) for runner, tee in tees]
         self._callbacks: list[Callable[[], object]] = []
         self._ended = False
 
@@ -88,7 +88,7 @@ class TeeTap:
                 callback()
 
 
-class _Line:
+class _TeeQueue:
     """What one tee has not been told yet.
 
     Attributes:

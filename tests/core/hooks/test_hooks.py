@@ -323,7 +323,8 @@ async def test_an_object_has_one_thread_until_its_last_shim_ends(sandbox: Callab
 
 
 def _made(**contents: object) -> shimpy.Hooks:
-    return type("Made", (shimpy.Hooks,), contents)()
+    hooks: shimpy.Hooks = type("Made", (shimpy.Hooks,), contents)()
+    return hooks
 
 
 @pytest.mark.parametrize(
