@@ -121,14 +121,21 @@ class _Job(Generic[T]):
         """Whether a thread has begun it, or it is over."""
         return self._begun or self._cancelled
 
-    def begin(self) -> asyncio.Task[None] | None:
-        """Begins it in the running loop, unless it has been; called by a thread."""
+    async def run(self) -> None:
+        """Does it in a thread's loop, unless another has begun it."""
+        # Not earlier: what comes before it in this loop may block.
         with self._lock:
             if self.has_begun:
-                return None
+                return
             self._begun = True
-            self._task = asyncio.get_running_loop().create_task(self._run())
-            return self._task
+            self._task = asyncio.current_task()
+        outcome: Outcome[T]
+        try:
+            outcome = Outcome(await self._work(), None)
+        except BaseException as error:  # noqa: BLE001 - also what would end this thread
+            outcome = Outcome(None, error)
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed
+            self._loop.call_soon_threadsafe(self._deliver, outcome)
 
     def cancel(self) -> None:
         """Cancels it, unless it is over. Idempotent."""
@@ -143,15 +150,6 @@ class _Job(Generic[T]):
         """Ends it with an error of ours; called in its caller's loop."""
         if not self.result.done():
             self.result.set_exception(error)
-
-    async def _run(self) -> None:
-        outcome: Outcome[T]
-        try:
-            outcome = Outcome(await self._work(), None)
-        except BaseException as error:  # noqa: BLE001 - also what would end this thread
-            outcome = Outcome(None, error)
-        with contextlib.suppress(RuntimeError):  # the caller's loop is closed
-            self._loop.call_soon_threadsafe(self._deliver, outcome)
 
     def _deliver(self, outcome: Outcome[T]) -> None:
         if not self.result.done():
@@ -191,9 +189,9 @@ class _Worker:
             self._loop.close()
 
     def _begin(self, job: _Job[Any]) -> None:
-        if (task := job.begin()) is not None:
-            self._active.add(task)
-            task.add_done_callback(self._over)
+        task = self._loop.create_task(job.run())
+        self._active.add(task)
+        task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
