@@ -46,6 +46,14 @@ def test_one_knob_makes_the_numbers_big() -> None:
     assert "SHIMPY_ROUNDS" not in make("test")
 
 
+def test_the_version_stands_in_one_place() -> None:
+    """And, with what it brings, in the changelog."""
+    version = re.escape(PYPROJECT["project"]["version"])
+    said = [path for path in ROOT.glob("shimpy/**/*.py") if re.search(rf"\b{version}\b", path.read_text())]
+
+    assert said == []
+
+
 def test_the_version_stands_in_the_changelog() -> None:
     assert f"## {PYPROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
