@@ -19,7 +19,11 @@ pytestmark = pytest.mark.anyio
 
 # Draws a bar across the terminal, and again whenever its size changes; ends on a line of input.
 _DRAW = r"""
-draw() { set -- $(stty size); printf '\033[2J\033[%d;%dH\033[1;31m#\033[0m\033[1;1Hgr\303\274\303\237e size %s' $1 $2 "$1 $2"; }
+draw() {
+    set -- $(stty size)
+    printf '\033[2J\033[%d;%dH\033[1;31m#\033[0m\033[1;1H' $1 $2
+    printf 'gr\303\274\303\237e size %s' "$1 $2"
+}
 trap draw WINCH
 draw
 while ! read -t 1 line && [ -z "$line" ]; do :; done

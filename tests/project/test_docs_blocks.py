@@ -81,7 +81,7 @@ def _expected(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PYTHON)
 def test_python(page: str, rootfs: Path) -> None:
     blocks = PYTHON[page]
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ELSEWHERE, rootfs]
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ELSEWHERE, str(rootfs)]
     with one_at_a_time():
         done = subprocess.run(
             [*command, sys.executable, "-m", "tests.support.docs_program"],

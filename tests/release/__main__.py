@@ -84,7 +84,15 @@ def _try(archive: Path, python: str, venv: Path, rootfs: Path) -> None:
     """Installs an archive by pip alone, and runs what it brings."""
     _run(python, "-m", "venv", "--without-pip", venv)
     programs = venv / "bin"
-    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "--disable-pip-version-check", "-q"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        programs / "python",
+        "--disable-pip-version-check",
+        "-q",
+    ]
     _run(*pip, "install", f"{archive}[cli,metrics]")
     shown = {
         "shim": _run(programs / "python", "-m", "shimpy", "--version"),
