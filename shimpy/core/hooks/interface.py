@@ -114,7 +114,7 @@ class HookProcess:
 class Tee:
     """Is told what one process writes; see `Hooks.tee`. Each call has the time limit of its hooks.
 
-    It hears of output some tenths of a second after the client. One that fails, or takes longer than its
+    It hears of output up to half a second after the client. One that fails, or takes longer than its
     limit, is told no more; its process goes on.
     """
 

@@ -17,8 +17,8 @@ from shimpy.errors import ShimError
 _ROOM: Final = 1 << 20
 
 # Output is passed on when there is so much, in bytes, or after so many seconds: each time wakes a thread.
-_ENOUGH: Final = 1 << 16
-_GATHER: Final = 0.1
+_ENOUGH: Final = 1 << 18
+_GATHER: Final = 0.5
 
 _log = logging.getLogger(__name__)
 

@@ -143,6 +143,13 @@ class OutputRelay:
 
     def _fill(self) -> int:
         """Reads until the buffer is full, 0, or nothing is there; returns the error then."""
+        begin = self._end
+        error = self._read_all()
+        if self._tap is not None and self._end > begin:
+            self._tap.write("stdout", bytes(self._buffer[begin : self._end]))
+        return error
+
+    def _read_all(self) -> int:
         while self._end < _OUTPUT_BUFFER:
             try:
                 count = os.readv(self._master, [self._buffer[self._end :]])
@@ -150,8 +157,6 @@ class OutputRelay:
                 return error.errno or errno.EIO
             if count == 0:
                 return errno.EIO
-            if self._tap is not None:
-                self._tap.write("stdout", bytes(self._buffer[self._end : self._end + count]))
             self._end += count
         return 0
 

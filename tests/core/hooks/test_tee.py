@@ -122,6 +122,7 @@ async def test_a_process_waits_for_a_slow_tee(
     sandbox: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more than so much is kept for it."""
+    monkeypatch.setattr(tap, "_ENOUGH", 1 << 16)
     monkeypatch.setattr(tap, "_ROOM", 1 << 17)
     waiting = []
 
