@@ -137,7 +137,7 @@ class Tee:
         """
 
     async def ended(self) -> None:
-        """Nothing follows: the last call."""
+        """Nothing follows: the last call, also of a tee that has failed."""
 
 
 class Hooks:

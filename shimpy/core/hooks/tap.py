@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -140,11 +141,18 @@ class _TeeQueue:
                 await self._runner.run(name, partial(_deliver, self._tee, calls))
             except (HookFailure, ShimError) as error:
                 _log.warning("%s; it is told no more", error)
-                self._failed = True
-                self._calls.clear()
-                size = self.waiting
+                await self._give_up(name)
+                return
             self.waiting -= size
             self._moved()
+
+    async def _give_up(self, name: str) -> None:
+        self._failed = True
+        self._calls.clear()
+        self.waiting = 0
+        self._moved()
+        with contextlib.suppress(HookFailure, ShimError):
+            await self._runner.run(name, self._tee.ended)
 
 
 async def _deliver(tee: Tee, calls: Sequence[Callable[[Tee], Awaitable[None]]]) -> None:

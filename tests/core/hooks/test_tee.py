@@ -96,19 +96,19 @@ async def test_output_that_nobody_wants(sandbox: Callable[..., Any]) -> None:
         assert await container._client.delete(pid) == 0
 
 
-class Hanging(shimpy.Tee):
+class Hanging(Keeping):
     async def output(self, stream: str, data: bytes, time: float) -> None:
         await asyncio.sleep(1000)
 
 
-class Failing(shimpy.Tee):
+class Failing(Keeping):
     async def output(self, stream: str, data: bytes, time: float) -> None:
         raise ValueError("of its own")
 
 
 @pytest.mark.parametrize("tee", [Hanging(), Failing()], ids=["hangs", "fails"])
 async def test_a_bad_tee_is_told_no_more(
-    sandbox: Callable[..., Any], tee: shimpy.Tee, caplog: pytest.LogCaptureFixture
+    sandbox: Callable[..., Any], tee: Keeping, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It delays its process by one time limit at most, and loses it nothing."""
     async with sandbox(tee) as container:
@@ -116,6 +116,7 @@ async def test_a_bad_tee_is_told_no_more(
 
     assert (len(result.stdout), result.timed_out) == (5_000_000, False)
     assert "it is told no more" in caplog.text
+    assert tee.has_ended
 
 
 async def test_a_process_waits_for_a_slow_tee(
