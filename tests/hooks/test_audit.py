@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 import shimpy
 from shimpy.hooks.audit import AuditLog
+from tests.support import containers, leaks
 from tests.support.machine import RUNTIME
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +69,35 @@ async def test_in_a_shim_of_its_own(
         await shim.run(new_id(), bundle("sh", "-c", "exit 3"))
 
     assert [(line["event"], line.get("exit_status")) for line in read(log)] == [("create", None), ("exit", 3)]
+
+
+_PROGRAM = """
+import asyncio, sys
+import shimpy
+from shimpy.hooks.audit import AuditLog
+
+async def main(name, bundle, log, runtime):
+    async with shimpy.in_process(runtime=runtime, hooks=AuditLog(log)) as shim:
+        async with shim.container(name, bundle) as container:
+            await container.run(["sh", "-c", "exit 3"])
+            await container.run(["sleep", "1000000"])
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_when_the_program_is_killed(
+    bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
+) -> None:
+    """What was told stays, in whole lines."""
+    log, name = tmp_path / "audit", new_id()
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, name, bundle(*INIT), log, RUNTIME]) as program:
+        await leaks.eventually(lambda: log.exists() and log.read_text().count("\n") == 4)
+        program.kill()
+    containers.remove(name)
+
+    assert log.read_text().endswith("\n")
+    assert [line["event"] for line in read(log)] == ["create", "exec", "exit", "exec"]
 
 
 async def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

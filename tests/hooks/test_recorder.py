@@ -14,6 +14,7 @@ import shimpy
 from shimpy.hooks.recorder import SessionRecorder
 from tests.support.leaks import eventually
 from tests.support.machine import RUNTIME
+from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +51,7 @@ def play(path: Path) -> pyte.Screen:
 async def test_a_recording_plays_to_the_same_screen(
     bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> None:
-    sizes = [(100, 30), (60, 20)]
+    sizes = [(100, 30), (60, 20)] * rounds(1, 100)
     seen = pyte.Screen(80, 24)
     stream = pyte.ByteStream(seen)
 

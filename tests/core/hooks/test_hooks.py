@@ -59,6 +59,9 @@ class Told(shimpy.Hooks):
     async def exited(self, process: shimpy.HookProcess) -> None:
         self.told.append(("exited", process))
 
+    async def oom(self, container: shimpy.HookContainer) -> None:
+        self.told.append(("oom", container))
+
     async def paused(self, container: shimpy.HookContainer) -> None:
         self.told.append(("paused", container))
 
@@ -84,6 +87,18 @@ async def test_they_are_told_in_order(sandbox: Callable[..., Any]) -> None:
     assert init.pid == container.pid
     assert 0 < one.requested_at <= one.started_at <= one.exited_at
     assert [process.id for process in told.of("started")] == [init.id, one.id]
+
+
+async def test_an_oom_kill_is_told_before_its_exit(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    told, name = Told(), new_id()
+    async with shimpy.in_process(runtime=RUNTIME, hooks=told) as shim:
+        await shim.run(name, bundle("tail", "/dev/zero", memory=24 << 20))
+    names = [each for each, _ in told.told]
+
+    assert names == ["started", "oom", "exited", "deleted"]
+    assert told.of("oom")[0].id == name
 
 
 async def test_the_spec_that_a_hook_leaves_is_run(
