@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto docs build clean python system others ready emulator
+.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto docs build release-check clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ docs: ready ## the documentation, as a site in build/site
 build: ready ## the wheel and the source archive, in dist/
 	$(BIN)/python -m build --outdir dist
 
+release-check: ready system ## the archives, installed into empty environments of each Python (ARGS="--help")
+	$(BIN)/python -m tests.release $(ARGS)
+
 clean: ## remove what was built and installed here
 	rm -rf $(VENV) .vm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shimpy tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -79,7 +82,7 @@ $(STAMP): pyproject.toml | python
 	@echo "installing shimpy, and what its tests need, into $(VENV) (a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
-	@$(PIP) --compile --editable '.[cli]' --group dev
+	@$(PIP) --compile --editable '.[cli,metrics]' --group dev
 	@touch $@
 
 # The two that need root and Debian; anywhere else they say in one line what to install.

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from shimpy.client.session import CommandStream, Pty
     from shimpy.client.subscription import EventStream
     from shimpy.client.warm_launcher import WarmLauncher
+    from shimpy.core.hooks.interface import (
+        HookContainer,
+        HookCreate,
+        HookExec,
+        HookProcess,
+        Hooks,
+        Tee,
+    )
     from shimpy.core.model import Rlimit, User
     from shimpy.errors import (
         AlreadyExistsError,
@@ -64,6 +72,13 @@ __all__ = [  # noqa: RUF022 - grouped
     "EventStream",
     "Pty",
     "ShimClient",
+    # What one programs it with
+    "HookContainer",
+    "HookCreate",
+    "HookExec",
+    "HookProcess",
+    "Hooks",
+    "Tee",
     # Records
     "Chunk",
     "ContainerState",
@@ -101,6 +116,12 @@ _MODULES = {
     "write_bundle": "shimpy.client.bundle",
     "CommandStream": "shimpy.client.session",
     "Container": "shimpy.client.container",
+    "HookContainer": "shimpy.core.hooks.interface",
+    "HookCreate": "shimpy.core.hooks.interface",
+    "HookExec": "shimpy.core.hooks.interface",
+    "HookProcess": "shimpy.core.hooks.interface",
+    "Hooks": "shimpy.core.hooks.interface",
+    "Tee": "shimpy.core.hooks.interface",
     "EventStream": "shimpy.client.subscription",
     "Pty": "shimpy.client.session",
     "Rlimit": "shimpy.core.model",

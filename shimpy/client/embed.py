@@ -16,14 +16,20 @@ from shimpy.errors import ShimError
 from shimpy.services.shim_v1 import Shim
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
+
+    from shimpy.core.hooks.interface import Hooks
 
 _log = logging.getLogger("shimpy.shim")
 
 
 @asynccontextmanager
 async def in_process(
-    *, runtime: str = "runc", root: str | None = None, leave_running: bool = False
+    *,
+    runtime: str = "runc",
+    root: str | None = None,
+    leave_running: bool = False,
+    hooks: Hooks | Iterable[Hooks] = (),
 ) -> AsyncIterator[ShimClient]:
     """Runs a shim in this process, for the time of the block; there may be many at a time.
 
@@ -38,8 +44,10 @@ async def in_process(
         runtime: the OCI runtime, a name on PATH or an absolute path.
         root: where the runtime keeps its state (its `--root`); None: its default.
         leave_running: leave a container that is there at the end, instead of killing it.
+        hooks: one object with hooks, or several, in the order in which they are asked. They run in threads
+            of their own; see `shimpy.Hooks`.
     """
-    async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+    async with Shim(runtime=runtime, root=root, hooks=hooks) as shim, ChannelFor([shim]) as channel:
         disable_reconnect(channel)
         client = ShimClient(channel)
         try:

@@ -19,7 +19,7 @@ from shimpy.client.rpc import settled
 from shimpy.errors import ShimError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
@@ -42,6 +42,7 @@ async def launch(
     log_level: str = "warning",
     leave_running: bool = False,
     timeout: float = 10.0,
+    hooks: str | Sequence[str] = (),
 ) -> AsyncIterator[ShimClient]:
     """Runs `python -m shimpy` as a child process for the time of the block.
 
@@ -59,11 +60,13 @@ async def launch(
         leave_running: leave a container that is there at the end, without a shim, instead of
             killing it.
         timeout: seconds that the shim has to start.
+        hooks: what runs in the shim's process, each `module:name` of an object or class with hooks
+            (`shimpy.Hooks`) that it can import, or the path of a TOML file that names some.
 
     Raises:
         UnavailableError: it did not start; the message is what it said last.
     """
-    options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout)
+    options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks)
     async with shim_process(_spawn, options) as client:
         yield client
 
@@ -78,6 +81,12 @@ class LaunchOptions:
     log_level: str
     leave_running: bool
     timeout: float
+    hooks: str | Sequence[str] = ()
+
+    def hook_arguments(self) -> list[str]:
+        """Returns the arguments that tell the shim its hooks."""
+        names = [self.hooks] if isinstance(self.hooks, str) else self.hooks
+        return [f"--hooks={name}" for name in names]
 
     def root_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim, or its runtime, where state is kept."""
@@ -121,6 +130,7 @@ async def shim_process(
     with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
         path = f"{directory}/shim.sock" if options.socket is None else os.path.abspath(options.socket)
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
+        arguments += options.hook_arguments()
         child = await _Child.start(start, [*arguments, *options.root_arguments()], directory, options.timeout)
         try:
             async with connect(path) as client:

@@ -16,6 +16,7 @@ from shimpy.client.rpc import settled
 from shimpy.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -93,6 +94,7 @@ class WarmLauncher:
         log_level: str = "warning",
         leave_running: bool = False,
         timeout: float = 10.0,
+        hooks: str | Sequence[str] = (),
     ) -> AbstractAsyncContextManager[ShimClient]:
         """Runs a shim for the time of the block; all is as with `shimpy.launch`.
 
@@ -104,11 +106,12 @@ class WarmLauncher:
             leave_running: leave a container that is there at the end, without a shim, instead of
                 killing it.
             timeout: seconds that the shim has to start.
+            hooks: what runs in the shim's process, by name.
 
         Raises:
             UnavailableError: it did not start, or the warm process has died.
         """
-        options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout)
+        options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks)
         return shim_process(self._fork, options)
 
     async def _fork(self, options: list[str], notify: str) -> _Forked:

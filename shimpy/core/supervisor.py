@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.context import Context
@@ -12,6 +13,10 @@ from shimpy.core.runtime import Runtime
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.hook_set import HookSet
+    from shimpy.core.hooks.interface import Hooks
 
 # Is called with each event, in order, in the event loop. It must not raise and not block.
 Observer = Callable[[ContainerEvent], None]
@@ -26,16 +31,21 @@ class Supervisor:
     Args:
         sweep_orphans: reap every child of this process that has no other waiter. Only for a process that does
             nothing else.
+        hooks: one object with hooks, or several; asked and told of every container that has none of its own.
 
     Attributes:
         reaper: waits for the processes of all containers.
     """
 
-    def __init__(self, *, sweep_orphans: bool = False) -> None:
+    def __init__(self, *, sweep_orphans: bool = False, hooks: Hooks | Iterable[Hooks] = ()) -> None:
         self.reaper = Reaper(sweep_orphans=sweep_orphans)
         self._hub = StdioHub()
         self._observers: list[Observer] = []
         self._containers: dict[str, ManagedContainer] = {}
+        self._hook_sets: list[HookSet] = []
+        self._hooks = _hook_set(hooks)
+        if self._hooks is not None:
+            self._hook_sets.append(self._hooks)
         self._closed = False
 
     def __iter__(self) -> Iterator[ManagedContainer]:
@@ -100,6 +110,7 @@ class Supervisor:
         policy: Policy,
         no_pivot: bool = False,
         no_new_keyring: bool = False,
+        hooks: HookSet | None = None,
     ) -> ManagedContainer:
         """Creates a container, up to where its `start` lets its process run; publishes CREATE.
 
@@ -113,6 +124,7 @@ class Supervisor:
             policy: how its processes live.
             no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
             no_new_keyring: do not make a session keyring (session-keyring(7)).
+            hooks: asked and told of this container instead of the supervisor's; closed by `aclose`.
 
         Raises:
             AlreadyExistsError: there is a container of that id.
@@ -125,6 +137,12 @@ class Supervisor:
                 raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
             await held.wait_rolled_back()
         context = Context(container_id, bundle, runtime, self.reaper, self._hub)
+        if (hook_set := hooks or self._hooks) is not None:
+            from shimpy.core.hooks.container_hooks import ContainerHooks
+
+            context.hooks = ContainerHooks(hook_set, container_id, policy.namespace, bundle)
+            if hook_set not in self._hook_sets:
+                self._hook_sets.append(hook_set)
         container = ManagedContainer(context, publish=self._publish, policy=policy)
         creating = container.create(stdio, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
         self._containers[container_id] = container
@@ -145,6 +163,8 @@ class Supervisor:
         reason = UnavailableError("the shim is shutting down")
         for container in list(self):
             await container.abandon(reason)
+        for hook_set in self._hook_sets:
+            await hook_set.aclose()
         self._hub.close()
         self.reaper.close()
 
@@ -155,3 +175,13 @@ class Supervisor:
     def _publish(self, event: ContainerEvent) -> None:
         for observer in self._observers:
             observer(event)
+
+
+def _hook_set(hooks: Hooks | Iterable[Hooks]) -> HookSet | None:
+    """Returns a set of hooks; None if there are none, which is then all that they cost."""
+    if hooks == ():
+        return None
+    from shimpy.core.hooks.hook_set import HookSet, check_hooks
+
+    checked = check_hooks(hooks)
+    return HookSet(checked) if checked else None

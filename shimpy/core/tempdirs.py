@@ -38,6 +38,9 @@ class PrivateDirectory:
     Where that is allowed (CAP_SYS_ADMIN, Linux 5.2) it is a tmpfs of its own that is mounted nowhere, so
     that others cannot fill it either. Elsewhere it is in a directory that belongs to us alone, see `base`.
 
+    Args:
+        named: it is to be in `base` and have a path there, for a program that asks the kernel where it is.
+
     Attributes:
         fd: a file descriptor of it.
         path: its path, short enough for the address of a socket (unix(7)), as long as this process lives.
@@ -46,8 +49,12 @@ class PrivateDirectory:
         OSError: there is no room, no file descriptor left, or no place that is ours alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool = False) -> None:
         self._stack = ExitStack()
+        if named:
+            self.fd = self._in_base()
+            self.path = os.readlink(f"/proc/self/fd/{self.fd}")
+            return
         try:
             self.fd = _detached_tmpfs()
         except OSError as error:

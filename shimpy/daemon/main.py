@@ -6,11 +6,14 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from shimpy.daemon import import_stubs
 from shimpy.daemon.logs import FORMATS, LEVELS
 from shimpy.daemon.process_state import clean_slate, open_standard_fds
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.interface import Hooks
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +64,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="the OCI runtime for requests that name none: a name on PATH, or a path (default: %(default)s)",
     )
     parser.add_argument("--root", metavar="DIR", help="where the runtime keeps its state (default: its own)")
+    parser.add_argument(
+        "--hooks",
+        metavar="MODULE:NAME",
+        action="append",
+        default=[],
+        help="an object or class with hooks (shimpy.Hooks), or a TOML file that names some; may be repeated",
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: %(default)s")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -91,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     sys.excepthook = logs.report_crash
 
     async def run() -> None:
-        shim = Shim(runtime=arguments.runtime, root=arguments.root, sweep_orphans=True)
+        hooks = _load_hooks(arguments.hooks)
+        shim = Shim(runtime=arguments.runtime, root=arguments.root, sweep_orphans=True, hooks=hooks)
         await serve(shim, arguments.socket)
 
     try:
@@ -102,6 +113,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.filename or arguments.socket}: {error.strerror}")
     return 0
+
+
+def _load_hooks(names: list[str]) -> tuple[Hooks, ...]:
+    if not names:
+        return ()
+    from shimpy.core.hooks.load import HookConfig
+
+    return HookConfig.from_names(names).load()
 
 
 def _complain(message: str) -> int:

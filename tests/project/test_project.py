@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import shimpy
 from tests.support.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -45,6 +46,14 @@ def test_one_knob_makes_the_numbers_big() -> None:
     assert "SHIMPY_ROUNDS" not in make("test")
 
 
+def test_the_version_stands_in_one_place() -> None:
+    """And, with what it brings, in the changelog."""
+    version = re.escape(PYPROJECT["project"]["version"])
+    said = [path for path in ROOT.glob("shimpy/**/*.py") if re.search(rf"\b{version}\b", path.read_text())]
+
+    assert said == []
+
+
 def test_the_version_stands_in_the_changelog() -> None:
     assert f"## {PYPROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
@@ -68,6 +77,9 @@ ALLOWED = {
     "errors": set(),
     "linux": set(),
 }
+
+# What is built on shimpy as anyone can: this room has the public names, and nothing else.
+PUBLIC_ONLY = "hooks"
 
 # The rooms that people and programs enter by.
 ABOVE = {"client", "cli", "daemon", "demo", "testing", "__init__", "__main__"}
@@ -95,7 +107,7 @@ def room(path: Path) -> str:
 def test_every_room_is_known() -> None:
     rooms = {room(path) for path in ROOT.glob("shimpy/**/*.py")}
 
-    assert rooms == {*ALLOWED, *ABOVE}
+    assert rooms == {*ALLOWED, *ABOVE, PUBLIC_ONLY}
     assert len(rooms) <= 15
 
 
@@ -111,6 +123,19 @@ def test_no_import_runs_up(path: Path) -> None:
     for name in imports(path):
         top, _, rest = name.partition(".")
         assert top != "shimpy" or rest.partition(".")[0] in {room(path), *allowed, ""}, f"{path}: {name}"
+
+
+def test_the_hooks_that_come_along_use_public_names_alone() -> None:
+    own = {
+        name
+        for path in MODULES
+        if room(path) == PUBLIC_ONLY
+        for name in imports(path)
+        if name.partition(".")[0] == "shimpy" and not name.startswith("shimpy.hooks")
+    }
+
+    assert "shimpy.Hooks" in own
+    assert own <= {"shimpy", *(f"shimpy.{name}" for name in shimpy.__all__)}
 
 
 def test_no_room_imports_in_a_circle() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
+from tests.support.examples import one_at_a_time
 from tests.support.paths import ROOT
 
 _README = (ROOT / "README.md").read_text()
@@ -31,14 +30,9 @@ exec "$@"
 """
 
 
-_LOCK = Path(tempfile.gettempdir(), "shimpy-test-readme")
-
-
 @pytest.fixture(autouse=True)
 def _one_at_a_time() -> Iterator[None]:
-    """The README's ids are cgroups of the whole machine's: of two examples, or two runs, one waits."""
-    with _LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with one_at_a_time():
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from shimpy.core.cgroup import Cgroup
@@ -16,12 +17,14 @@ from shimpy.core.container.delete import Delete
 from shimpy.core.container.execs import Execs
 from shimpy.core.container.operation import Operation, Operations
 from shimpy.core.container.pause import Pause
+from shimpy.core.container.prepare import Prepare, hooked_create, prepare_create
 from shimpy.core.container.process import Process
 from shimpy.core.container.process_table import ProcessTable
 from shimpy.core.container.signals import send_signal
 from shimpy.core.container.start import Start
 from shimpy.core.container.state import State, require
 from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
+from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import check_window
 from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
 
@@ -41,7 +44,6 @@ class ManagedContainer:
 
     Attributes:
         id: its id, as `spec.check_id` accepts it.
-        bundle: what it is made from.
         runtime: whose commands run it.
         deleted: True once init is deleted, and with it the container.
         execs: starts further processes in it.
@@ -51,12 +53,11 @@ class ManagedContainer:
         self, context: Context, *, publish: Callable[[ContainerEvent], None], policy: Policy
     ) -> None:
         self.id = context.id
-        self.bundle = context.bundle
         self.runtime = context.runtime
         self.deleted = False
         self._context = context
         self._policy = policy
-        self._table = ProcessTable(self.id, publish, self._settle)
+        self._table = ProcessTable(self.id, publish, self._settle, context.hooks)
         self._held = ExitStack()
         self._operations = Operations(self._settle)
         self._create_operation: Operation[Process] | None = None
@@ -67,6 +68,11 @@ class ManagedContainer:
         )
         self._changes = Changes(self.id, self._table)
         self._death = InitDeath(self.id, self._table, self._operations)
+
+    @property
+    def bundle(self) -> Bundle:
+        """What it is made from."""
+        return self._context.bundle
 
     @property
     def state(self) -> State:
@@ -150,17 +156,14 @@ class ManagedContainer:
             Its init.
         """
         self.bundle.check_terminal(terminal=stdio.terminal)
-        create = Create(self.id, self.bundle, self.runtime, self._context.reaper)
-        try:
-            init = self._context.open_process(
-                stdio, self.bundle.process, self._policy, self._init_exited, self._death.noticed
-            )
-        except BaseException:
-            create.release()
-            raise
-        self._create_operation = self._operations.begin(
-            self._run_create(create, init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
-        )
+        how = {"no_pivot": no_pivot, "no_new_keyring": no_new_keyring}
+        ended = self._init_exited, self._death.noticed
+        prepare = partial(prepare_create, self._context, stdio, self._policy, *ended)
+        if self._context.hooks is None:
+            work = self._run_create(prepare(), **how)
+        else:
+            work = self._run_hooked_create(prepare, **how)
+        self._create_operation = self._operations.begin(work)
         return await self._create_operation.result()
 
     async def start(self) -> None:
@@ -252,10 +255,13 @@ class ManagedContainer:
             self._created.cgroup.forget()
         self._held.close()
 
-    async def _run_create(
-        self, create: Create, init: Process, *, no_pivot: bool, no_new_keyring: bool
-    ) -> Process:
-        cgroup = await create.run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
+    async def _run_hooked_create(self, prepare: Prepare, **how: bool) -> Process:
+        async with hooked_create(self._context, self._held) as hooked:
+            return await self._run_create(prepare(hooked), **how)
+
+    async def _run_create(self, prepared: tuple[Create, Process], **how: bool) -> Process:
+        create, init = prepared
+        cgroup = await create.run(init, **how)
         self._held.callback(create.release)
         self._held.callback(self._context.reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
         start = Start(self.id, init, self.runtime)

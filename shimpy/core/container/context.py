@@ -17,19 +17,21 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import Owner, StdioHub, open_stdio, owner_of
 
 if TYPE_CHECKING:
+    from shimpy.core.hooks.container_hooks import ContainerHooks, Hooked
     from shimpy.core.stdio.logs import LogPrograms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
     """What a container is made with.
 
     Attributes:
         id: the container's id.
-        bundle: what it is made from.
+        bundle: what it is made from; hooks may change it before the create.
         runtime: whose commands run it.
         reaper: waits for its processes.
         hub: watches its FIFOs.
+        hooks: are asked and told; None if there are none.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Context:
     runtime: Runtime
     reaper: Reaper
     hub: StdioHub
+    hooks: ContainerHooks | None = None
 
     def open_process(
         self,
@@ -47,6 +50,7 @@ class Context:
         on_death: Callable[[], None] | None = None,
         *,
         exec_id: str = "",
+        hooked: Hooked | None = None,
     ) -> Process:
         """Opens what a process is to read and write, and returns the process.
 
@@ -57,6 +61,7 @@ class Context:
             on_exit: see `Process`.
             on_death: see `Process`.
             exec_id: see `Process`.
+            hooked: what hooks know of it.
 
         Raises:
             ShimError: as for `stdio.open_stdio`.
@@ -69,8 +74,9 @@ class Context:
             is_exec=on_death is None,
             owner=owner,
             logs=self._log_programs(exec_id, policy),
+            tap=None if hooked is None else hooked.tap,
         )
-        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec)
+        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec, hooked=hooked)
 
     def _log_programs(self, exec_id: str, policy: Policy) -> LogPrograms | None:
         if not policy.log_uris:

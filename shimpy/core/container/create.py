@@ -87,7 +87,7 @@ class Create:
             with self._reaper.spawning():
                 pid = await self._runtime.create(
                     self._id,
-                    self._bundle.path,
+                    self._bundle.directory,
                     init.io.fds,
                     console_socket=init.io.console_socket,
                     no_pivot=no_pivot,
@@ -177,7 +177,7 @@ class Create:
         """
         if self._runtime.state_directory(self._id) is not None:
             return True  # there was nothing before
-        if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle.path):
+        if os.path.realpath(str(state.get("bundle", ""))) != os.path.realpath(self._bundle.directory):
             return False
         try:
             # Not part of the runtime-spec's `state`, but runc and crun return it.

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shimpy.core.container.context import Context, Created
 from shimpy.core.container.exec import Exec
@@ -14,7 +14,10 @@ from shimpy.core.container.operation import Operations
 from shimpy.core.container.process import Process
 from shimpy.core.container.process_table import ProcessTable
 from shimpy.core.model import Policy, StdioPaths
-from shimpy.errors import FailedPreconditionError, NotFoundError
+from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.container_hooks import ContainerHooks, Hooked
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +70,10 @@ class Execs:
             ShimError: the state of the container forbids it, or the runtime refused.
         """
         await self._allow()
-        process = self._context.open_process(stdio, spec, policy, self._table.exec_exited)
+        hooked = None
+        if (hooks := self._context.hooks) is not None:
+            spec, hooked = await self._ask(hooks, spec, "")
+        process = self._open(spec, stdio, policy, hooked)
 
         async def run() -> Process:
             await self._start(process)
@@ -94,7 +100,10 @@ class Execs:
         """
         await self._allow()
         self._table.check_free(exec_id)
-        process = self._context.open_process(stdio, spec, policy, self._table.exec_exited, exec_id=exec_id)
+        hooked = None
+        if (hooks := self._context.hooks) is not None:
+            spec, hooked = await self._ask(hooks, spec, exec_id)
+        process = self._open(spec, stdio, policy, hooked, exec_id)
         self._table.added(process)
         return process
 
@@ -113,7 +122,43 @@ class Execs:
             raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")
         if process.spec is None:
             raise FailedPreconditionError(f"exec_id: exec {process.exec_id} has been started already")
+        if self._context.hooks is not None and process.hooked is not None:
+            self._context.hooks.requested(process.hooked)
         await self._operations.begin(self._start_added(process)).result()
+
+    async def _ask(
+        self, hooks: ContainerHooks, spec: Mapping[str, Any], exec_id: str
+    ) -> tuple[Mapping[str, Any], Hooked]:
+        """Asks the hooks; what the container is in the meantime may forbid the exec."""
+        spec, hooked = await self._operations.begin(hooks.exec(spec, exec_id)).result()
+        try:
+            await self._allow()
+            if exec_id:
+                self._table.check_free(exec_id)
+        except BaseException as error:
+            hooks.failed(hooked, error)
+            raise
+        return spec, hooked
+
+    def _open(
+        self,
+        spec: Mapping[str, Any],
+        stdio: StdioPaths,
+        policy: Policy,
+        hooked: Hooked | None,
+        exec_id: str = "",
+    ) -> Process:
+        try:
+            return self._context.open_process(
+                stdio, spec, policy, self._table.exec_exited, exec_id=exec_id, hooked=hooked
+            )
+        except ShimError as error:
+            self._tell_failed(hooked, error)
+            raise
+
+    def _tell_failed(self, hooked: Hooked | None, error: BaseException) -> None:
+        if self._context.hooks is not None and hooked is not None:
+            self._context.hooks.failed(hooked, error)
 
     async def _start_added(self, process: Process) -> None:
         try:
@@ -140,8 +185,9 @@ class Execs:
                 context.reaper,
             )
             await run.run(process, spec or {})
-        except BaseException:
+        except BaseException as error:
             # Also where the container has been deleted before this began.
             process.release()
+            self._tell_failed(process.hooked, error)
             raise
         _log.info("process %d added to container %s", process.pid, context.id)

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shimpy.core.cgroup import Tree
 from shimpy.core.container.operation import Operation
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import LOST_STATUS, Child, Reaper
 from shimpy.core.stdio import ProcessIO
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.container_hooks import Hooked
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class Process:
         exec_id: its name in the container; "" for init, and for an exec that is named after its pid once it
             has one.
         spec: the `process` object of the OCI runtime-spec; of an exec that is not started yet.
+        hooked: what hooks know of it; None if there are none.
 
     Attributes:
         stdio: see above.
@@ -39,6 +43,7 @@ class Process:
         policy: see above.
         exec_id: see above.
         spec: see above.
+        hooked: see above.
         cgroup: its own cgroup, from its start until that is removed.
         child: the reaper's hold on it, once the runtime has told its pid.
         exited_at: when its exit was noticed, in nanoseconds since the epoch; 0 while it lives.
@@ -59,6 +64,7 @@ class Process:
         "deletion",
         "exec_id",
         "exited_at",
+        "hooked",
         "io",
         "policy",
         "spec",
@@ -75,12 +81,14 @@ class Process:
         *,
         exec_id: str = "",
         spec: Mapping[str, Any] | None = None,
+        hooked: Hooked | None = None,
     ) -> None:
         self.stdio = stdio
         self.io = io
         self.policy = policy
         self.exec_id = exec_id
         self.spec = spec
+        self.hooked = hooked
         self.cgroup: Tree | None = None
         self.child: Child | None = None
         self.exited_at = 0

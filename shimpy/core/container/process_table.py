@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from shimpy.core.cgroup import Cgroup, OomWatch
 from shimpy.core.container.process import Process
 from shimpy.core.model import ContainerEvent, EventKind
 from shimpy.errors import AlreadyExistsError, NotFoundError
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.container_hooks import ContainerHooks
 
 
 class ProcessTable:
@@ -22,6 +26,7 @@ class ProcessTable:
         container_id: the container's id.
         publish: called with each event.
         after_exec_exit: called after the EXIT of an exec.
+        hooks: are told what has been published; None if there are none.
 
     Attributes:
         init: the container's first process, once it is created.
@@ -32,10 +37,12 @@ class ProcessTable:
         container_id: str,
         publish: Callable[[ContainerEvent], None],
         after_exec_exit: Callable[[], None],
+        hooks: ContainerHooks | None = None,
     ) -> None:
         self._container_id = container_id
         self._publish = publish
         self._after_exec_exit = after_exec_exit
+        self._hooks = hooks
         self._execs: dict[str, Process] = {}
         self._running = 0
         self._cgroup = Cgroup()
@@ -148,16 +155,17 @@ class ProcessTable:
             process: to which.
         """
         ended = kind in (EventKind.EXIT, EventKind.DELETE)
-        self._publish(
-            ContainerEvent(
-                self._container_id,
-                kind,
-                process.exited_at if ended else time.time_ns(),
-                process.pid,
-                process.exec_id,
-                process.final_status if ended else 0,
-            )
+        event = ContainerEvent(
+            self._container_id,
+            kind,
+            process.exited_at if ended else time.time_ns(),
+            process.pid,
+            process.exec_id,
+            process.final_status if ended else 0,
         )
+        self._publish(event)
+        if self._hooks is not None:
+            self._hooks.tell(event, process.hooked)
 
     def _publish_exit(self, process: Process) -> None:
         # The kernel counts a kill before it sends the signal, so this one's is counted by now.

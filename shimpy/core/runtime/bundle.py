@@ -31,12 +31,14 @@ class Bundle:
     """A bundle whose configuration has been read.
 
     Attributes:
-        path: the absolute path of its directory.
+        path: the absolute path of its directory, as its client named it.
         spec: the content of its config.json.
+        changed_in: a directory with a config.json that is to be run instead; "" if there is none.
     """
 
     path: str
     spec: Mapping[str, Any]
+    changed_in: str = ""
 
     @classmethod
     def read(cls, path: str) -> Self:
@@ -53,6 +55,11 @@ class Bundle:
             ResourceExhaustedError: no file descriptor is left to read it with.
         """
         return cls(path, _read_config(path))
+
+    @property
+    def directory(self) -> str:
+        """The directory that the runtime is told."""
+        return self.changed_in or self.path
 
     @property
     def process(self) -> Mapping[str, Any]:
@@ -143,6 +150,19 @@ def _read_config(bundle: str) -> dict[str, Any]:
         raise from_oserror(error, message, default=InvalidArgumentError) from None
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"bundle: {quoted(path)} is not JSON: {error}") from None
+    return check_spec(spec, path)
+
+
+def check_spec(spec: object, path: str) -> dict[str, Any]:
+    """Returns the content of a config.json, if it can be run.
+
+    Args:
+        spec: the content.
+        path: of the file, for messages.
+
+    Raises:
+        InvalidArgumentError: it is not a configuration.
+    """
     if not isinstance(spec, dict) or not isinstance(spec.get("process"), dict):
         raise InvalidArgumentError(
             f"bundle: {quoted(path)} has no object `process`, so there is nothing to run"

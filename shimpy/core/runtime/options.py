@@ -72,18 +72,8 @@ class RuntimeOptions:
             InvalidArgumentError: it is not TOML, or a value has the wrong type.
             NotFoundError: there is no such file.
         """
-        # One start in a hundred has such options.
-        import tomllib
-
+        table = read_table(body, path=path)
         where = path or "the runtime's options"
-        try:
-            if path:
-                body = _read(path, os.O_NONBLOCK)
-            table = tomllib.loads(body.decode())
-        except OSError as error:
-            raise from_oserror(error, f"options: cannot read {path!r}") from error
-        except ValueError as error:
-            raise InvalidArgumentError(f"options: {where}: {error}") from error
         try:
             return cls._from({key.lower(): value for key, value in table.items()}, _TOML_KEYS)
         except ValueError as error:
@@ -165,6 +155,32 @@ _TYPES: Final[dict[str, type]] = {
 }
 # `SystemdCgroup` and its like, in small letters.
 _TOML_KEYS: Final = {name.replace("_", ""): name for name in _TYPES}
+
+
+def read_table(body: bytes = b"", *, path: str = "", field: str = "options") -> dict[str, Any]:
+    """Returns a table of TOML.
+
+    Args:
+        body: its text.
+        path: of a file with the text, which goes before the body.
+        field: what it is, for messages.
+
+    Raises:
+        InvalidArgumentError: it is not TOML.
+        NotFoundError: there is no such file.
+    """
+    # One start in a hundred has such options.
+    import tomllib
+
+    try:
+        if path:
+            body = _read(path, os.O_NONBLOCK)
+        return tomllib.loads(body.decode())
+    except OSError as error:
+        raise from_oserror(error, f"{field}: cannot read {path!r}") from error
+    except ValueError as error:
+        where = path or "the runtime's options"
+        raise InvalidArgumentError(f"{field}: {where}: {error}") from error
 
 
 def _read(path: str, flags: int) -> bytes:

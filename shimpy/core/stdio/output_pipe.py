@@ -18,9 +18,12 @@ import select
 import stat
 import sys
 import termios
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shimpy.core.stdio.fifo import poll
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.tap import Tap
 
 # In bytes: what an unprivileged process may have at most (pipe(7)). The more there is, the more is
 # moved at a time.
@@ -41,18 +44,21 @@ class OutputPipe:
     not take is dropped, with one warning in the log, and the process is not told.
 
     Args:
-        sink: a FIFO, which has to have a reader for as long as it is written to, or a regular file; not
-            blocking. The pipe's own from now on.
+        sink: a FIFO or pipe, which has to have a reader for as long as it is written to, a regular file, or a
+            device; not blocking. The pipe's own from now on.
+        tap: the name of the stream, and who gets a copy of it; None for nobody.
 
     Attributes:
         child: the end that the process writes, the caller's to close.
         drained: the process has exited, and what it wrote before has been passed on.
     """
 
-    def __init__(self, sink: int) -> None:
+    def __init__(self, sink: int, tap: tuple[str, Tap] | None = None) -> None:
         self.drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._sink = sink
+        self._tap = tap
+        self._waits_for_tap = False
         self._to_file = stat.S_ISREG(os.fstat(sink).st_mode)
         # Taken from the pipe, when another writer of the FIFO has filled it in that moment.
         self._pending = b""
@@ -96,6 +102,9 @@ class OutputPipe:
 
     def _move(self) -> None:
         for _ in range(_MOVES_AT_ONCE):
+            if self._tap is not None and self._tap[1].is_full:
+                self._wait_for_tap(self._tap[1])
+                return
             try:
                 more = self._copy_to_file() if self._to_file else self._pass_on()
             except BlockingIOError:
@@ -115,7 +124,7 @@ class OutputPipe:
             BlockingIOError: there is nothing, or no room for it.
         """
         if not self._pending:
-            if self._in_pipe() > _PAGE:
+            if self._tap is None and self._in_pipe() > _PAGE:
                 moved = os.splice(self._pipe, self._sink, _PIPE_SIZE, flags=_SPLICE_FLAGS)
                 self._passed_on(moved)
                 return moved > 0
@@ -127,14 +136,14 @@ class OutputPipe:
             # With room for a page nothing has to be kept here.
             if not poll(self._sink, select.POLLOUT) & select.POLLOUT:
                 raise BlockingIOError(errno.EAGAIN, "the FIFO is full")
-            self._pending = os.read(self._pipe, _PAGE)
+            self._pending = self._read(_PAGE if self._tap is None else _COPY)
         written = os.write(self._sink, self._pending)
         self._pending = self._pending[written:]
         self._passed_on(written)
         return True
 
     def _copy_to_file(self) -> bool:
-        data = os.read(self._pipe, _COPY)
+        data = self._read(_COPY)
         rest = memoryview(data)
         try:
             while rest:
@@ -145,6 +154,13 @@ class OutputPipe:
             self._dropped = True
         self._passed_on(len(data))
         return len(data) > 0
+
+    def _read(self, size: int) -> bytes:
+        data = os.read(self._pipe, size)
+        if self._tap is not None and data:
+            stream, tap = self._tap
+            tap.write(stream, data)
+        return data
 
     def _passed_on(self, count: int) -> None:
         if self._due is not None:
@@ -162,6 +178,21 @@ class OutputPipe:
             self._loop.remove_writer(self._sink)
             self._loop.add_reader(self._pipe, self._move)
         self._waits_for_room = full
+
+    def _wait_for_tap(self, tap: Tap) -> None:
+        """Waits until the tap has room; once, and for nothing else meanwhile."""
+        if not self._waits_for_tap:
+            self._waits_for_tap = True
+            self._loop.remove_reader(self._pipe)
+            self._loop.remove_writer(self._sink)
+            self._waits_for_room = False
+            tap.on_room(self._resume)
+
+    def _resume(self) -> None:
+        self._waits_for_tap = False
+        if self._pipe >= 0:
+            self._loop.add_reader(self._pipe, self._move)
+            self._move()
 
     def _in_pipe(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

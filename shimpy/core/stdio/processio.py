@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.fifo import StdioHub
+from shimpy.core.stdio.interface import ProcessIO
 from shimpy.core.stdio.output_pipe import OutputPipe
 from shimpy.core.stdio.owner import Owner, give
 from shimpy.core.stdio.stdin_pump import StdinPump
@@ -24,76 +26,13 @@ from shimpy.core.stdio.terminal import TerminalIO
 from shimpy.errors import EXHAUSTED, FailedPreconditionError, InternalError, ResourceExhaustedError
 
 if TYPE_CHECKING:
+    from shimpy.core.hooks.tap import Tap
     from shimpy.core.stdio.log_program import Logger
     from shimpy.core.stdio.logs import LogPrograms, StartLogger
 
 __all__ = ["ProcessIO", "StdioHub", "open_stdio"]
 
 _DEFAULT_POLICY: Final = Policy()
-
-
-class ProcessIO(Protocol):
-    """The three file descriptors of one process, or its terminal.
-
-    Attributes:
-        fds: what the runtime command gets as its own file descriptors 0, 1 and 2, after `prepare`. They
-            are close-on-exec and stay ours until `attach` or `close`.
-        console_socket: the path for the runtime's `--console-socket`, with a terminal only.
-    """
-
-    fds: tuple[int, int, int]
-    console_socket: str | None
-
-    async def prepare(self) -> None:
-        """Starts what has to be there before the runtime command: the program that reads the output.
-
-        Raises:
-            ShimError: it cannot be run, or was not ready in time; see `log_program`.
-        """
-
-    async def attach(self) -> None:
-        """The runtime command has succeeded: takes over what the process is given from now on.
-
-        Raises:
-            InternalError: there is to be a terminal, and within 1 s the runtime connected none.
-            ShimError: with a terminal as for `prepare`; its program is started here.
-        """
-
-    def resize(self, width: int, height: int) -> None:
-        """Sets the size of the terminal; the kernel sends SIGWINCH if it is a new one.
-
-        Before `attach` it sets the size that the process will find.
-
-        Args:
-            width: columns, at most 65,535.
-            height: rows, at most 65,535.
-
-        Raises:
-            FailedPreconditionError: there is no terminal, or not any more.
-        """
-
-    def close_stdin(self) -> None:
-        """Lets go of a stdin that was held open: EOF comes once its writers have closed too. Idempotent."""
-
-    def process_exited(self) -> None:
-        """The process has been reaped: nothing more is read for it."""
-
-    async def drain(self, timeout: float) -> None:
-        """Waits until what the process wrote before it exited has been passed on.
-
-        Args:
-            timeout: seconds that it waits at most.
-        """
-
-    async def finish(self) -> None:
-        """Ends the program that reads the output, if one was started by `prepare`. Idempotent."""
-
-    def close(self) -> None:
-        """Closes everything; readers see EOF, and unread data is lost. Idempotent.
-
-        Relayed output ends here: a process that still writes gets SIGPIPE. A program
-        that reads the output is told so by EOF only.
-        """
 
 
 def open_stdio(
@@ -104,6 +43,7 @@ def open_stdio(
     is_exec: bool = False,
     owner: Owner | None = None,
     logs: LogPrograms | None = None,
+    tap: Tap | None = None,
 ) -> ProcessIO:
     """Opens what a process is to read and write. Never waits for anyone.
 
@@ -120,6 +60,8 @@ def open_stdio(
             to belong to, so that it may open /dev/stdout anew; None: they are left as they are. Files,
             devices and the FIFO that stdin comes from keep their owner, and with a terminal all do.
         logs: reads URIs in place of stdout; None: they are refused.
+        tap: gets a copy of all output, which goes through a pipe of ours then, wherever it goes to; it
+            is told the end.
 
     Raises:
         NotFoundError: a path is not there; like all below it names the field and the path.
@@ -133,8 +75,8 @@ def open_stdio(
         stdio, start = logs.resolve(stdio, owner)
     with _explained():
         if stdio.terminal:
-            return TerminalIO(hub, stdio, policy, start)
-        return PlainIO(hub, stdio, policy, start, is_exec=is_exec, owner=owner)
+            return TerminalIO(hub, stdio, policy, start, tap)
+        return PlainIO(hub, stdio, policy, start, is_exec=is_exec, owner=owner, tap=tap)
 
 
 @contextlib.contextmanager
@@ -161,6 +103,7 @@ class PlainIO:
         *,
         is_exec: bool,
         owner: Owner | None,
+        tap: Tap | None = None,
     ) -> None:
         self._pump: StdinPump | None = None
         self._exited = False
@@ -170,6 +113,7 @@ class PlainIO:
         self._hold_stdin = policy.hold_stdin
         self._start = start
         self._logger: Logger | None = None
+        self._tap = tap
         self._relays_files = policy.relay_output
         # An init takes all others with it, so that EOF comes to its own FIFO without a relay.
         self._relays_fifos = policy.relay_output and is_exec
@@ -229,16 +173,22 @@ class PlainIO:
 
     def _open_output(self, hub: StdioHub, stream: Stream) -> int:
         relayed = self._relays_fifos if stream.is_fifo else self._relays_files and stream.is_file
+        # A log program's pipes are taken once there are some.
+        relayed = relayed or (self._tap is not None and self._start is None)
         fd = open_output(hub, stream, self._kept, blocking=not relayed)
         if relayed:
-            relay = OutputPipe(fd)
-            self._kept.callback(relay.stop)
-            self._relays.append(relay)
-            fd = relay.child
+            fd = self._relay(fd, stream.field)
         if stream.is_fifo or relayed:
             self._pipes.append(fd)
         self._lent.callback(os.close, fd)
         return fd
+
+    def _relay(self, sink: int, stream: str) -> int:
+        """Returns the end of a pipe, for the process, that leads to where its output goes."""
+        relay = OutputPipe(sink, None if self._tap is None else (stream, self._tap))
+        self._kept.callback(relay.stop)
+        self._relays.append(relay)
+        return relay.child
 
     async def prepare(self) -> None:
         """See `ProcessIO.prepare`."""
@@ -251,7 +201,23 @@ class PlainIO:
                 give(fd, self._owner)
         if self._start is not None:
             self._logger = await self._start()
-            self.fds = (self.fds[0], self._logger.stdout, self._logger.stderr)
+            outputs = self._logger.stdout, self._logger.stderr
+            if self._tap is not None:
+                outputs = self._tap_logger(self._logger)
+            self.fds = (self.fds[0], *outputs)
+
+    def _tap_logger(self, logger: Logger) -> tuple[int, int]:
+        """Returns the ends of pipes that lead to a log program."""
+        ends = []
+        for stream, fd in (("stdout", logger.stdout), ("stderr", logger.stderr)):
+            sink = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.set_blocking(sink, False)
+            ends.append(self._relay(sink, stream))
+            self._lent.callback(os.close, ends[-1])
+            if self._owner is not None:
+                give(ends[-1], self._owner)
+        logger.close_outputs()
+        return ends[0], ends[1]
 
     async def attach(self) -> None:
         """See `ProcessIO.attach`."""
@@ -295,5 +261,7 @@ class PlainIO:
         """See `ProcessIO.close`."""
         self._lent.close()
         self._kept.close()
+        if self._tap is not None:
+            self._tap.end()
         if self._logger is not None:
             self._logger.close_outputs()

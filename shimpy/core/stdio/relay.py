@@ -8,9 +8,12 @@ import logging
 import os
 import select
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shimpy.core.stdio.watcher import Watcher
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.tap import Tap
 
 # The kernel gives at most 4 KiB for one read of a master. Several are written as one, which is
 # cheaper than splice(2) would be here; what is more than this waits for the next turn of the event
@@ -43,6 +46,7 @@ class OutputRelay:
         slave: held, and closed when the process has exited and all that it wrote was read.
         sink: not blocking; closed when no process has the terminal open any more.
         ends_at_exit: the sink is closed when the process has exited, even if others have the terminal open.
+        tap: gets a copy of the output; None for nobody.
 
     Attributes:
         drained: the process has exited, and all that it wrote has been passed on.
@@ -56,6 +60,7 @@ class OutputRelay:
         sink: FileDescriptor,
         *,
         ends_at_exit: bool = False,
+        tap: Tap | None = None,
     ) -> None:
         self.drained = asyncio.Event()
         self._watcher = watcher
@@ -64,6 +69,8 @@ class OutputRelay:
         self._slave = slave
         self._sink = sink
         self._ends_at_exit = ends_at_exit
+        self._tap = tap
+        self._waits_for_tap = False
         self._buffer = memoryview(bytearray(_OUTPUT_BUFFER))
         self._begin = self._end = 0
         self._exited = False
@@ -117,6 +124,11 @@ class OutputRelay:
         self._next = None
         if not self._flush():
             return
+        if self._tap is not None and self._tap.is_full:
+            if not self._waits_for_tap:
+                self._waits_for_tap = True
+                self._tap.on_room(self._resume)
+            return
         error = self._fill()
         if not self._flush():
             return
@@ -125,8 +137,19 @@ class OutputRelay:
         elif self._exited:
             self._emptied(error)
 
+    def _resume(self) -> None:
+        self._waits_for_tap = False
+        self._schedule()
+
     def _fill(self) -> int:
         """Reads until the buffer is full, 0, or nothing is there; returns the error then."""
+        begin = self._end
+        error = self._read_all()
+        if self._tap is not None and self._end > begin:
+            self._tap.write("stdout", bytes(self._buffer[begin : self._end]))
+        return error
+
+    def _read_all(self) -> int:
         while self._end < _OUTPUT_BUFFER:
             try:
                 count = os.readv(self._master, [self._buffer[self._end :]])

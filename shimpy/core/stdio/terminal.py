@@ -19,6 +19,7 @@ from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from shimpy.core.hooks.tap import Tap
     from shimpy.core.stdio.log_program import Logger
     from shimpy.core.stdio.logs import StartLogger
 
@@ -46,14 +47,21 @@ class TerminalIO:
         stdio: what it is typed on and shows.
         policy: see above.
         start_logger: starts the program that reads what it shows, in place of stdout.
+        tap: gets a copy of what it shows, and is told its size and its end.
     """
 
     def __init__(
-        self, hub: StdioHub, stdio: StdioPaths, policy: Policy, start_logger: StartLogger | None
+        self,
+        hub: StdioHub,
+        stdio: StdioPaths,
+        policy: Policy,
+        start_logger: StartLogger | None,
+        tap: Tap | None = None,
     ) -> None:
         self._hub = hub
         self._policy = policy
         self._start_logger = start_logger
+        self._tap = tap
         self._logger: Logger | None = None
         self._master = FileDescriptor(-1)
         self._hold = FileDescriptor(-1)
@@ -112,7 +120,12 @@ class TerminalIO:
         self._stack.callback(slave.close)
         self._apply_size()
         self._output = OutputRelay(
-            self._hub, master, slave, self._sink, ends_at_exit=self._policy.relay_output
+            self._hub,
+            master,
+            slave,
+            self._sink,
+            ends_at_exit=self._policy.relay_output,
+            tap=self._tap,
         )
         self._stack.callback(self._output.stop)
         self._output.start()
@@ -134,6 +147,8 @@ class TerminalIO:
         if self._master.fd >= 0 and self._size is not None:
             width, height = self._size
             fcntl.ioctl(self._master.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+            if self._tap is not None:
+                self._tap.resized(width, height)
 
     def close_stdin(self) -> None:
         """See `ProcessIO.close_stdin`."""
@@ -167,6 +182,8 @@ class TerminalIO:
         """See `ProcessIO.close`."""
         self._exited = True
         self._stack.close()
+        if self._tap is not None:
+            self._tap.end()
         # It may refer to this object.
         self._input = None
 

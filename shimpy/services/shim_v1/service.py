@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import betterproto
 from betterproto.lib.google.protobuf import Empty
 from grpclib.const import Handler
 
@@ -15,15 +14,19 @@ from shimpy.core import tempdirs
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
-from shimpy.core.model import ContainerEvent, EventKind, Policy, Rlimit, StdioPaths, User
+from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
 from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
-from shimpy.core.runtime.spec import ExecSpec, check_exec, check_id
+from shimpy.core.runtime.spec import check_id
 from shimpy.core.supervisor import Supervisor
 from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from shimpy.services.shim_v1.events import ShimEvents, ShimEventStream
+from shimpy.services.shim_v1.exec_spec import exec_spec
 from shimpy.services.shim_v1.pid_index import PidIndex
 from shimpy.transport.grpc import wrap
+
+if TYPE_CHECKING:
+    from shimpy.core.hooks.interface import Hooks
 
 # Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -43,18 +46,24 @@ class Shim(api.ShimBase):
         root: the directory in which the runtime keeps its state (its --root); None for its default.
         sweep_orphans: reap every child of this process that has no other waiter. Only for a process
             that does nothing else, such as `python -m shimpy`.
+        hooks: one object with hooks, or several, in the order in which they are asked.
 
     Attributes:
         supervisor: has the container, for other APIs beside this one.
     """
 
     def __init__(
-        self, *, runtime: str = "runc", root: str | None = None, sweep_orphans: bool = False
+        self,
+        *,
+        runtime: str = "runc",
+        root: str | None = None,
+        sweep_orphans: bool = False,
+        hooks: Hooks | Iterable[Hooks] = (),
     ) -> None:
         self._default_runtime = runtime
         self._root = root
         self._policy = Policy()
-        self.supervisor = Supervisor(sweep_orphans=sweep_orphans)
+        self.supervisor = Supervisor(sweep_orphans=sweep_orphans, hooks=hooks)
         self.supervisor.observe(self._observe)
         self._events = ShimEvents()
         self._pids = PidIndex(self._forget)
@@ -164,22 +173,7 @@ class Shim(api.ShimBase):
         """
         request = exec_request
         container = self._existing("exec")
-        user = None
-        if betterproto.serialized_on_wire(request.user):
-            user = User(request.user.uid, request.user.gid, tuple(request.user.additional_gids))
-        asked = ExecSpec(
-            args=tuple(request.args),
-            env=tuple(request.env),
-            cwd=request.cwd,
-            user=user,
-            capabilities=tuple(request.capabilities),
-            rlimits=tuple(Rlimit(limit.type, soft=limit.soft, hard=limit.hard) for limit in request.rlimits),
-            no_new_privileges=request.no_new_privileges,
-            apparmor_profile=request.apparmor_profile,
-            selinux_label=request.selinux_label,
-            terminal=request.terminal,
-        )
-        check_exec(asked)
+        asked = exec_spec(request)
         process = await container.execs.run(
             container.bundle.process_for(asked),
             StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),

@@ -23,6 +23,7 @@ from shimpy.core.supervisor import Supervisor
 from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError, UnimplementedError
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
+from shimpy.services.task.hooks import TaskHooks
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +47,16 @@ class Containers:
         supervisor: has the containers.
         namespace: containerd's.
         forward: queues an event for containerd.
+        hooks: finds the hooks of each.
     """
 
-    def __init__(self, supervisor: Supervisor, namespace: str, forward: Forward | None) -> None:
+    def __init__(
+        self, supervisor: Supervisor, namespace: str, forward: Forward | None, hooks: TaskHooks
+    ) -> None:
         self._supervisor = supervisor
         self._namespace = namespace
         self._forward = forward
+        self._hooks = hooks
         self._records: dict[str, _Record] = {}
         if forward is not None:
             supervisor.observe(self._observe)
@@ -69,6 +74,7 @@ class Containers:
         """
         if request.checkpoint:
             raise UnimplementedError("checkpoint: this shim does not restore containers from checkpoints")
+        hooks = await self._hooks.find(request.options)
         if request.id in self._records:
             raise AlreadyExistsError(f"id: container {request.id} exists already; delete it first")
         options = read_options(request.options)
@@ -95,6 +101,7 @@ class Containers:
                     policy=self._policy(options),
                     no_pivot=options.no_pivot_root,
                     no_new_keyring=options.no_new_keyring,
+                    hooks=hooks,
                 )
             except BaseException:
                 if mounts:

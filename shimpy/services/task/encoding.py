@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import betterproto
 
 from shimpy.api import well_known
-from shimpy.core.runtime.options import RuntimeOptions
+from shimpy.core.runtime.options import RuntimeOptions, read_table
 from shimpy.errors import InvalidArgumentError
 from shimpy.transport.protobuf import decode
 
@@ -81,6 +81,24 @@ def read_options(message: well_known.Any) -> RuntimeOptions:
         table = decode(runtime_options.Options, message.value)
         return RuntimeOptions.from_toml(table.config_body, path=table.config_path)
     raise InvalidArgumentError(f"options: {message.type_url!r} is not a type of options for this runtime")
+
+
+def read_option_table(message: well_known.Any) -> dict[str, Any] | None:
+    """Returns the table of options in containerd's configuration, None for options of another form.
+
+    Args:
+        message: see `read_options`.
+
+    Raises:
+        InvalidArgumentError: it is not TOML.
+        NotFoundError: the file that it names is not there.
+    """
+    if type_name(message) != _RUNTIME_OPTIONS:
+        return None
+    from shimpy.api import runtime_options
+
+    options = decode(runtime_options.Options, message.value)
+    return read_table(options.config_body, path=options.config_path)
 
 
 def read_json(field: str, message: well_known.Any) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from shimpy.services.task.checkpoint import checkpoint_options
 from shimpy.services.task.containers import Containers
 from shimpy.services.task.encoding import ZERO_TIME, read_json, timestamp, to_message
 from shimpy.services.task.events import Forward
+from shimpy.services.task.hooks import TaskHooks
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.protobuf import encode
 
@@ -51,6 +52,7 @@ class TaskService:
         forward: queues an event for containerd; None to forward nothing.
         shutdown: called once Shutdown is answered and no container is left; None where Create and Shutdown
             are another API's.
+        hooks: finds the hooks of each container that is created; None: where this shim's configuration is.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class TaskService:
         namespace: str = "",
         forward: Forward | None = None,
         shutdown: Callable[[], None] | None = None,
+        hooks: TaskHooks | None = None,
     ) -> None:
         self._supervisor = supervisor
-        self._containers = Containers(supervisor, namespace, forward)
+        self._containers = Containers(supervisor, namespace, forward, hooks or TaskHooks())
         self._shutdown_when_answered = shutdown
 
     @property

@@ -1,0 +1,146 @@
+"""The tee of a process's output: all of it arrives, and a bad tee harms its process as little as can be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import shimpy
+from shimpy.core.hooks import tap
+from tests.support import leaks
+from tests.support.machine import RUNTIME
+
+pytestmark = pytest.mark.anyio
+
+
+class Keeping(shimpy.Tee):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outputs = {"stdout": b"", "stderr": b""}
+        self.sizes: list[tuple[int, int]] = []
+        self.has_ended = False
+
+    async def output(self, stream: str, data: bytes, time: float) -> None:
+        self.outputs[stream] += data
+
+    async def resized(self, columns: int, rows: int, time: float) -> None:
+        self.sizes.append((columns, rows))
+
+    async def ended(self) -> None:
+        self.has_ended = True
+
+
+class Listening(shimpy.Hooks):
+    """Gives every exec the tee that it was made with."""
+
+    time_limit = 1.0
+
+    def __init__(self, tee: shimpy.Tee) -> None:
+        self._tee = tee
+
+    async def tee(self, process: shimpy.HookProcess) -> Any:
+        return self._tee if process.is_exec else None
+
+
+@pytest.fixture
+def sandbox(bundle: Callable[..., str], new_id: Callable[[], str]) -> Callable[..., Any]:
+    """Makes a running container whose execs have a tee."""
+
+    @asynccontextmanager
+    async def make(tee: Any) -> AsyncIterator[shimpy.Container]:
+        async with (
+            shimpy.in_process(runtime=RUNTIME, hooks=Listening(tee)) as shim,
+            shim.container(new_id(), bundle("sh", "-c", "sleep 1000000 & wait")) as container,
+        ):
+            yield container
+
+    return make
+
+
+async def test_of_both_outputs(sandbox: Callable[..., Any]) -> None:
+    tee = Keeping()
+    async with sandbox(tee) as container:
+        result = await container.run(["sh", "-c", "echo out; echo err >&2; yes | head -c 3000000"])
+
+    assert result.stdout == b"out\n" + b"y\n" * 1_500_000
+    assert tee.outputs == {"stdout": result.stdout, "stderr": b"err\n"}
+    assert tee.has_ended
+
+
+async def test_of_a_terminal(sandbox: Callable[..., Any]) -> None:
+    tee = Keeping()
+    async with (
+        sandbox(tee) as container,
+        container.pty(["sh", "-c", "read line; stty size"], width=70, height=20) as pty,
+    ):
+        await pty.write(b"x\n")
+        seen = b"".join([data async for data in pty])
+
+    assert seen.endswith(b"20 70\r\n")
+    assert tee.outputs == {"stdout": seen, "stderr": b""}
+    assert tee.sizes == [(70, 20)]
+    assert tee.has_ended
+
+
+async def test_output_that_nobody_wants(sandbox: Callable[..., Any]) -> None:
+    """It goes to /dev/null, and to the tee all the same."""
+    tee = Keeping()
+    async with sandbox(tee) as container:
+        pid = await container._client.exec(["echo", "hello"])
+        await leaks.eventually(lambda: tee.outputs["stdout"] == b"hello\n")
+        assert await container._client.delete(pid) == 0
+
+
+class Hanging(Keeping):
+    async def output(self, stream: str, data: bytes, time: float) -> None:
+        await asyncio.sleep(1000)
+
+
+class Failing(Keeping):
+    async def output(self, stream: str, data: bytes, time: float) -> None:
+        raise ValueError("of its own")
+
+
+@pytest.mark.parametrize("tee", [Hanging(), Failing()], ids=["hangs", "fails"])
+async def test_a_bad_tee_is_told_no_more(
+    sandbox: Callable[..., Any], tee: Keeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It delays its process by one time limit at most, and loses it nothing."""
+    async with sandbox(tee) as container:
+        result = await container.run(["sh", "-c", "yes | head -c 5000000"], timeout=30)
+
+    assert (len(result.stdout), result.timed_out) == (5_000_000, False)
+    assert "it is told no more" in caplog.text
+    assert tee.has_ended
+
+
+async def test_a_process_waits_for_a_slow_tee(
+    sandbox: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than so much is kept for it."""
+    monkeypatch.setattr(tap, "_ENOUGH", 1 << 16)
+    monkeypatch.setattr(tap, "_ROOM", 1 << 17)
+    waiting = []
+
+    class Slow(Keeping):
+        async def output(self, stream: str, data: bytes, time: float) -> None:
+            await super().output(stream, data, time)
+            waiting.append(len(data))
+            await asyncio.sleep(0.001)
+
+    tee = Slow()
+    async with sandbox(tee) as container:
+        result = await container.run(["sh", "-c", "yes | head -c 2000000"])
+
+    assert tee.outputs["stdout"] == result.stdout == b"y\n" * 1_000_000
+
+
+async def test_what_is_not_a_tee_refuses_the_exec(sandbox: Callable[..., Any]) -> None:
+    async with sandbox(42) as container:
+        with pytest.raises(shimpy.InternalError, match="returned 42, which is neither a Tee nor None"):
+            await container.run(["true"])
