@@ -85,6 +85,14 @@ def _temporary_files_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _guardian() -> None:
+    """What is there for as long as the program is, is there before what tests compare."""
+    from shimpy.client.program import program
+
+    program.open()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_container_outlives_the_run() -> Iterator[None]:
     yield
     for container_id in containers.left():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from grpclib.client import Channel
 
+    from shimpy.client.guard import Guard
     from shimpy.client.model import Result, StrPath
     from shimpy.client.pipes import Fifos
     from shimpy.client.session import CommandStream, Pty
@@ -27,9 +28,14 @@ class ShimClient(ShimCalls):
     `shimpy.launch`, `shimpy.connect` and `shimpy.in_process` give one.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        """Makes a client of a grpclib channel, which stays the caller's to close."""
-        super().__init__(channel)
+    def __init__(self, channel: Channel, guard: Guard | None = None) -> None:
+        """Makes a client of a grpclib channel, which stays the caller's to close.
+
+        Args:
+            channel: to the shim.
+            guard: what happens with what the client makes should this program die; None: it stays.
+        """
+        super().__init__(channel, guard)
         self._exits = ExitWatch(self)
 
     def container(

@@ -111,7 +111,7 @@ async def running(
         stderr: whether it has an output for errors of its own; a terminal has not.
         created: what remains to be done once it is there.
     """
-    with Fifos(stdin=stdin, stderr=stderr) as fifos:
+    with Fifos(client.guard.make_folder, stdin=stdin, stderr=stderr) as fifos:
         readers: list[OutputReader] = []
         try:
             readers.append(OutputReader(fifos.stdout, lambda data: take("stdout", data)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from grpclib.testing import ChannelFor
@@ -11,6 +11,7 @@ from grpclib.testing import ChannelFor
 from shimpy.client.client import ShimClient
 from shimpy.client.connect import disable_reconnect
 from shimpy.client.container import delete_container
+from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
 from shimpy.errors import ShimError
 from shimpy.services.shim_v1 import Shim
@@ -31,24 +32,30 @@ async def in_process(
     process is a child subreaper (`PR_SET_CHILD_SUBREAPER`), and SIGCHLD, if your program ignores
     it, is at its default, which only the main thread can see to; both are put back when the last
     one ends. Any thread's event loop will do, SIGCHLD stays yours to handle, and your own child
-    processes keep their exit statuses. Should this process die, containers go on without anybody
-    to tell how they end; `shimpy.launch` is for those who mind.
+    processes keep their exit statuses. Should this process die, however that be, its containers are
+    killed and removed within seconds, unless they were to be left running; a small process in a
+    session of its own sees to it, which is started with the first container and ends with this one.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
         root: where the runtime keeps its state (its `--root`); None: its default.
-        leave_running: leave a container that is there at the end, instead of killing it.
+        leave_running: leave a container that is there at the end, or when this process dies, instead of
+            killing it.
     """
-    async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
-        disable_reconnect(channel)
-        client = ShimClient(channel)
-        try:
-            yield client
-        finally:
+    guard = None if leave_running else ProgramGuard(runtime, root)
+    with nullcontext() if guard is None else guard:
+        async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+            disable_reconnect(channel)
+            client = ShimClient(channel, guard)
             try:
-                if not leave_running:
-                    await settled(delete_container(client))
-            except ShimError as error:  # what the block itself raised is to be heard
-                _log.warning("the container could not be deleted: %s", error)
+                yield client
             finally:
-                await client.aclose()
+                try:
+                    if guard is not None:
+                        await settled(delete_container(client))
+                except ShimError as error:  # what the block itself raised is to be heard
+                    if guard is not None:
+                        guard.keep()
+                    _log.warning("the container could not be deleted: %s", error)
+                finally:
+                    await client.aclose()

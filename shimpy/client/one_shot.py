@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shimpy.client.bundle import derive_bundle, wants_terminal, write_bundle
+from shimpy.client.embed import in_process
 from shimpy.client.launch import launch
-from shimpy.errors import InvalidArgumentError
+from shimpy.client.program import program
+from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from shimpy.client.client import ShimClient
     from shimpy.client.model import Result, StrPath
 
 
@@ -51,9 +53,24 @@ async def run(
     """
     async with (
         prepared(root, args, env=env, cwd=cwd, runtime=runtime) as bundle,
-        launch(runtime=runtime) as client,
+        own_shim(runtime) as client,
     ):
         return await client.run(new_id(), bundle, input=input, timeout=timeout, output_limit=output_limit)
+
+
+@asynccontextmanager
+async def own_shim(runtime: str) -> AsyncIterator[ShimClient]:
+    """Gives a shim for the time of the block: in this process, or where that can have none in its own.
+
+    Args:
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(in_process(runtime=runtime))
+        except FailedPreconditionError:  # another event loop than asyncio's, or SIGCHLD is ignored
+            client = await stack.enter_async_context(launch(runtime=runtime))
+        yield client
 
 
 def new_id() -> str:
@@ -84,7 +101,7 @@ async def prepared(
         return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is not a bundle; give a command")
-    with tempfile.TemporaryDirectory(prefix="shimpy-") as directory:
+    with program.folder() as directory:
         if is_bundle:
             yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client.command_process import STARTING_GRACE, CommandProcess, running
@@ -90,11 +91,18 @@ async def run(
     async def create_in_time(fifos: Fifos) -> int:
         return await create(fifos, left())
 
-    async def created_in_time(pid: int) -> None:
-        if created is not None:
-            await created(pid, left())
+    killing = ExitStack()
 
-    async with running(
+    async def created_in_time(pid: int) -> None:
+        end = None if deadline is None else time.monotonic() + deadline - loop.time()
+        if created is not None:
+            if end is not None:
+                killing.enter_context(client.guard.kill_at(pid, end + STARTING_GRACE))
+            await created(pid, left())
+        if end is not None:
+            killing.enter_context(client.guard.kill_at(pid, end))
+
+    process_running = running(
         client,
         exits,
         create_in_time,
@@ -102,15 +110,17 @@ async def run(
         stdin=data is not None,
         stderr=True,
         created=created_in_time,
-    ) as process:
-        feeding = asyncio.ensure_future(_feed(process, data))
-        try:
-            async with asyncio.timeout_at(deadline):
-                await process.wait()
-        except TimeoutError:
-            timed_out = True
-        finally:
-            feeding.cancel()
+    )
+    with killing:
+        async with process_running as process:
+            feeding = asyncio.ensure_future(_feed(process, data))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await process.wait()
+            except TimeoutError:
+                timed_out = True
+            finally:
+                feeding.cancel()
     return kept.result(await process.wait(), timed_out=timed_out)
 
 

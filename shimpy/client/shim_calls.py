@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shimpy import api
 from shimpy.client.arguments import check_exec
+from shimpy.client.guard import NoGuard
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
 from shimpy.client.rpc import call, seconds
 from shimpy.client.subscription import EventStream
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from grpclib.client import Channel
+
+    from shimpy.client.guard import Guard
 
 
 class ShimCalls:
@@ -34,11 +37,13 @@ class ShimCalls:
 
     Attributes:
         created: id and runtime of the container that was last created here, None before.
+        guard: what happens with what is made here should this program die.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, guard: Guard | None = None) -> None:
         """Makes the calls over a grpclib channel, which stays the caller's to close."""
         self._channel = channel
+        self.guard = guard or NoGuard()
         self._stub = api.ShimStub(channel)
         self.created: tuple[str, str] | None = None
 
@@ -86,7 +91,10 @@ class ShimCalls:
             stdout=_path(stdout),
             stderr=_path(stderr),
         )
-        reply = await call(self._stub.create(request, timeout=seconds(timeout)))
+        timeout = seconds(timeout)
+        with self.guard.creating(id, request.bundle, runtime) as created:
+            reply = await call(self._stub.create(request, timeout=timeout))
+            created(reply.pid)
         self.created = (id, runtime)
         return reply.pid
 
@@ -166,9 +174,9 @@ class ShimCalls:
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
-        return (
-            await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
-        ).exit_status
+        reply = await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        self.guard.deleted(pid)
+        return reply.exit_status
 
     async def resize(self, pid: int, width: int, height: int, *, timeout: float | None = None) -> None:
         """Sets the size of a process's terminal.
