@@ -115,7 +115,7 @@ class ShimProcess(Protocol):
         """Waits for its end."""
 
 
-class Start(Protocol):
+class ShimStarter(Protocol):
     """Makes a shim's process."""
 
     async def __call__(self, arguments: list[str], notify: str, *, guarded: bool) -> ShimProcess:
@@ -129,7 +129,7 @@ class Start(Protocol):
 
 
 @asynccontextmanager
-async def shim_process(start: Start, options: LaunchOptions) -> AsyncIterator[ShimClient]:
+async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncIterator[ShimClient]:
     """Does what `launch` says, however a shim's process is made.
 
     Args:
@@ -221,7 +221,7 @@ class _Child:
 
     @classmethod
     async def start(
-        cls, start: Start, arguments: list[str], directory: str, timeout: float, *, guarded: bool
+        cls, start: ShimStarter, arguments: list[str], directory: str, timeout: float, *, guarded: bool
     ) -> _Child:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
