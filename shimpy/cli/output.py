@@ -24,6 +24,10 @@ _STYLES = {
     "EXEC_ADDED": "green",
     "EXIT": "dim",
     "OOM": "bold red",
+    "running": "green",
+    "created": "cyan",
+    "orphaned": "yellow",
+    "stale": "dim",
 }
 
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from shimpy.client.bundle import read_config
@@ -74,7 +73,7 @@ class ProgramGuard:
         self._entries.append(entry)
 
         def created(pid: int) -> None:
-            self._current = (entry, replace(record, pid=pid))
+            self._current = (entry, record.with_init(pid))
             with suppress(OSError):  # it is known without
                 entry.write(self._current[1])
 
@@ -123,7 +122,7 @@ class ProgramGuard:
             return None
         container = self._current[1]
         if container.pid == pid:
-            return {"cgroups": container.cgroups, "pid": pid, "birth": _birth(pid), "init": pid}
+            return {"cgroups": container.cgroups, "pid": pid, "birth": container.birth, "init": pid}
         return {"pid": pid, "birth": _birth(pid), "init": container.pid}
 
     def _remove(self, entry: Entry) -> None:

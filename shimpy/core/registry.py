@@ -51,6 +51,13 @@ class ProcessIdentity:
         """
         return cls(pid, start_time(pid))
 
+    def exists(self) -> bool:
+        """Returns whether the process is there, running or a zombie."""
+        pidfd = self.open()
+        if pidfd is not None:
+            os.close(pidfd)
+        return pidfd is not None
+
     def open(self) -> int | None:
         """Returns a pidfd of the process, None if it has been reaped."""
         try:
@@ -79,6 +86,7 @@ class OwnedContainer:
         cgroups: the directories of the cgroups that its create makes.
         above: directories of cgroups above those that were not there before, the deepest first.
         pid: its init; 0 as long as it is being created.
+        birth: when that was started, see `ProcessIdentity`.
     """
 
     id: str
@@ -88,6 +96,21 @@ class OwnedContainer:
     cgroups: tuple[str, ...]
     above: tuple[str, ...]
     pid: int = 0
+    birth: int = 0
+
+    def with_init(self, pid: int) -> OwnedContainer:
+        """Returns the record of the container now that it is created.
+
+        Args:
+            pid: its init, running or a zombie.
+        """
+        with suppress(OSError):
+            return replace(self, pid=pid, birth=start_time(pid))
+        return replace(self, pid=pid)
+
+    def is_running(self) -> bool:
+        """Returns whether its init is there."""
+        return self.pid > 0 and ProcessIdentity(self.pid, self.birth).exists()
 
     @classmethod
     def before(

@@ -16,12 +16,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import shimpy
+from shimpy.core import tempdirs
 from shimpy.core.registry import ProgramDirectory, programs
 from shimpy.core.runtime.environment import PROGRAM
 from tests.support import containers, residue
 
 # The ways to a container that goes with its program.
 WAYS = ("run", "in_process", "exec", "launch", "warm")
+
+# The variable that has a base for the program's directory.
+_BASE = "SHIMPY_TEST_BASE"
 
 _SLEEP = ["sh", "-c", "sleep 1000000 & sleep 1000000"]
 
@@ -69,13 +73,17 @@ class Program:
         rootfs: a root filesystem with a shell.
         bundle: what its container is made from, unless it makes its own.
         container_id: the container's id, unless it chooses one.
+        base: where its directory is made; None: where that of all programs are.
     """
 
-    def __init__(self, way: str, rootfs: Path, bundle: str, container_id: str) -> None:
+    def __init__(
+        self, way: str, rootfs: Path, bundle: str, container_id: str, *, base: Path | None = None
+    ) -> None:
         self.container_id = container_id
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.programs", way, rootfs, bundle, container_id],
             stdout=subprocess.PIPE,
+            env=os.environ if base is None else {**os.environ, _BASE: str(base)},
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -128,6 +136,8 @@ def main() -> None:
     """Is the program."""
     from shimpy.client.program import program
 
+    if base := os.environ.get(_BASE):
+        tempdirs.base = lambda: base
     print(program.open().name, flush=True)
     asyncio.run(_use(*sys.argv[1:]))
 

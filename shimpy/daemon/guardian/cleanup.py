@@ -49,7 +49,7 @@ async def clean_up(directory: ProgramDirectory) -> list[OwnedContainer]:
     async def remove(container: OwnedContainer) -> bool:
         async with turns:
             try:
-                await _remove(container, reaper)
+                await remove_container(container, reaper)
             except (ShimError, OSError) as error:
                 _log.warning("container %s cannot be removed: %s", container.id, error)
                 return False
@@ -66,8 +66,16 @@ async def clean_up(directory: ProgramDirectory) -> list[OwnedContainer]:
     return left
 
 
-async def _remove(container: OwnedContainer, reaper: Reaper) -> None:
-    """Removes a container, unless it is another's that has the id by now."""
+async def remove_container(container: OwnedContainer, reaper: Reaper) -> None:
+    """Kills and removes a container, unless it is another's that has the id by now.
+
+    Args:
+        container: which; nobody looks after it any more.
+        reaper: starts the runtime's commands.
+
+    Raises:
+        ShimError: the runtime refused.
+    """
     try:
         runtime = Runc(container.runtime, container.root, reaper)
     except NotFoundError as error:
