@@ -13,7 +13,8 @@ from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.command_stream import CommandStream
+    from shimpy.client.terminal import Pty
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal as signals
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,20 @@ def check_size(width: object, height: object) -> None:
     """
     for field, number in (("width", width), ("height", height)):
         _check_number(field, number, _UINT16)
+
+
+def check_signal(signal: object) -> int:
+    """Returns the number of a signal.
+
+    Raises:
+        TypeError: it is not an int, nor a `signal.Signals`.
+        ValueError: there is no such signal.
+    """
+    if isinstance(signal, bool) or not isinstance(signal, int):
+        raise TypeError(f"signal must be a number or one of signal.Signals, not {signal!r}")
+    if not 1 <= signal < signals.NSIG:
+        raise ValueError(f"signal: there is no signal {signal}")
+    return int(signal)
 
 
 def _check_strings(field: str, strings: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import run, session
+from shimpy.client import command_stream, run, terminal
 from shimpy.client.arguments import check_size
 from shimpy.client.command_process import ProcessName
 from shimpy.client.container import Container, managed
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from grpclib.client import Channel
 
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.model import Result, StrPath
     from shimpy.client.pipes import Fifos
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.terminal import Pty
 
 
 class ShimClient(ShimCalls):
@@ -150,7 +151,7 @@ class ShimClient(ShimCalls):
         async def created(_pid: int) -> None:
             await self.start(timeout=deadline.left_to_start())
 
-        return session.stream(
+        return command_stream.stream(
             self,
             self._exits,
             create,
@@ -187,7 +188,7 @@ class ShimClient(ShimCalls):
                 await self.resize(pid, width, height)
             await self.start()
 
-        return session.pty(self, self._exits, create, ProcessName(id, ""), created=created)
+        return terminal.pty(self, self._exits, create, ProcessName(id, ""), created=created)
 
     def _creating(
         self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None

@@ -7,12 +7,12 @@ import os
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import run, session
+from shimpy.client import command_stream, run, terminal
 from shimpy.client.arguments import check_exec, check_size
 from shimpy.client.command_process import ProcessName, started
-from shimpy.client.control import ContainerControl
 from shimpy.client.deadline import Deadline, check_output_limit
 from shimpy.client.exits import Exit
+from shimpy.client.files.container_files import ContainerFiles
 from shimpy.client.rpc import settled
 from shimpy.client.spawned_process import SpawnedProcess
 from shimpy.errors import (
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.exits import ExitWatch
     from shimpy.client.model import ExecOptions, Result, StrPath
     from shimpy.client.pipes import Fifos
-    from shimpy.client.session import CommandStream, Pty
     from shimpy.client.shim_calls import ShimCalls
+    from shimpy.client.terminal import Pty
 
 
-class Container(ContainerControl):
+class Container(ContainerFiles):
     """A running container, from a client's `container()` or `current()`.
 
     Attributes:
@@ -136,7 +137,7 @@ class Container(ContainerControl):
                 **options,
             )
 
-        return session.stream(
+        return command_stream.stream(
             self._client,
             self._exits,
             create,
@@ -180,7 +181,7 @@ class Container(ContainerControl):
                     await self._client.resize(pid, width, height)
             return pid
 
-        return session.pty(self._client, self._exits, create, name)
+        return terminal.pty(self._client, self._exits, create, name)
 
     async def spawn(
         self,

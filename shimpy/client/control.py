@@ -7,8 +7,8 @@ import signal as signals
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from shimpy.client.arguments import check_signal
 from shimpy.client.rpc import seconds
-from shimpy.client.session import check_signal
 from shimpy.client.task_calls import resources
 from shimpy.errors import FailedPreconditionError
 

@@ -6,8 +6,8 @@ import asyncio
 import signal as signals
 from typing import TYPE_CHECKING
 
+from shimpy.client.arguments import check_signal
 from shimpy.client.control import stop
-from shimpy.client.session import check_signal
 from shimpy.errors import FailedPreconditionError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:

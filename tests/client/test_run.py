@@ -317,7 +317,7 @@ async def test_stream_that_nobody_fetches_makes_the_command_wait(container: shim
         size = len(first.data)
         async for _, data in command:
             await asyncio.sleep(0)
-            assert command._output._held["stdout"] < 1 << 19
+            assert command.output._held["stdout"] < 1 << 19
             size += len(data)
         assert (size, await command.wait()) == (3_000_000, 0)
 
