@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from shimpy.client.bundle import write_bundle
     from shimpy.client.client import ShimClient
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.connect import connect
     from shimpy.client.container import Container
     from shimpy.client.embed import in_process
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
         ProcessInfo,
         ProcessState,
         Result,
+        Stats,
         StrPath,
     )
     from shimpy.client.one_shot import run
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.spawned_process import SpawnedProcess
     from shimpy.client.subscription import EventStream
+    from shimpy.client.terminal import Pty
     from shimpy.client.warm_launcher import WarmLauncher
     from shimpy.core.model import Rlimit, User
     from shimpy.errors import (
@@ -64,6 +67,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "EventStream",
     "Pty",
     "ShimClient",
+    "SpawnedProcess",
     # Records
     "Chunk",
     "ContainerState",
@@ -74,6 +78,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "ProcessState",
     "Result",
     "Rlimit",
+    "Stats",
     "StrPath",
     "User",
     # Errors
@@ -99,12 +104,13 @@ _MODULES = {
     "launch": "shimpy.client.launch",
     "run": "shimpy.client.one_shot",
     "write_bundle": "shimpy.client.bundle",
-    "CommandStream": "shimpy.client.session",
+    "CommandStream": "shimpy.client.command_stream",
     "Container": "shimpy.client.container",
     "EventStream": "shimpy.client.subscription",
-    "Pty": "shimpy.client.session",
+    "Pty": "shimpy.client.terminal",
     "Rlimit": "shimpy.core.model",
     "ShimClient": "shimpy.client.client",
+    "SpawnedProcess": "shimpy.client.spawned_process",
     "User": "shimpy.core.model",
     "WarmLauncher": "shimpy.client.warm_launcher",
 }

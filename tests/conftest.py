@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -122,6 +123,16 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if lacking := machine.lacking():
         pytest.skip(f"containers need {lacking}")
     return bundles.make_rootfs(tmp_path_factory.mktemp("rootfs", numbered=False))
+
+
+@pytest.fixture(scope="module")
+def open_rootfs(rootfs: Path) -> Iterator[Path]:
+    """A root filesystem that every user may reach, unlike pytest's directories."""
+    directory = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    shutil.copytree(rootfs, directory / "rootfs", symlinks=True)
+    yield directory / "rootfs"
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

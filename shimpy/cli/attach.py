@@ -13,7 +13,8 @@ from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.command_stream import CommandStream
+    from shimpy.client.terminal import Pty
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -35,7 +36,7 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
             async for name, data in command.chunks():
                 await outputs[name].write(data)
             return await command.wait()
-        command.kill()
+        await command.kill()
         return await command.wait()
     finally:
         if typing is not None:
@@ -90,5 +91,5 @@ async def _type(command: CommandStream | Pty) -> None:
         pass
     except OSError as error:
         complain(f"stdin: {error.strerror}")
-    if not isinstance(command, shimpy.Pty):  # the input of a terminal has no end
-        command.close_stdin()
+    if not isinstance(command, shimpy.Pty):  # its end would hang the terminal up
+        await command.close_stdin()

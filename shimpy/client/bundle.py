@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shimpy.client.requests import environment
 from shimpy.client.rpc import settled
-from shimpy.client.shim_calls import environment
 from shimpy.core.runtime import find_runtime
 from shimpy.core.runtime.environment import environment as runtime_environment
 from shimpy.core.runtime.log_errors import not_started

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import run, session
+from shimpy.client import command_stream, run, terminal
+from shimpy.client.arguments import check_size
+from shimpy.client.command_process import ProcessName
 from shimpy.client.container import Container, managed
+from shimpy.client.deadline import Deadline, check_output_limit
 from shimpy.client.exits import ExitWatch
 from shimpy.client.shim_calls import ShimCalls
-from shimpy.errors import NotFoundError
+from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,10 +20,11 @@ if TYPE_CHECKING:
 
     from grpclib.client import Channel
 
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.guard import Guard
     from shimpy.client.model import Result, StrPath
     from shimpy.client.pipes import Fifos
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.terminal import Pty
 
 
 class ShimClient(ShimCalls):
@@ -28,14 +33,21 @@ class ShimClient(ShimCalls):
     `shimpy.launch`, `shimpy.connect` and `shimpy.in_process` give one.
     """
 
-    def __init__(self, channel: Channel, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        guard: Guard | None = None,
+        *,
+        task: Callable[[], Awaitable[Channel]] | None = None,
+    ) -> None:
         """Makes a client of a grpclib channel, which stays the caller's to close.
 
         Args:
             channel: to the shim.
             guard: what happens with what the client makes should this program die; None: it stays.
+            task: gives the channel to the Task API, where that is another.
         """
-        super().__init__(channel, guard)
+        super().__init__(channel, guard, task=task)
         self._exits = ExitWatch(self)
 
     def container(
@@ -113,6 +125,7 @@ class ShimClient(ShimCalls):
             self,
             self._exits,
             create,
+            ProcessName(id, ""),
             created=self._start,
             input=input,
             timeout=timeout,
@@ -126,6 +139,8 @@ class ShimClient(ShimCalls):
         *,
         runtime: str = "",
         stdin: bool = False,
+        timeout: float | None = None,
+        output_limit: int | None = None,
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a container whose init is the command, its output coming as it is written.
 
@@ -134,9 +149,26 @@ class ShimClient(ShimCalls):
             bundle: the directory with its `config.json`.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             stdin: whether you are going to write to it.
+            timeout: as for `shimpy.Container.stream`.
+            output_limit: as for `shimpy.Container.stream`.
         """
-        create = self._creating(id, bundle, runtime, terminal=False)
-        return session.stream(self, self._exits, create, stdin=stdin, created=self._start)
+        check_output_limit(output_limit)
+        deadline = Deadline(timeout)
+        create = self._creating(id, bundle, runtime, terminal=False, deadline=deadline)
+
+        async def created(_pid: int) -> None:
+            await self.start(timeout=deadline.left_to_start())
+
+        return command_stream.stream(
+            self,
+            self._exits,
+            create,
+            ProcessName(id, ""),
+            stdin=stdin,
+            created=created,
+            deadline=deadline,
+            output_limit=output_limit,
+        )
 
     def pty(
         self,
@@ -156,11 +188,18 @@ class ShimClient(ShimCalls):
             width: columns of the terminal.
             height: its rows.
         """
+        check_size(width, height)
         create = self._creating(id, bundle, runtime, terminal=True)
-        return session.pty(self, self._exits, create, size=(width, height), started=self.start)
+
+        async def created(pid: int) -> None:
+            with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
+                await self.resize(pid, width, height)
+            await self.start()
+
+        return terminal.pty(self, self._exits, create, ProcessName(id, ""), created=created)
 
     def _creating(
-        self, id: str, bundle: StrPath, runtime: str, *, terminal: bool
+        self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None
     ) -> Callable[[Fifos], Awaitable[int]]:
         async def create(fifos: Fifos) -> int:
             return await self.create(
@@ -171,6 +210,7 @@ class ShimClient(ShimCalls):
                 stdin=fifos.stdin,
                 stdout=fifos.stdout,
                 stderr=fifos.stderr,
+                timeout=None if deadline is None else deadline.left_to_start(),
             )
 
         return create

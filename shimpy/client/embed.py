@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from grpclib.testing import ChannelFor
@@ -18,6 +19,8 @@ from shimpy.services.shim_v1 import Shim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from grpclib.client import Channel
 
 _log = logging.getLogger("shimpy.shim")
 
@@ -44,9 +47,13 @@ async def in_process(
     """
     guard = None if leave_running else ProgramGuard(runtime, root)
     with nullcontext() if guard is None else guard:
-        async with Shim(runtime=runtime, root=root) as shim, ChannelFor([shim]) as channel:
+        async with (
+            Shim(runtime=runtime, root=root) as shim,
+            ChannelFor([shim]) as channel,
+            AsyncExitStack() as stack,
+        ):
             disable_reconnect(channel)
-            client = ShimClient(channel, guard)
+            client = ShimClient(channel, guard, task=_TaskChannel(shim, stack))
             try:
                 yield client
             finally:
@@ -59,3 +66,30 @@ async def in_process(
                     _log.warning("the container could not be deleted: %s", error)
                 finally:
                     await client.aclose()
+
+
+class _TaskChannel:
+    """The channel to the Task API of a shim in this process, made when it is first asked for.
+
+    Args:
+        shim: whose container it is about.
+        stack: closes it.
+    """
+
+    def __init__(self, shim: Shim, stack: AsyncExitStack) -> None:
+        self._shim = shim
+        self._stack = stack
+        self._making = asyncio.Lock()
+        self._channel: Channel | None = None
+
+    async def __call__(self) -> Channel:
+        async with self._making:
+            if self._channel is None:
+                from shimpy.services.task.service import NAMES, TaskService
+                from shimpy.transport.grpc.methods import MethodService
+
+                methods = TaskService(self._shim.supervisor).services()
+                services = [MethodService(name, methods[name]) for name in NAMES]
+                self._channel = await self._stack.enter_async_context(ChannelFor(services))
+                disable_reconnect(self._channel)
+        return self._channel

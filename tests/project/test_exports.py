@@ -40,6 +40,8 @@ def test_names() -> None:
         "Shim",
         "ShimClient",
         "ShimError",
+        "SpawnedProcess",
+        "Stats",
         "StrPath",
         "UnavailableError",
         "UnimplementedError",

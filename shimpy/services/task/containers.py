@@ -46,12 +46,16 @@ class Containers:
         supervisor: has the containers.
         namespace: containerd's.
         forward: queues an event for containerd.
+        exec_cgroups: see `Policy.exec_cgroups`.
     """
 
-    def __init__(self, supervisor: Supervisor, namespace: str, forward: Forward | None) -> None:
+    def __init__(
+        self, supervisor: Supervisor, namespace: str, forward: Forward | None, *, exec_cgroups: bool
+    ) -> None:
         self._supervisor = supervisor
         self._namespace = namespace
         self._forward = forward
+        self._exec_cgroups = exec_cgroups
         self._records: dict[str, _Record] = {}
         if forward is not None:
             supervisor.observe(self._observe)
@@ -151,7 +155,7 @@ class Containers:
         """Returns how processes of the Task API live."""
         owner = (options.io_uid, options.io_gid)
         return Policy(
-            exec_cgroups=False,
+            exec_cgroups=self._exec_cgroups,
             relay_output=True,
             hold_stdin=True,
             drain_timeout=_DRAIN_TIMEOUT,

@@ -62,7 +62,8 @@ class TaskService:
         shutdown: Callable[[], None] | None = None,
     ) -> None:
         self._supervisor = supervisor
-        self._containers = Containers(supervisor, namespace, forward)
+        # Beside another API its Delete has to end what an exec has started, whichever of the two made it.
+        self._containers = Containers(supervisor, namespace, forward, exec_cgroups=shutdown is None)
         self._shutdown_when_answered = shutdown
 
     @property
