@@ -35,6 +35,38 @@ _CREDENTIALS = struct.Struct("iII")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# Bytes that are read of a file at a time.
+_CHUNK = 16384
+
+
+def read_file(
+    path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None, at_once: bool = False
+) -> bytes:
+    """Returns what a file holds, and asks nothing else of it.
+
+    For the small files of /proc and cgroups, of which a call reads many: it is four system calls, and a file
+    object makes nine of them.
+
+    Args:
+        path: of the file.
+        dir_fd: a file descriptor of the directory that a relative path begins at.
+        at_once: it is one that the kernel makes as a whole (single_open in fs/seq_file.c) and not line by
+            line, so that a read that is not full has met its end.
+
+    Raises:
+        OSError: as open(2) and read(2) have it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        text = part = os.read(fd, _CHUNK)
+        while part and not (at_once and len(part) < _CHUNK):
+            part = os.read(fd, _CHUNK)
+            text += part
+    finally:
+        os.close(fd)
+    return text
+
+
 class Peer(NamedTuple):
     """Who is at the other end of a Unix socket.
 

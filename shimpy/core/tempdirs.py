@@ -94,6 +94,14 @@ class PrivateDirectory:
         finally:
             os.close(fd)
 
+    def remove(self, name: str) -> None:
+        """Removes a file in it.
+
+        Raises:
+            OSError: it is not there.
+        """
+        os.unlink(name, dir_fd=self.fd)
+
     def _in_base(self) -> int:
         with ExitStack() as stack:
             parent = _open_private(base(), make=True)
@@ -109,6 +117,45 @@ class PrivateDirectory:
                         stack.callback(_remove, parent, name, fd)
                         self._stack = stack.pop_all()
                         return fd
+
+
+class DirectoryPool:
+    """A private directory that one call after the other uses; each has one for itself while it lasts.
+
+    To unmount one takes until every processor has passed a point of rest (synchronize_rcu in the kernel):
+    milliseconds on a busy machine, in which this process does nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._idle: PrivateDirectory | None = None
+        self._closed = False
+
+    def take(self) -> PrivateDirectory:
+        """Returns a directory in which there is nothing, to be given back or closed.
+
+        Raises:
+            OSError: as for `PrivateDirectory`.
+        """
+        directory, self._idle = self._idle, None
+        return directory or PrivateDirectory()
+
+    def give_back(self, directory: PrivateDirectory) -> None:
+        """Takes a directory in which there is nothing any more, and nobody is about to write."""
+        if self._idle is None and not self._closed:
+            self._idle = directory
+        else:
+            directory.close()
+
+    def open(self) -> None:
+        """Keeps a directory from now on, also after `close`."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Keeps none any more. Idempotent."""
+        self._closed = True
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
 
 
 def make_file(name: str) -> int:
@@ -214,10 +261,15 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
 
 def _open_private(path: str, *, make: bool) -> int:
     """Opens a directory that has to be ours alone; in one like /tmp another user may have made it first."""
-    if make:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        if not make:
+            raise
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fd = os.open(path, flags)
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         os.close(fd)

@@ -94,9 +94,6 @@ def main(argv: list[str] | None = None) -> int:
         shim = Shim(runtime=arguments.runtime, root=arguments.root, sweep_orphans=True)
         await serve(shim, arguments.socket)
 
-    if sys.version_info < (3, 12):
-        # 3.11 would have a thread wait for each child; a pidfd is what later versions use.
-        asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
     try:
         find_runtime(arguments.runtime)
         asyncio.run(run())

@@ -16,12 +16,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shimpy.core.reaper import Reaper, procfs
+from shimpy.core.reaper.command import Command
 from tests.support.pidreuse import waited_for
 from tests.support.pids import Stranger, take, untouched
+from tests.support.telling import spawn_telling
 
 
 async def kill_command(reaper: Reaper) -> dict[str, Any]:
-    """A command is killed that has just died; asyncio has waited for it and not yet told anybody."""
+    """A command is killed that has just died, and was waited for elsewhere."""
     process = await _gone(reaper)
     take(process.pid)
     await reaper.kill(process)
@@ -38,7 +40,7 @@ async def wait_for_command(reaper: Reaper) -> dict[str, Any]:
 
 async def wait_for_a_group(reaper: Reaper) -> dict[str, Any]:
     """The pid of a command that has failed is a new group's, in which a child of this program has died."""
-    process = await reaper.spawn("false", process_group=0)
+    process = reaper.spawn("false", process_group=0)
     code = await reaper.wait(process)
     ended = procfs.now()
     while procfs.now() == ended:
@@ -51,7 +53,7 @@ async def wait_for_a_group(reaper: Reaper) -> dict[str, Any]:
         os.setpgid(0, process.pid)
         os._exit(9)
     os.waitid(os.P_PID, member, os.WEXITED | os.WNOWAIT)
-    await reaper.wait(await reaper.spawn("true"))
+    await reaper.wait(reaper.spawn("true"))
     return {"code": code, "waited": waited_for(member)}
 
 
@@ -68,11 +70,9 @@ time.sleep(1000)
 async def kill_command_whose_child_is_gone(reaper: Reaper) -> dict[str, Any]:
     """A command is killed; its child ends once it is listed, and the pid is then a stranger's."""
     strangers = Stranger()
-    process = await reaper.spawn(
-        *(sys.executable, "-I", "-S", "-c", _HEEDLESS), stdout=asyncio.subprocess.PIPE, process_group=0
-    )
-    assert process.stdout is not None
-    child = int(await process.stdout.readline())
+    process, told = spawn_telling(reaper, sys.executable, "-I", "-S", "-c", _HEEDLESS)
+    with told:
+        child = int(told.readline())
     real, taken = os.pidfd_open, False
 
     def late(pid: int, flags: int = 0) -> int:
@@ -90,18 +90,16 @@ async def kill_command_whose_child_is_gone(reaper: Reaper) -> dict[str, Any]:
     return {"taken": taken, "code": process.returncode, "untouched": untouched(child)}
 
 
-async def _gone(reaper: Reaper) -> asyncio.subprocess.Process:
-    process = await reaper.spawn("sleep", "1000000", process_group=0)
+async def _gone(reaper: Reaper) -> Command:
+    process = reaper.spawn("sleep", "1000000", process_group=0)
     os.kill(process.pid, signal.SIGKILL)
-    # Not awaited: a thread of asyncio's waits for it, which this loop is to learn of later.
-    while os.path.exists(f"/proc/{process.pid}"):
-        time.sleep(0.001)
+    # As a program does that waits for whatever ends; this loop is to learn of it later.
+    os.waitpid(process.pid, 0)
     return process
 
 
 async def with_a_reaper(scenario: Callable[[Reaper], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Runs a scenario with a reaper, where asyncio has threads that wait, as without pidfds."""
-    setattr(asyncio.unix_events, "can_use_pidfd", lambda: False)  # noqa: B010
+    """Runs a scenario with a reaper."""
     reaper = Reaper()
     reaper.open()
     try:

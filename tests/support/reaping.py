@@ -48,7 +48,7 @@ class Program:
         self._turns = asyncio.Semaphore(16)
 
     async def _run(self, *argv: str) -> int:
-        process = await self._reaper.spawn(*argv)
+        process = self._reaper.spawn(*argv)
         return await self._reaper.wait(process)
 
     async def asyncios(self, number: int) -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shimpy.core.cgroup.cleanup import Leftovers
 from shimpy.core.cgroup.freezer import FreezerTree
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, listed, unified_path
+from shimpy.core.cgroup.hierarchies import (
+    PROC,
+    UNIFIED,
+    Hierarchies,
+    StrPath,
+    listed,
+    memberships,
+    unified_of,
+    unified_path,
+)
 from shimpy.core.cgroup.oom import EventsWatch, OomControlWatch, OomWatch
 from shimpy.core.cgroup.tree import Tree
 from shimpy.core.cgroup.unified import UnifiedTree
@@ -64,16 +73,17 @@ class Cgroup:
             proc: where procfs is.
         """
         tree: Tree | None = None
-        hierarchies = Hierarchies(proc)
-        version_2 = _own(hierarchies, pid, UNIFIED)
-        home = unified_path(pid, proc) if version_2 else None
-        if path := _own(hierarchies, pid, "freezer"):
+        hierarchies = Hierarchies(proc, made.hierarchies.mounts if made else None)
+        paths = memberships(pid, proc)
+        version_2 = _own(hierarchies, pid, paths, UNIFIED)
+        home = unified_of(paths) if version_2 else None
+        if path := _own(hierarchies, pid, paths, "freezer"):
             tree = FreezerTree(path, escape_cgroup=hierarchies.own_directory("freezer"))
         elif version_2:
             tree = UnifiedTree(version_2)
         if made:
-            made.keep(pid)
-        if memory := _own(hierarchies, pid, "memory"):
+            made.keep(paths)
+        if memory := _own(hierarchies, pid, paths, "memory"):
             return cls(tree, memory=memory, home=home, made=made)
         if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
             return cls(tree, memory=version_2, unified=True, home=home, made=made)
@@ -176,16 +186,18 @@ class Cgroup:
         return OomWatch(callback)
 
 
-def _own(hierarchies: Hierarchies, pid: int, controller: str) -> str | None:
-    path = hierarchies.find(pid, controller)
-    if path is None:
-        return None
-    others = {other for cgroup in walk(path) for other in listed(cgroup)} - {pid}
-    strangers = [other for other in others if _is_older(other, pid)]
-    if strangers:
-        _log.warning("the container shares %s with process %d", path, strangers[0])
-        return None
-    return path
+def _own(hierarchies: Hierarchies, pid: int, paths: Mapping[str, str], controller: str) -> str | None:
+    for path in hierarchies.places(controller, paths):
+        members = [listed(cgroup) for cgroup in walk(path)]
+        if not members or pid not in members[0]:
+            continue  # it is hidden by another mount, or another namespace's view
+        others = {other for each in members for other in each} - {pid}
+        strangers = [other for other in others if _is_older(other, pid)]
+        if strangers:
+            _log.warning("the container shares %s with process %d", path, strangers[0])
+            return None
+        return path
+    return None
 
 
 def _is_older(other: int, pid: int) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, memberships, unified_path
+from shimpy import linux
+from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, unified_path
 from shimpy.core.cgroup.tree import Tree
 from shimpy.errors import ShimError
 
@@ -33,9 +34,12 @@ def leftover_paths(spec: Mapping[str, Any], container_id: str, *, proc: StrPath 
         container_id: as the runtime gets it.
         proc: where procfs is.
     """
+    return _leftover_paths(spec, container_id, Hierarchies(proc))
+
+
+def _leftover_paths(spec: Mapping[str, Any], container_id: str, hierarchies: Hierarchies) -> list[str]:
     asked = (spec.get("linux") or {}).get("cgroupsPath") or container_id
     inner = posixpath.normpath("/" + asked)
-    hierarchies = Hierarchies(proc)
     found: dict[str, None] = {}  # in order, each once
     for controller, own in hierarchies.own.items():
         bases = ["/"]
@@ -57,12 +61,16 @@ class Leftovers:
 
     What is above may be shared by containers, each of which counts it as made as long as another of
     this process does: the last that goes removes it.
+
+    Attributes:
+        hierarchies: as they were seen before the `create`.
     """
 
     # How many of this process's containers were created below what one of them has made.
     _shared: ClassVar[Counter[str]] = Counter()
 
-    def __init__(self, leaves: list[str], above: list[str], proc: StrPath) -> None:
+    def __init__(self, leaves: list[str], above: list[str], hierarchies: Hierarchies, proc: StrPath) -> None:
+        self.hierarchies = hierarchies
         self._leaves = leaves
         self._above = above
         self._proc = proc
@@ -80,26 +88,27 @@ class Leftovers:
             container_id: as the runtime gets it.
             proc: where procfs is.
         """
-        leaves = [p for p in leftover_paths(spec, container_id, proc=proc) if not os.path.exists(p)]
+        hierarchies = Hierarchies(proc)
+        leaves = [p for p in _leftover_paths(spec, container_id, hierarchies) if not os.path.exists(p)]
+        points = {mount.point for mount in hierarchies.mounts}
         above: set[str] = set()
         for leaf in leaves:
             parent = posixpath.dirname(leaf)
-            while cls._shared[parent] > 0 or not os.path.exists(parent):
+            while parent not in points and (cls._shared[parent] > 0 or not os.path.exists(parent)):
                 above.add(parent)
                 parent = posixpath.dirname(parent)
-        return cls(leaves, sorted(above, key=lambda path: -path.count("/")), proc)
+        return cls(leaves, sorted(above, key=lambda path: -path.count("/")), hierarchies, proc)
 
-    def keep(self, pid: int) -> None:
+    def keep(self, paths: Mapping[str, str]) -> None:
         """Notes which of them are the container's, now that it is created.
 
         Args:
-            pid: its init.
+            paths: the cgroups of its init, as `memberships` returns them.
         """
-        hierarchies = Hierarchies(self._proc)
         places = {
             place
-            for controller, path in memberships(pid, self._proc).items()
-            for place in hierarchies.directories(controller, path)
+            for controller, path in paths.items()
+            for place in self.hierarchies.directories(controller, path)
         }
         self._made = [leaf for leaf in self._leaves if leaf in places]
 
@@ -161,8 +170,7 @@ class Leftovers:
     def _descends(self, pid: int) -> bool:
         while pid > 1:
             try:
-                with open(os.path.join(self._proc, str(pid), "status"), errors="surrogateescape") as file:
-                    status = file.read()
+                status = os.fsdecode(linux.read_file(os.path.join(self._proc, str(pid), "status")))
             except (FileNotFoundError, ProcessLookupError):
                 return True  # it has ended
             parent = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)

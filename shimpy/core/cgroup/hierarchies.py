@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from shimpy import linux
 
 # Not pathlib: it interns every name that it sees, and each exec has a new one.
 StrPath = str | os.PathLike[str]
@@ -54,9 +57,8 @@ def mounts(proc: StrPath = PROC) -> list[MountPoint]:
         proc: where procfs is; its self/mountinfo is read (proc_pid_mountinfo(5)).
     """
     found = []
-    with open(os.path.join(proc, "self/mountinfo"), errors="surrogateescape") as file:
-        lines = file.read().splitlines()
-    for line in lines:
+    text = os.fsdecode(linux.read_file(os.path.join(proc, "self/mountinfo")))
+    for line in text.split("\n"):
         if " - cgroup" not in line:
             continue  # of the few hundred mounts that there may be, a dozen are taken apart
         left, _, right = line.partition(" - ")
@@ -79,13 +81,14 @@ def memberships(pid: int | None = None, proc: StrPath = PROC) -> dict[str, str]:
     """
     try:
         path = os.path.join(proc, "self" if pid is None else str(pid), "cgroup")
-        with open(path, errors="surrogateescape") as file:
-            text = file.read()
+        text = os.fsdecode(linux.read_file(path, at_once=True))
     except (FileNotFoundError, ProcessLookupError):
         return {}
     paths = {}
-    for line in text.splitlines():
-        _, _, rest = line.partition(":")
+    for line in text.split("\n"):
+        _, separator, rest = line.partition(":")
+        if not separator:
+            continue
         controllers, _, path = rest.partition(":")
         for controller in controllers.split(","):
             paths[controller] = path
@@ -99,7 +102,12 @@ def unified_path(pid: int, proc: StrPath = PROC) -> str | None:
         pid: the process.
         proc: where procfs is.
     """
-    path = memberships(pid, proc).get(UNIFIED)
+    return unified_of(memberships(pid, proc))
+
+
+def unified_of(paths: Mapping[str, str]) -> str | None:
+    """Returns the same as `unified_path`, of what `memberships` has returned."""
+    path = paths.get(UNIFIED)
     # A zombie may outlast its cgroup (cgroups(7), /proc/PID/cgroup).
     return None if path is None else path.removesuffix(" (deleted)")
 
@@ -111,14 +119,15 @@ class Hierarchies:
 
     Args:
         proc: where procfs is.
+        known: the cgroup mounts, if they have been read a moment ago.
 
     Attributes:
         mounts: the cgroup mounts, in the order they were made.
         own: the cgroup that this process is in, for each controller.
     """
 
-    def __init__(self, proc: StrPath = PROC) -> None:
-        self.mounts = mounts(proc)
+    def __init__(self, proc: StrPath = PROC, known: Sequence[MountPoint] | None = None) -> None:
+        self.mounts = mounts(proc) if known is None else known
         self.own = memberships(proc=proc)
         self._proc = proc
 
@@ -135,30 +144,41 @@ class Hierarchies:
     def own_directory(self, controller: str) -> str | None:
         """Returns this process's own cgroup in a hierarchy, or None where it cannot be seen."""
         path = self.own.get(controller)
+        points = {mount.point for mount in self.mounts}
         for directory in self.directories(controller, path) if path is not None else ():
-            if os.path.isdir(directory):
+            if directory in points or os.path.isdir(directory):
                 return directory
         return None
 
     def find(self, pid: int, controller: str) -> str | None:
         """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
 
-        Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what
-        is done to it would be done to us. Nor is one that no mount shows, or that a mount seems to
-        show but where the process is not listed (hidden by another mount, another namespace's view).
+        Not fit is also one that no mount shows, or that a mount seems to show but where the process is
+        not listed (hidden by another mount, another namespace's view).
 
         Args:
             pid: a live process.
             controller: of version 1, or UNIFIED.
         """
-        path = memberships(pid, self._proc).get(controller, "/")
-        mine = self.own.get(controller, "/")
-        if path in ("/", mine) or mine.startswith(path + "/"):
-            return None
-        for directory in self.directories(controller, path):
+        for directory in self.places(controller, memberships(pid, self._proc)):
             if pid in listed(directory):
                 return directory
         return None
+
+    def places(self, controller: str, paths: Mapping[str, str]) -> list[str]:
+        """Returns where the cgroup of a process in one hierarchy may be seen, if it is fit to be acted on.
+
+        Not fit is the root, and a cgroup that holds this very process or a cgroup that does: what
+        is done to it would be done to us.
+
+        Args:
+            controller: of version 1, or UNIFIED.
+            paths: the process's, as `memberships` has returned them.
+        """
+        path, mine = paths.get(controller, "/"), self.own.get(controller, "/")
+        if path in ("/", mine) or mine.startswith(path + "/"):
+            return []
+        return self.directories(controller, path)
 
 
 def listed(cgroup: StrPath | int) -> list[int]:
@@ -188,8 +208,7 @@ def read(file: StrPath, *, dir_fd: int | None = None) -> str:
         OSError: it cannot be read, for want of file descriptors for instance.
     """
     try:
-        with open(file, opener=lambda path, flags: os.open(path, flags, dir_fd=dir_fd)) as opened:
-            return opened.read()
+        return os.fsdecode(linux.read_file(file, dir_fd=dir_fd))
     except OSError as error:
         if error.errno not in _NOTHING_TO_READ:
             raise

@@ -128,9 +128,8 @@ class Tree:
             return None
         arguments = ["--cgroup", self._prefix + name]
         tree = type(self)(self._file(name), escape_cgroup=self._escape_cgroup, runtime_args=arguments)
-        tree.remove()  # of a shim that was killed
         try:
-            os.mkdir(tree.path)
+            tree._make()
         except OSError as error:
             _log.debug("no cgroup of its own for %s: %s", name, error)
             return None
@@ -261,6 +260,13 @@ class Tree:
         finally:
             for pidfd in alive:
                 loop.remove_reader(pidfd)
+
+    def _make(self) -> None:
+        try:
+            os.mkdir(self.path)
+        except FileExistsError:
+            self.remove()  # of a shim that was killed
+            os.mkdir(self.path)
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)

@@ -48,7 +48,7 @@ def remove_below(directory: StrPath) -> Iterator[None]:
 def _walk(directory: StrPath, leave: Callable[[str, int], None]) -> Iterator[int]:
     try:
         here = os.open(directory, _DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         yield here
@@ -81,6 +81,10 @@ def _move(here: int, name: str) -> int:
 
 
 def _children(cgroup: int) -> list[str]:
+    # As with any file system that counts ".." of each directory below as a link, of which cgroups are:
+    # with two links there is none, and to know that costs a seventh of looking.
+    if os.fstat(cgroup).st_nlink == 2:
+        return []
     try:
         with os.scandir(cgroup) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -67,11 +67,8 @@ class Orphans:
     @contextlib.contextmanager
     def spawning(self) -> Iterator[None]:
         """While it is open, nothing is reaped that was started in it."""
-        try:
-            with registry.spawning():
-                yield
-        finally:
-            self.sweep()
+        with registry.spawning(self.sweep):
+            yield
 
     def claim(self, owns: Callable[[int], bool], *, watch: bool) -> Callable[[], None]:
         """Says whose orphans certain processes are; see Reaper.claim."""
@@ -79,7 +76,8 @@ class Orphans:
         self._claims[key] = owns
         if watch:
             self._watching.add(key)
-        self.sweep()
+        if not self._every:
+            self.sweep()
 
         def release() -> None:
             self._watching.discard(key)

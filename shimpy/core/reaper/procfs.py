@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from shimpy import linux
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 # Where in what `_stat` returns: proc_pid_stat(5) counts from 1, and the first two are not in it.
@@ -101,9 +103,9 @@ def _pid_namespaces(pid: int) -> int:
 
 def _stat(path: str) -> list[bytes]:
     """Returns the fields of a stat file below /proc, from the third on (proc_pid_stat(5))."""
-    with open(f"/proc/{path}/stat", "rb") as file:
-        # The second field is the program's name, which may hold anything.
-        return file.read().rpartition(b")")[2].split()
+    text = linux.read_file(f"/proc/{path}/stat", at_once=True)
+    # The second field is the program's name, which may hold anything.
+    return text.rpartition(b")")[2].split()
 
 
 def _threads(pid: int) -> dict[str, list[bytes]]:

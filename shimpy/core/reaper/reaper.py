@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from shimpy.core.reaper import procfs
+from shimpy.core.reaper.command import Command
 from shimpy.core.reaper.orphans import Orphans
-from shimpy.core.reaper.registry import Waited, registry
 from shimpy.core.reaper.subreaper import Subreaper
 from shimpy.core.reaper.tracking import Child, Tracking
+from shimpy.core.tempdirs import DirectoryPool
 from shimpy.errors import FailedPreconditionError
 
 
@@ -26,10 +27,10 @@ class Reaper:
     (prctl(2), PR_SET_CHILD_SUBREAPER) this process becomes their parent. There is one owner of
     wait() for each child:
 
-    1. asyncio waits for what `spawn` started through it; the reaper never touches these.
-    2. A tracked process is waited for by pid, when its pidfd becomes readable (pidfd_open(2)).
-       SIGCHLD is not needed for it, so nothing is lost when signals merge, in any thread and
-       beside any other user of SIGCHLD. See `Tracking` for those that are traced (ptrace(2)).
+    1. What asyncio, or the program that we live in, has started is theirs; the reaper never touches it.
+    2. What `spawn` has started, and a tracked process, is waited for by pid, when its pidfd becomes
+       readable (pidfd_open(2)). SIGCHLD is not needed for it, so nothing is lost when signals merge, in
+       any thread and beside any other user of SIGCHLD. See `Tracking` for those that are traced (ptrace(2)).
     3. Orphans, left behind by a process of theirs, are reaped too, though never one that
        was started while a `spawning` block is open, nor one that another reaper of this process waits for or
        may be about to. With `sweep_orphans` that is whatever else ends as our
@@ -43,14 +44,18 @@ class Reaper:
     Args:
         sweep_orphans: reap every child that has no other waiter. For a process that does
             nothing else; in an embedding program it would steal the statuses of its children.
+
+    Attributes:
+        directories: for what its commands write, until `close`.
     """
 
     def __init__(self, *, sweep_orphans: bool = False) -> None:
         self._sweeps = sweep_orphans
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._spawned: dict[asyncio.subprocess.Process, _Command] = {}
         self._orphans = Orphans(every=sweep_orphans)
         self._tracking = Tracking(self._orphans.sweep)
+        self._commands = Tracking(self._orphans.sweep, notes_exec=False)
+        self.directories = DirectoryPool()
         self._restore: list[Callable[[], object]] = []
 
     def open(self) -> None:
@@ -78,6 +83,7 @@ class Reaper:
             self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
             loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
             self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+        self.directories.open()
         self._tracking.open(loop)
         self._orphans.open(loop)
 
@@ -87,6 +93,7 @@ class Reaper:
             return
         self._tracking.close()
         self._orphans.close()
+        self.directories.close()
         while self._restore:
             self._restore.pop()()
         self._loop = None
@@ -112,40 +119,26 @@ class Reaper:
         """
         return self._orphans.claim(owns, watch=watch)
 
-    async def spawn(self, *argv: str, **options: Any) -> asyncio.subprocess.Process:
-        """Starts a child that asyncio waits for; `wait` or `kill` must be called for it.
+    def spawn(self, *argv: str, **options: Any) -> Command:
+        """Starts a child; `wait` or `kill` must be called for it, also after `close`.
 
         Args:
             *argv: program and arguments.
-            **options: as asyncio.create_subprocess_exec takes them.
-        """
-        with self.spawning():
-            begun = procfs.now()
-            process = await asyncio.create_subprocess_exec(*argv, **options)
-            command = self._spawned[process] = _Command(process.pid, begun)
-            try:
-                command.pidfd = os.pidfd_open(process.pid)
-            except ProcessLookupError:
-                pass  # a thread of asyncio's has waited for it already
-            except OSError:
-                # Without it there would be no end to one that hangs.
-                process.kill()
-                await self.wait(process)
-                raise
-            else:
-                registry.add(command)
-        return process
+            **options: as subprocess.Popen takes them.
 
-    async def wait(self, process: asyncio.subprocess.Process) -> int:
+        Raises:
+            OSError: it could not be started.
+        """
+        self._commands.open(asyncio.get_running_loop())
+        with self.spawning():
+            return Command(argv, options, self._commands)
+
+    async def wait(self, command: Command) -> int:
         """Waits for a child that `spawn` started; returns its code, negative for a signal."""
-        code = await process.wait()
-        command = self._spawned.pop(process, None)
-        if command is None:
-            return code
-        registry.discard(command)
-        if command.pidfd >= 0:
-            os.close(command.pidfd)
-        self._orphans.sweep()
+        await command.ended.wait()
+        code = command.returncode
+        if code is None:
+            raise RuntimeError(f"process {command.pid} has not ended")
         if code != 0:
             # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
             # that is in a container's pid namespace keeps that container's init from dying.
@@ -162,7 +155,7 @@ class Reaper:
             self.claim(is_left, watch=False)()
         return code
 
-    async def kill(self, process: asyncio.subprocess.Process) -> None:
+    async def kill(self, command: Command) -> None:
         """Kills a child that `spawn` started, with all that it has started, and waits for it.
 
         That is its process group, where a runtime's helpers are, and what descends from it, where
@@ -170,27 +163,27 @@ class Reaper:
         before, in a group of its own, is not to be found.
         """
         held: dict[int, int] = {}
-        command = self._spawned.get(process)
-        pidfd = -1 if command is None else command.pidfd
-        if command is not None and pidfd >= 0:
-            with registry.lock:
-                command.pidfd = -1  # closed with the others', in the end
-            held[pidfd] = process.pid
-        try:
-            # Once asyncio has waited for it, its pid may be another's, also before it tells us.
-            if held and procfs.is_there(pidfd):
-                # Stopped first: what one of them was forking would be missed.
-                await procfs.stop_descent(held)
-        finally:
-            if held and procfs.is_there(next(iter(held))):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            for pidfd in held:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            self._orphans.bury(held)
-        # Helpers that were not found in time, on a busy machine, are claimed there.
-        await self.wait(process)
+        with command.child.held() as pidfd:
+            try:
+                # Once it was waited for, its pid may be another's.
+                if pidfd >= 0 and procfs.is_there(pidfd):
+                    held[pidfd] = command.pid
+                    # Stopped first: what one of them was forking would be missed.
+                    await procfs.stop_descent(held)
+            finally:
+                if held and procfs.is_there(pidfd):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(command.pid, signal.SIGKILL)
+                for each in held:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(each, signal.SIGKILL)
+                held.pop(pidfd, None)
+                try:
+                    # Helpers that were not found in time, on a busy machine, are claimed there.
+                    await self.wait(command)
+                finally:
+                    # Not before: as long as it lives, its children are not ours.
+                    self._orphans.bury(held)
 
     def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
         """Waits for a child by its pid from now on; see `Tracking.track`."""
@@ -203,13 +196,3 @@ class Reaper:
         except ChildProcessError:
             return False
         return True
-
-
-class _Command(Waited):
-    """A child that asyncio waits for; begun: when, or a moment before it, as `procfs.now` tells it."""
-
-    __slots__ = ("begun",)
-
-    def __init__(self, pid: int, begun: int) -> None:
-        super().__init__(pid, -1)
-        self.begun = begun

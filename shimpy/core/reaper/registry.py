@@ -11,7 +11,7 @@ from shimpy.core.reaper import procfs
 
 
 class Waited:
-    """A child that a reaper waits for, or asyncio on its behalf.
+    """A child that a reaper waits for.
 
     Attributes:
         pid: its process id.
@@ -70,8 +70,13 @@ class Registry:
             return waited is not None and (waited.pidfd < 0 or procfs.is_there(waited.pidfd))
 
     @contextlib.contextmanager
-    def spawning(self) -> Iterator[None]:
-        """While it is open, nothing is an orphan that was started in it."""
+    def spawning(self, freed: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """While it is open, nothing is an orphan that was started in it.
+
+        Args:
+            freed: called in the end, if what was started meanwhile may be an orphan then: no block is open
+                that was opened before.
+        """
         with self.lock:
             opened = procfs.now()
             self._windows.append(opened)
@@ -80,6 +85,9 @@ class Registry:
         finally:
             with self.lock:
                 self._windows.remove(opened)
+                unchanged = self._windows and self._windows[0] <= opened
+            if not unchanged:
+                freed()
 
     def is_open_since(self, moment: int) -> bool:
         """Returns whether a window is open that was opened by then; see `procfs.now`."""

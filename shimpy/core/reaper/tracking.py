@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shimpy.core.reaper import procfs
 from shimpy.core.reaper.registry import Waited, registry
@@ -35,22 +35,29 @@ class Child(Waited):
 
     Attributes:
         pid: the process id; possibly reused once `exit_status` is set.
-        exit_status: None while it lives; then the exit code, or 128 + the signal's number.
+        code: None while it lives; then the exit code, or the negative number of the signal that killed it.
     """
 
-    __slots__ = ("_execed", "_on_exit", "_timer", "_tracking", "exit_status")
+    __slots__ = ("_execed", "_held", "_holders", "_on_exit", "_timer", "_tracking", "code")
 
     def __init__(self, pid: int, pidfd: int, tracking: Tracking, on_exit: Callable[[int], None]) -> None:
         super().__init__(pid, pidfd)
-        self.exit_status: int | None = None
+        self.code: int | None = None
         self._execed = False
+        self._held = pidfd
+        self._holders = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tracking = tracking
         self._on_exit = on_exit
 
     @property
+    def exit_status(self) -> int | None:
+        """None while it lives; then the exit code, or 128 + the signal's number."""
+        return None if self.code is None else _status_of(self.code)
+
+    @property
     def has_execed(self) -> bool:
-        """Whether it has begun another program than that which forked it; see `descent.has_execed`."""
+        """Whether it has begun another program than that which forked it; see `procfs.has_execed`."""
         return procfs.has_execed(self.pid) if self.exit_status is None else self._execed
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
@@ -60,6 +67,23 @@ class Child(Waited):
                 signal.pidfd_send_signal(self.pidfd, signum)
             if signum == signal.SIGKILL:
                 self._tracking._look_later(self, FIRST_LOOK)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """Keeps its pidfd open, so that the number stays its own; -1 if it is reaped already."""
+        pidfd = self.pidfd
+        self._holders += 1
+        try:
+            yield pidfd
+        finally:
+            self._holders -= 1
+            self._close()
+
+    def _close(self) -> None:
+        """Closes its pidfd, once it is forgotten and nobody holds that."""
+        if self.pidfd < 0 and not self._holders and self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
 
 class Tracking:
@@ -73,10 +97,12 @@ class Tracking:
 
     Args:
         reaped: called after each exit, and every SURVEY seconds.
+        notes_exec: whether `has_execed` of its children is asked for when they have ended.
     """
 
-    def __init__(self, reaped: Callable[[], None]) -> None:
+    def __init__(self, reaped: Callable[[], None], *, notes_exec: bool = True) -> None:
         self._reaped = reaped
+        self._notes_exec = notes_exec
         self._loop: asyncio.AbstractEventLoop | None = None
         self._children: set[Child] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -88,7 +114,7 @@ class Tracking:
     def close(self) -> None:
         """Waits for none any more; the processes go on. Idempotent."""
         for child in list(self._children):
-            if child.exit_status is not None:
+            if child.code is not None:
                 with contextlib.suppress(ChildProcessError):
                     _wait(child.pidfd)  # its tracer may have ended since the last look
             self._forget(child)
@@ -120,10 +146,28 @@ class Tracking:
             raise InternalError(
                 f"process {pid} is not a child of the shim: the runtime reported a wrong pid"
             ) from None
+        try:
+            return self.adopt(pid, pidfd, on_exit)
+        except ValueError as error:
+            raise InternalError(f"{error}: the runtime reported a wrong pid") from None
+
+    def adopt(self, pid: int, pidfd: int, on_exit: Callable[[int], None]) -> Child:
+        """Waits for a child, of which it is certain that it is one, from now on.
+
+        Args:
+            pid: the child.
+            pidfd: a file descriptor of it, which is closed here in the end.
+            on_exit: as for `track`.
+
+        Raises:
+            ValueError: it is waited for already.
+        """
+        if self._loop is None:
+            raise RuntimeError("the reaper is not open")
         child = Child(pid, pidfd, self, on_exit)
         if not registry.add(child):
             os.close(pidfd)
-            raise InternalError(f"process {pid} is already tracked: the runtime reported a wrong pid")
+            raise ValueError(f"process {pid} is already tracked")
         self._children.add(child)
         self._loop.add_reader(pidfd, self._ended, child)
         if self._timer is None:
@@ -137,32 +181,33 @@ class Tracking:
 
     def _look(self, child: Child, delay: float) -> None:
         """Reaps a process if it can be; looks again, in `delay` seconds at first, if not."""
-        execed = procfs.has_execed(child.pid)  # to be known until it is waited for
+        # To be known until it is waited for.
+        execed = self._notes_exec and procfs.has_execed(child.pid)
         try:
-            status = _wait(child.pidfd)
+            code = _wait(child.pidfd)
         except ChildProcessError:
-            status = LOST_STATUS
-            if child.exit_status is None:
+            code = LOST_STATUS
+            if child.code is None:
                 _log.warning("process %d was waited for elsewhere; its exit status is lost", child.pid)
-        if status is not None:
+        if code is not None:
             self._forget(child)
-            self._exited(child, status, execed)
+            self._exited(child, code, execed)
             return
         self._look_later(child, delay)
-        if child.exit_status is None and procfs.is_dead(child.pid):
+        if child.code is None and procfs.is_dead(child.pid):
             try:
-                status = _traced_status(child.pid)
+                code = _traced_code(child.pid)
             except OSError:
                 return  # no file descriptor is left, perhaps; there is a next time
             if procfs.is_there(child.pidfd):
-                self._exited(child, status, execed)
+                self._exited(child, code, execed)
 
     def _survey(self) -> None:
         self._timer = None
         if self._loop is not None:
             self._timer = self._loop.call_later(SURVEY, self._survey)
         for child in list(self._children):
-            if child.pidfd >= 0 and child.exit_status is None and procfs.is_dead(child.pid):
+            if child.pidfd >= 0 and child.code is None and procfs.is_dead(child.pid):
                 self._look(child, FIRST_LOOK)
         # An orphan may have died after the last exit that was noticed, and one in the pid namespace of a
         # container whose init is dying keeps that from its end, so that there would be no next exit.
@@ -174,15 +219,15 @@ class Tracking:
         if self._loop is not None:
             child._timer = self._loop.call_later(delay, self._look, child, min(2 * delay, LAST_LOOK))
 
-    def _exited(self, child: Child, status: int, execed: bool) -> None:
+    def _exited(self, child: Child, code: int, execed: bool) -> None:
         """Tells that a process has ended, once."""
-        if child.exit_status is not None:
+        if child.code is not None:
             return
         child._execed = execed
-        child.exit_status = status
+        child.code = code
         on_exit, child._on_exit = child._on_exit, _nothing
         try:
-            on_exit(status)
+            on_exit(_status_of(code))
         finally:
             self._reaped()
 
@@ -197,12 +242,12 @@ class Tracking:
             child._timer = None
         if self._loop is not None:
             self._loop.remove_reader(child.pidfd)
-        os.close(child.pidfd)
         child.pidfd = -1
+        child._close()
 
 
 def _wait(pidfd: int) -> int | None:
-    """Reaps a child; returns its exit status, None if there is nothing to reap.
+    """Reaps a child; returns its `Child.code`, None if there is nothing to reap.
 
     Raises:
         ChildProcessError: it was reaped elsewhere.
@@ -210,20 +255,23 @@ def _wait(pidfd: int) -> int | None:
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     if result is None:
         return None
-    return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
-def _traced_status(pid: int) -> int:
-    """Returns the exit status of a zombie that is its tracer's.
+def _traced_code(pid: int) -> int:
+    """Returns the `Child.code` of a zombie that is its tracer's.
 
     Raises:
         OSError: /proc cannot be read.
     """
     try:
-        code = os.waitstatus_to_exitcode(procfs.wait_status(pid))
+        return os.waitstatus_to_exitcode(procfs.wait_status(pid))
     except PermissionError:
         _log.warning("process %d is traced, and not by us; its exit status is not to be had", pid)
         return LOST_STATUS
+
+
+def _status_of(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 

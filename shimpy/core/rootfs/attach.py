@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -78,23 +79,20 @@ async def _run(command: Sequence[str], reaper: Reaper) -> None:
 
 
 async def _complete(command: Sequence[str], output: int, reaper: Reaper) -> int:
-    spawning = asyncio.ensure_future(
-        reaper.spawn(
+    try:
+        running = reaper.spawn(
             *command,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=environment(),
             umask=_UMASK,
             process_group=0,
         )
-    )
-    try:
-        process = await asyncio.shield(spawning)
-        return await reaper.wait(process)
     except OSError as error:
         raise from_oserror(error, f"cannot run {command[0]}") from error
+    try:
+        return await reaper.wait(running)
     except asyncio.CancelledError:
-        # A spawn is never left half way: without its pid there would be nothing to kill.
-        await reaper.kill(await spawning)
+        await reaper.kill(running)
         raise

@@ -135,8 +135,6 @@ class Bundle:
 def _read_config(bundle: str) -> dict[str, Any]:
     if not bundle.startswith("/") or "\0" in bundle:
         raise InvalidArgumentError(f"bundle: {quoted(bundle)} is not an absolute path")
-    if os.path.exists(bundle) and not os.path.isdir(bundle):
-        raise InvalidArgumentError(f"bundle: {quoted(bundle)} is not a directory")
     path = os.path.join(bundle, "config.json")
     try:
         # As runtimes have it: Python alone takes UTF-16, a byte order mark, NaN and Infinity.
@@ -145,6 +143,8 @@ def _read_config(bundle: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotFoundError(f"bundle: there is no {quoted(path)}") from None
     except OSError as error:
+        if os.path.exists(bundle) and not os.path.isdir(bundle):
+            raise InvalidArgumentError(f"bundle: {quoted(bundle)} is not a directory") from None
         message = f"bundle: {quoted(path)} cannot be read"
         raise from_oserror(error, message, default=InvalidArgumentError) from None
     except (ValueError, RecursionError) as error:
@@ -223,10 +223,15 @@ def _read_regular(path: str) -> bytes:
             raise ValueError("it is not a regular file")
         if status.st_size > MAX_CONFIG:
             raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(MAX_CONFIG + 1)
+        text = b""
+        while part := os.read(fd, min(status.st_size, MAX_CONFIG) + 1):
+            text += part
+            if len(text) == status.st_size:
+                break
+            if len(text) > MAX_CONFIG:
+                raise ValueError(f"it is larger than {MAX_CONFIG} bytes")
+        return text
     finally:
-        # Not left to the file object: there is none of a directory, and its file descriptor would stay open.
         os.close(fd)
 
 

@@ -42,10 +42,14 @@ os.execvp(sys.argv[1], sys.argv[1:])
 _RESET_OOM_SCORE = 'echo 0 2>/dev/null >/proc/self/oom_score_adj; exec "$0" "$@"'
 
 
-def environment() -> dict[str, str]:
-    """Returns our environment without what is meant for this process alone, with the program's mark."""
-    ours = {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT}
-    return ours | mark
+def environment() -> dict[str, str] | None:
+    """Returns our environment without what is meant for this process alone, with the program's mark.
+
+    None: that is as it is.
+    """
+    if not mark and os.environ.keys().isdisjoint(_PRIVATE_ENVIRONMENT):
+        return None  # to go through it takes as long as to read a bundle
+    return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT} | mark
 
 
 def clean_prefix() -> list[str]:
@@ -64,15 +68,14 @@ def clean_prefix() -> list[str]:
 
 def _signals_are_off() -> bool:
     """Whether a child of this thread would begin with signals blocked, or ignored by more than Python."""
-    with open("/proc/thread-self/status", "rb") as file:
-        masks = dict(line.split(b":\t") for line in file if line.startswith((b"SigBlk", b"SigIgn")))
+    lines = linux.read_file("/proc/thread-self/status", at_once=True).split(b"\n")
+    masks = dict(line.split(b":\t") for line in lines if line.startswith((b"SigBlk", b"SigIgn")))
     ignored = int(masks[b"SigIgn"], 16) & ~(_IGNORED_BY_PYTHON | _OF_THE_C_LIBRARY)
     return bool(ignored or int(masks[b"SigBlk"], 16))
 
 
 def _oom_score_adj() -> int:
     try:
-        with open("/proc/self/oom_score_adj", "rb") as file:
-            return int(file.read())
+        return int(linux.read_file("/proc/self/oom_score_adj", at_once=True))
     except (OSError, ValueError):
         return 0

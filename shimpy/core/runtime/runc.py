@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ UMASK = 0o022
 STATE_ROOTS = {"runc": "/run/runc", "crun": "/run/crun", "youki": "/run/youki"}
 
 
-_NO_STDIO = (asyncio.subprocess.DEVNULL,) * 3
+_NO_STDIO = (subprocess.DEVNULL,) * 3
 
 
 class Runc:
@@ -60,7 +61,7 @@ class Runc:
             options.append("--no-pivot")
         if no_new_keyring:
             options.append("--no-new-keyring")
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             options.append(f"--pid-file={files.make_pid()}")
             await self._detach(files, "create", options, container_id, stdio, console_socket)
             return files.read_pid(self.name)
@@ -77,7 +78,7 @@ class Runc:
         console_socket: str | None = None,
         extra: Sequence[str] = (),
     ) -> int:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             told = [f"--process={files.make_json(process)}", f"--pid-file={files.make_pid()}"]
             options = ["--detach", *told, *extra]
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
@@ -96,7 +97,7 @@ class Runc:
         await self._run("delete", *(["--force"] if force else []), container_id)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(
                 files, [], "update", [f"--resources={files.make_json(resources)}", container_id], _NO_STDIO
             )
@@ -124,12 +125,12 @@ class Runc:
         return None if root is None else os.path.join(root, container_id)
 
     async def _run(self, command: str, *arguments: str) -> None:
-        with CommandFiles() as files:
+        with CommandFiles(self._reaper.directories) as files:
             await self._call(files, [], command, arguments, _NO_STDIO)
 
     async def _ask(self, command: str, *arguments: str) -> bytes:
-        nothing = asyncio.subprocess.DEVNULL
-        with CommandFiles() as files:
+        nothing = subprocess.DEVNULL
+        with CommandFiles(self._reaper.directories) as files:
             output = files.capture()
             await self._call(files, [], command, arguments, (nothing, output.fileno(), nothing))
             output.seek(0)
@@ -173,26 +174,22 @@ class Runc:
             raise refused(self.name, command, code, files.read_log())
 
     async def _complete(self, argv: Sequence[str], stdio: tuple[int, int, int], umask: int) -> int:
-        spawning = asyncio.ensure_future(
-            self._reaper.spawn(
-                *argv,
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-                env=environment(),
-                umask=umask,
-                # A group to kill, but not a session: a new session is a new scheduling group too
-                # (sched(7), autogroup), in which a short command waits long on a busy machine.
-                process_group=0,
-            )
+        command = self._reaper.spawn(
+            *argv,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            env=environment(),
+            umask=umask,
+            # A group to kill, but not a session: a new session is a new scheduling group too
+            # (sched(7), autogroup), in which a short command waits long on a busy machine.
+            process_group=0,
         )
         try:
-            process = await asyncio.shield(spawning)
-            return await self._reaper.wait(process)
+            return await self._reaper.wait(command)
         except asyncio.CancelledError:
-            # A spawn is never left half way: without its pid there would be nothing to kill. The
-            # group, because the runtime's own helper processes are where a command hangs.
-            await self._reaper.kill(await spawning)
+            # With its group, because the runtime's own helper processes are where a command hangs.
+            await self._reaper.kill(command)
             raise
 
 

@@ -182,9 +182,8 @@ class PlainIO:
             # Who holds stdin is told by its writer when to let go; and the writer of an exec can tell that
             # only once it knows of the exec. So its FIFO is opened, which the writer waits for, in `prepare`.
             self._opens_input_late = policy.hold_stdin and is_exec
-            with Stream("stdin", stdio.stdin):
-                pass  # to tell at once of a path that cannot be used
-            first = -1 if self._opens_input_late else self._open_input()
+            with Stream("stdin", stdio.stdin) as stream:  # to tell at once of a path that cannot be used
+                first = -1 if self._opens_input_late else self._open_input(stream)
             self.fds = (first, *self._open_outputs(hub, stdio.stdout, stdio.stderr))
         except BaseException:
             self.close()
@@ -193,22 +192,25 @@ class PlainIO:
             for fd in self._pipes:
                 give(fd, owner)
 
-    def _open_input(self) -> int:
-        with Stream("stdin", self._stdin) as stream:
-            fd = stream.open(os.O_RDONLY, blocking=not stream.is_fifo)
-            if stream.is_fifo:
-                self._pump = StdinPump(self._hub, fd)
-                self._kept.callback(self._pump.stop)
-                fd = self._pump.child
-                self._pipes.append(fd)
-                self._lent.callback(os.close, fd)
-                if self._hold_stdin:
-                    self._pump.hold(stream.open(os.O_WRONLY, blocking=False))
-                return fd
+    def _open_input(self, stream: Stream) -> int:
+        fd = stream.open(os.O_RDONLY, blocking=not stream.is_fifo)
+        if stream.is_fifo:
+            self._pump = StdinPump(self._hub, fd)
+            self._kept.callback(self._pump.stop)
+            fd = self._pump.child
+            self._pipes.append(fd)
+            self._lent.callback(os.close, fd)
+            if self._hold_stdin:
+                self._pump.hold(stream.open(os.O_WRONLY, blocking=False))
+            return fd
         self._lent.callback(os.close, fd)
         return fd
 
     def _open_outputs(self, hub: StdioHub, stdout: str, stderr: str) -> tuple[int, int]:
+        if stdout == stderr:
+            with Stream("stdout", stdout) as both:
+                first = self._open_output(hub, both)
+                return first, first
         with Stream("stdout", stdout) as out, Stream("stderr", stderr) as err:
             first = self._open_output(hub, out)
             # One file description for both, so that neither overwrites or overtakes the other.
@@ -232,8 +234,8 @@ class PlainIO:
         """See `ProcessIO.prepare`."""
         if self._opens_input_late:
             self._opens_input_late = False
-            with _explained():
-                fd = self._open_input()
+            with _explained(), Stream("stdin", self._stdin) as stream:
+                fd = self._open_input(stream)
             self.fds = (fd, *self.fds[1:])
             if self._owner is not None and fd in self._pipes:
                 give(fd, self._owner)

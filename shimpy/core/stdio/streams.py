@@ -37,6 +37,9 @@ _OF_THE_KERNEL: Final = {
     0x62656570: "configfs",
     0xCAFE4A11: "bpf",
 }
+# What /dev/null is, wherever it is (null(4)).
+_NULL: Final = os.makedev(1, 3)
+
 # More than any architecture's struct statfs, whose first field is the type.
 _STATFS_SIZE: Final = 256
 
@@ -80,6 +83,8 @@ class Stream:
         kind = stat.S_IFMT(status.st_mode)
         self.is_fifo = kind == stat.S_IFIFO
         self.is_file = kind == stat.S_IFREG
+        # Of which no open(2), read or write waits.
+        self.is_null = kind == stat.S_IFCHR and status.st_rdev == _NULL
         self.identity = status.st_dev, status.st_ino
         if kind == stat.S_IFREG and (owner := _OF_THE_KERNEL.get(_file_system(self.fd))) is not None:
             self._refuse(f"a file of {owner}")
@@ -97,10 +102,10 @@ class Stream:
             ShimError: as for the class.
         """
         try:
-            fd = reopen(self.fd, flags | os.O_NONBLOCK)
+            fd = reopen(self.fd, flags if self.is_null else flags | os.O_NONBLOCK)
         except OSError as error:
             raise self.failure(error) from error
-        if blocking:
+        if blocking and not self.is_null:
             os.set_blocking(fd, True)
         return fd
 

@@ -42,10 +42,6 @@ def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, 
     from shimpy.services.task.publisher import Publisher
     from shimpy.services.task.service import TaskService
 
-    if sys.version_info < (3, 12):
-        # 3.11 would have a thread wait for each child; a pidfd is what later versions use.
-        asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
-
     async def main() -> None:
         supervisor = Supervisor(sweep_orphans=True)
         publisher = Publisher(ttrpc_address, namespace)

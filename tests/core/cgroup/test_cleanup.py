@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shimpy.core.cgroup import Leftovers, leftover_paths
+from shimpy.core.cgroup.hierarchies import memberships
 from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.cgroups import Started, clear
 from tests.support.containers import cgroups, new_id, remove
@@ -122,7 +123,7 @@ async def test_only_what_the_container_is_in_is_pruned_with_it(proc: Path, tmp_p
     (proc / "77/cgroup").write_text("3:memory:/user/me/box\n2:cpu,cpuacct:/\n0::/user/me\n")
     for made in ("memory/user/me/box/inner", "memory/box/theirs"):
         (tmp_path / made).mkdir(parents=True)
-    leftovers.keep(77)
+    leftovers.keep(memberships(77, proc))
     await leftovers.prune()
     assert not (tmp_path / "memory/user/me/box/inner").exists()
     assert (tmp_path / "memory/box/theirs").exists()

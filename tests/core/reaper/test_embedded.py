@@ -72,7 +72,7 @@ async def test_a_claimed_orphan_that_was_born_in_a_window_waits_for_it(embedded:
     with embedded.spawning():
         pid = orphan(exits(4))
         await eventually(lambda: is_zombie(pid))
-        await embedded.wait(await embedded.spawn("true"))
+        await embedded.wait(embedded.spawn("true"))
         assert is_zombie(pid)
         exit_ = Exit()
         embedded.track(pid, exit_)
@@ -82,7 +82,7 @@ async def test_a_claimed_orphan_that_was_born_in_a_window_waits_for_it(embedded:
 
 @pytest.mark.parametrize("status", [1, 255])
 async def test_what_a_command_that_failed_left_in_its_group_is_reaped(embedded: Reaper, status: int) -> None:
-    process = await embedded.spawn("sh", "-c", f"sleep 0.05 & exit {status}", process_group=0)
+    process = embedded.spawn("sh", "-c", f"sleep 0.05 & exit {status}", process_group=0)
     assert await embedded.wait(process) == status
     await eventually(lambda: not children())
 
@@ -91,7 +91,7 @@ async def test_what_it_left_in_a_pid_namespace_is_reaped(embedded: Reaper) -> No
     """There a runtime's helper is that has left the group, and a container's init cannot end before it."""
     if lacks := lacking():
         pytest.skip(f"a pid namespace needs {lacks}")
-    process = await embedded.spawn("unshare", "--pid", "--fork", "setsid", "sleep", "1000", process_group=0)
+    process = embedded.spawn("unshare", "--pid", "--fork", "setsid", "sleep", "1000", process_group=0)
     await eventually(lambda: any(os.getpgid(pid) == pid for pid in procfs.children(process.pid)))
     (pid,) = procfs.children(process.pid)
     os.kill(process.pid, signal.SIGKILL)

@@ -38,7 +38,7 @@ async def test_no_orphan_is_swept_that_was_born_in_a_window(sweeping: Reaper) ->
         with sweeping.spawning():
             pid = orphan(exits(0))
             await eventually(lambda: is_zombie(pid))
-        await sweeping.wait(await sweeping.spawn("true"))
+        await sweeping.wait(sweeping.spawn("true"))
         assert is_zombie(pid)
     assert not is_zombie(pid)
 
@@ -79,7 +79,7 @@ async def test_windows_that_overlap_without_end_starve_nobody(sweeping: Reaper) 
 
 async def test_asyncio_gets_the_status_of_what_it_spawned(reaper: Reaper) -> None:
     async def one(status: int) -> int:
-        process = await reaper.spawn("sh", "-c", f"exit {status}")
+        process = reaper.spawn("sh", "-c", f"exit {status}")
         orphan(exits(0)) if reaper._sweeps else None
         return await reaper.wait(process)
 
@@ -90,7 +90,7 @@ async def test_asyncio_gets_the_status_of_what_it_spawned(reaper: Reaper) -> Non
 
 async def test_a_program_that_is_not_there(reaper: Reaper) -> None:
     with pytest.raises(FileNotFoundError):
-        await reaper.spawn("/not/there")
+        reaper.spawn("/not/there")
     await eventually(lambda: not children())
 
 

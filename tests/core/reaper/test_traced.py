@@ -13,6 +13,7 @@ from shimpy.core.reaper import LOST_STATUS, Reaper, procfs, tracking
 from shimpy.errors import InternalError
 from tests.support.forks import Exit, fork, is_zombie, sleeps
 from tests.support.leaks import children, eventually
+from tests.support.telling import spawn_telling
 from tests.support.tracing import OnWord, traced
 
 pytestmark = pytest.mark.anyio
@@ -61,9 +62,9 @@ async def test_what_was_killed_with_its_command_is_reaped_when_its_tracer_lets_g
     embedded: Reaper,
 ) -> None:
     """In a pid namespace its zombie would keep init from dying."""
-    command = await embedded.spawn("sh", "-c", "sleep 1000 & echo $!; wait", stdout=asyncio.subprocess.PIPE)
-    assert command.stdout is not None
-    helper = int(await command.stdout.readline())
+    command, told = spawn_telling(embedded, "sh", "-c", "sleep 1000 & echo $!; wait")
+    with told:
+        helper = int(told.readline())
     with traced(helper):
         await embedded.kill(command)
         await eventually(lambda: is_zombie(helper))

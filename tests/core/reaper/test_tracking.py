@@ -67,7 +67,7 @@ async def test_one_that_dies_before_its_pid_is_known_keeps_status_and_pid(reaper
         pids = [orphan(exits(number)) for number in range(20)]
         await eventually(lambda: set(pids) <= set(zombies()))
         for _ in range(3):
-            process = await reaper.spawn("true")
+            process = reaper.spawn("true")
             await reaper.wait(process)
         for number, pid in enumerate(pids):
             exits_[number] = Exit()
@@ -81,7 +81,7 @@ async def test_a_wrong_pid_is_refused(reaper: Reaper) -> None:
     exit_ = Exit()
     with reaper.spawning():
         tracked = reaper.track(fork(sleeps), exit_)
-        spawned = await reaper.spawn("sleep", "1000")
+        spawned = reaper.spawn("sleep", "1000")
     for pid, words in [
         (gone, "does not exist"),
         (os.getpid(), "not a child"),
@@ -93,7 +93,7 @@ async def test_a_wrong_pid_is_refused(reaper: Reaper) -> None:
         with pytest.raises(InternalError, match=words):
             reaper.track(pid, Exit())
     tracked.kill()
-    spawned.kill()
+    spawned.child.kill()
     assert await exit_.status() == 137
     assert await reaper.wait(spawned) == -signal.SIGKILL
 

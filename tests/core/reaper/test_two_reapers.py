@@ -38,7 +38,7 @@ def other(request: pytest.FixtureRequest) -> Reaper:
 
 
 async def _look_round(reaper: Reaper) -> None:
-    await reaper.wait(await reaper.spawn("true"))
+    await reaper.wait(reaper.spawn("true"))
 
 
 async def test_what_one_tracks_no_other_reaps(greedy: Reaper, embedded: Reaper) -> None:
@@ -61,7 +61,7 @@ async def test_what_is_born_in_a_window_of_one_no_other_reaps(other: Reaper, emb
 
 async def test_what_one_spawned_no_other_reaps(greedy: Reaper, embedded: Reaper) -> None:
     async def command(status: int) -> int:
-        return await embedded.wait(await embedded.spawn("sh", "-c", f"exit {status}"))
+        return await embedded.wait(embedded.spawn("sh", "-c", f"exit {status}"))
 
     commands = [asyncio.ensure_future(command(status)) for status in range(20)]
     for _ in range(20):
@@ -127,8 +127,8 @@ async def test_no_name_makes_a_child_somebodys(embedded: Reaper) -> None:
 
     pid = fork(rename)
     await eventually(lambda: is_zombie(pid))
-    await embedded.wait(await embedded.spawn("false"))
-    await embedded.wait(await embedded.spawn("true"))
+    await embedded.wait(embedded.spawn("false"))
+    await embedded.wait(embedded.spawn("true"))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
 
 

@@ -33,6 +33,7 @@ from shimpy.api import (
     StateRequest,
 )
 from shimpy.core.cgroup import Cgroup, Leftovers
+from shimpy.core.cgroup.hierarchies import Hierarchies
 from shimpy.core.stdio.processio import PlainIO
 from shimpy.errors import InternalError
 from shimpy.testing import (
@@ -545,7 +546,7 @@ async def test_a_create_that_fails_late_takes_init_with_it_whatever_the_runtime_
     life: Life, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it has no cgroup to kill it through, as it may be without root."""
-    cgroup, leftovers = Cgroup(), Leftovers([], [], "/proc")
+    cgroup, leftovers = Cgroup(), Leftovers([], [], Hierarchies(), "/proc")
 
     async def fail(io: PlainIO) -> None:
         raise InternalError("nothing is attached")

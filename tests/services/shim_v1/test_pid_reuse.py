@@ -104,11 +104,11 @@ def test_a_dead_exec_gives_way_to_one_that_has_its_pid(contained: Callable[..., 
 
 def test_a_command_that_is_dead_is_not_killed_in_who_has_its_pid() -> None:
     """A command that is called off when it has just ended of its own accord."""
-    assert run(pidreuse_commands.kill_command) == {"code": -9, "untouched": True}
+    assert run(pidreuse_commands.kill_command) == {"code": 255, "untouched": True}
 
 
 def test_a_child_of_the_program_with_a_commands_pid_keeps_its_status() -> None:
-    assert run(pidreuse_commands.wait_for_command) == {"code": -9, "waited": 9}
+    assert run(pidreuse_commands.wait_for_command) == {"code": 255, "waited": 9}
 
 
 def test_a_child_of_the_program_in_a_group_with_a_commands_pid_keeps_its_status() -> None:
