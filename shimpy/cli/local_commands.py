@@ -12,9 +12,7 @@ import typer
 from shimpy.cli import output
 from shimpy.cli.attach import attach, attach_terminal, terminal_size
 from shimpy.cli.options import TAKES_PROGRAM, Cwd, Env, Interactive, Json, Runtime, Terminal, environment
-from shimpy.client.bundle import write_bundle
-from shimpy.client.launch import launch
-from shimpy.client.one_shot import new_id, prepared
+from shimpy.daemon import import_stubs
 
 if TYPE_CHECKING:
     from shimpy.cli.options import Perform
@@ -50,6 +48,8 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         runtime: Runtime = "runc",
     ) -> int:
         """Run one command in a container of its own; its exit status is the command's."""
+        with import_stubs.imports():
+            from shimpy.client.one_shot import new_id, own_shim, prepared
 
         async def work() -> int:
             variables = environment(env)
@@ -66,7 +66,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
                     writable=writable,
                     runtime=runtime,
                 ) as bundle,
-                launch(runtime=runtime, log_level="error") as client,
+                own_shim(runtime) as client,
             ):
                 if tty:
                     width, height = terminal_size()
@@ -95,6 +95,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         json: Json = False,
     ) -> int:
         """Write a bundle, starting from what the runtime's own spec command gives."""
+        from shimpy.client.bundle import write_bundle
 
         async def work() -> None:
             made = await write_bundle(
