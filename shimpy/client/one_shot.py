@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from shimpy.client.bundle import derive_bundle, wants_terminal, write_bundle
 from shimpy.client.embed import in_process
-from shimpy.client.launch import launch
 from shimpy.client.program import program
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -60,7 +59,9 @@ async def run(
 
 @asynccontextmanager
 async def own_shim(runtime: str) -> AsyncIterator[ShimClient]:
-    """Gives a shim for the time of the block: in this process, or where that can have none in its own.
+    """Gives a shim for the time of the block: in this process, or where that can have none in one of its own.
+
+    Those of an event loop that is not asyncio's are forked from one process while there are several.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
@@ -69,7 +70,10 @@ async def own_shim(runtime: str) -> AsyncIterator[ShimClient]:
         try:
             client = await stack.enter_async_context(in_process(runtime=runtime))
         except FailedPreconditionError:  # another event loop than asyncio's, or SIGCHLD is ignored
-            client = await stack.enter_async_context(launch(runtime=runtime))
+            from shimpy.client.shared_launcher import shared_launcher
+
+            launcher = await stack.enter_async_context(shared_launcher())
+            client = await stack.enter_async_context(launcher.launch(runtime=runtime))
         yield client
 
 
