@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    import anyio
     from grpclib.client import Channel
 
     from shimpy.client.command_stream import CommandStream
@@ -86,6 +87,7 @@ class ShimClient(ShimCalls):
         input: bytes | None = None,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
     ) -> Result:
         """Runs a container whose init is the command, to its end.
 
@@ -96,6 +98,7 @@ class ShimClient(ShimCalls):
             input: what it reads; None: nothing.
             timeout: as for `shimpy.Container.run`.
             output_limit: as for `shimpy.Container.run`.
+            limiter: as for `shimpy.Container.run`.
 
         Raises:
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
@@ -113,16 +116,17 @@ class ShimClient(ShimCalls):
                 timeout=timeout,
             )
 
-        return await run.run(
-            self,
-            self._exits,
-            create,
-            ProcessName(id, ""),
-            created=self._start,
-            input=input,
-            timeout=timeout,
-            output_limit=output_limit,
-        )
+        async with limiter or nullcontext():
+            return await run.run(
+                self,
+                self._exits,
+                create,
+                ProcessName(id, ""),
+                created=self._start,
+                input=input,
+                timeout=timeout,
+                output_limit=output_limit,
+            )
 
     def stream(
         self,
