@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from shimpy import errors
-from shimpy.cli import containerd_commands, local_commands, remote
+from shimpy.cli import container_commands, containerd_commands, local_commands, remote
 from shimpy.cli.output import complain, discard
 
 if TYPE_CHECKING:
@@ -133,4 +133,5 @@ app = typer.Typer(
 )
 local_commands.add_to(app, perform)
 remote.add_to(app, perform)
+container_commands.add_to(app, perform)
 containerd_commands.add_to(app, perform)

@@ -174,6 +174,7 @@ class ShimClient(ShimCalls):
         runtime: str = "",
         width: int = 80,
         height: int = 24,
+        timeout: float | None = None,
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a container whose init is the command, on a terminal of its own.
 
@@ -183,16 +184,20 @@ class ShimClient(ShimCalls):
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             width: columns of the terminal.
             height: its rows.
+            timeout: as for `shimpy.Container.pty`.
         """
         check_size(width, height)
-        create = self._creating(id, bundle, runtime, terminal=True)
+        deadline = Deadline(timeout)
+        create = self._creating(id, bundle, runtime, terminal=True, deadline=deadline)
 
         async def created(pid: int) -> None:
             with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
                 await self.resize(pid, width, height)
-            await self.start()
+            await self.start(timeout=deadline.left_to_start())
 
-        return terminal.pty(self, self._exits, create, ProcessName(id, ""), created=created)
+        return terminal.pty(
+            self, self._exits, create, ProcessName(id, ""), created=created, deadline=deadline
+        )
 
     def _creating(
         self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None

@@ -154,7 +154,13 @@ class Container(ContainerFiles):
         )
 
     def pty(
-        self, args: Sequence[str], *, width: int = 80, height: int = 24, **options: Unpack[ExecOptions]
+        self,
+        args: Sequence[str],
+        *,
+        width: int = 80,
+        height: int = 24,
+        timeout: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a command on a terminal of its own; killed at the end of the block.
 
@@ -165,6 +171,8 @@ class Container(ContainerFiles):
             args: the program and its arguments.
             width: columns of the terminal.
             height: its rows.
+            timeout: seconds, from this call on, until it is killed with all that it started; then its output
+                ends, and `timed_out` says so. None, or infinity: never.
             options: see `shimpy.ExecOptions`.
 
         Raises:
@@ -173,6 +181,7 @@ class Container(ContainerFiles):
         check_exec(args, options)
 
         check_size(width, height)
+        deadline = Deadline(timeout)
         name = ProcessName(self.id)
 
         async def create(fifos: Fifos) -> int:
@@ -187,7 +196,7 @@ class Container(ContainerFiles):
                     await self._client.resize(pid, width, height)
             return pid
 
-        return terminal.pty(self._client, self._exits, create, name)
+        return terminal.pty(self._client, self._exits, create, name, deadline=deadline)
 
     async def spawn(
         self,
