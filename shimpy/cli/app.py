@@ -34,7 +34,7 @@ _EXIT_STATUSES = {
 }
 
 # The modules that have the commands, in the order in which --help lists them.
-_ALL = ("local_commands", "remote", "machine_commands", "containerd_commands")
+_ALL = ("local_commands", "remote", "container_commands", "machine_commands", "containerd_commands")
 
 # Where a command is, if that spares the imports of others.
 _MODULES = {

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
+# What timeout(1) exits with.
+TIMED_OUT = 124
+
 
 async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
     """Carries input and output until the process ends.
@@ -35,7 +38,11 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
         with suppress(BrokenPipeError):  # its output has no reader any more: it is ended, as by SIGPIPE
             async for name, data in command.chunks():
                 await outputs[name].write(data)
-            return await command.wait()
+            status = await command.wait()
+            if command.timed_out:
+                complain("its time was up, and it was killed")
+                return TIMED_OUT
+            return status
         await command.kill()
         return await command.wait()
     finally:
@@ -56,6 +63,12 @@ async def attach_terminal(command: Pty, *, interactive: bool) -> int:
         if interactive and os.isatty(_STDIN):
             restored.enter_context(tty.raw(_STDIN))
         return await attach(command, interactive=interactive)
+
+
+def warn_without_terminal() -> None:
+    """Says what becomes of a command's terminal when nothing is typed on one here."""
+    if not os.isatty(_STDIN):
+        complain("warning: stdin is not a terminal, so its end does not end what reads it; leave out --tty")
 
 
 def terminal_size() -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    import anyio
     from grpclib.client import Channel
 
     from shimpy.client.command_stream import CommandStream
@@ -94,6 +95,7 @@ class ShimClient(ShimCalls):
         input: bytes | None = None,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
     ) -> Result:
         """Runs a container whose init is the command, to its end.
 
@@ -104,6 +106,7 @@ class ShimClient(ShimCalls):
             input: what it reads; None: nothing.
             timeout: as for `shimpy.Container.run`.
             output_limit: as for `shimpy.Container.run`.
+            limiter: as for `shimpy.Container.run`.
 
         Raises:
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
@@ -121,16 +124,17 @@ class ShimClient(ShimCalls):
                 timeout=timeout,
             )
 
-        return await run.run(
-            self,
-            self._exits,
-            create,
-            ProcessName(id, ""),
-            created=self._start,
-            input=input,
-            timeout=timeout,
-            output_limit=output_limit,
-        )
+        async with limiter or nullcontext():
+            return await run.run(
+                self,
+                self._exits,
+                create,
+                ProcessName(id, ""),
+                created=self._start,
+                input=input,
+                timeout=timeout,
+                output_limit=output_limit,
+            )
 
     def stream(
         self,
@@ -178,6 +182,7 @@ class ShimClient(ShimCalls):
         runtime: str = "",
         width: int = 80,
         height: int = 24,
+        timeout: float | None = None,
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a container whose init is the command, on a terminal of its own.
 
@@ -187,16 +192,20 @@ class ShimClient(ShimCalls):
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             width: columns of the terminal.
             height: its rows.
+            timeout: as for `shimpy.Container.pty`.
         """
         check_size(width, height)
-        create = self._creating(id, bundle, runtime, terminal=True)
+        deadline = Deadline(timeout)
+        create = self._creating(id, bundle, runtime, terminal=True, deadline=deadline)
 
         async def created(pid: int) -> None:
             with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
                 await self.resize(pid, width, height)
-            await self.start()
+            await self.start(timeout=deadline.left_to_start())
 
-        return terminal.pty(self, self._exits, create, ProcessName(id, ""), created=created)
+        return terminal.pty(
+            self, self._exits, create, ProcessName(id, ""), created=created, deadline=deadline
+        )
 
     def _creating(
         self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None

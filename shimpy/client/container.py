@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
+
+    import anyio
 
     from shimpy.client.command_stream import CommandStream
     from shimpy.client.exits import ExitWatch
@@ -51,6 +53,7 @@ class Container(ContainerFiles):
         input: bytes | None = None,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
         **options: Unpack[ExecOptions],
     ) -> Result:
         """Runs a command in the container and returns how it went.
@@ -65,6 +68,8 @@ class Container(ContainerFiles):
                 what it has written is returned; None, or infinity: never.
             output_limit: bytes that are kept of each output; what comes after is read and thrown
                 away, so that the command neither waits nor fails for it.
+            limiter: how many may run at once, of all that share it; the time that is waited for a turn is
+                not the command's.
             options: see `shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
@@ -83,15 +88,16 @@ class Container(ContainerFiles):
                 args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, timeout=timeout, **options
             )
 
-        return await run.run(
-            self._client,
-            self._exits,
-            create,
-            ProcessName(self.id),
-            input=input,
-            timeout=timeout,
-            output_limit=output_limit,
-        )
+        async with limiter or nullcontext():
+            return await run.run(
+                self._client,
+                self._exits,
+                create,
+                ProcessName(self.id),
+                input=input,
+                timeout=timeout,
+                output_limit=output_limit,
+            )
 
     def stream(
         self,
@@ -148,7 +154,13 @@ class Container(ContainerFiles):
         )
 
     def pty(
-        self, args: Sequence[str], *, width: int = 80, height: int = 24, **options: Unpack[ExecOptions]
+        self,
+        args: Sequence[str],
+        *,
+        width: int = 80,
+        height: int = 24,
+        timeout: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a command on a terminal of its own; killed at the end of the block.
 
@@ -159,6 +171,8 @@ class Container(ContainerFiles):
             args: the program and its arguments.
             width: columns of the terminal.
             height: its rows.
+            timeout: seconds, from this call on, until it is killed with all that it started; then its output
+                ends, and `timed_out` says so. None, or infinity: never.
             options: see `shimpy.ExecOptions`.
 
         Raises:
@@ -167,6 +181,7 @@ class Container(ContainerFiles):
         check_exec(args, options)
 
         check_size(width, height)
+        deadline = Deadline(timeout)
         name = ProcessName(self.id)
 
         async def create(fifos: Fifos) -> int:
@@ -181,7 +196,7 @@ class Container(ContainerFiles):
                     await self._client.resize(pid, width, height)
             return pid
 
-        return terminal.pty(self._client, self._exits, create, name)
+        return terminal.pty(self._client, self._exits, create, name, deadline=deadline)
 
     async def spawn(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shimpy.client.arguments import check_signal
 from shimpy.client.rpc import seconds
 from shimpy.client.task_calls import resources
-from shimpy.errors import FailedPreconditionError
+from shimpy.errors import FailedPreconditionError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,7 +65,12 @@ class ContainerControl:
                 exit status was known.
         """
         status = (await asyncio.shield(self._exited)).status
-        return await self._client.delete(self.pid) if status is None else status
+        if status is not None:
+            return status
+        try:
+            return await self._client.task.wait(self.id, "")
+        except UnimplementedError:  # of a shim without that API only Delete tells
+            return await self._client.delete(self.pid)
 
     async def kill(self, signal: int = signals.SIGKILL, *, everything: bool = False) -> None:
         """Sends a signal to init.

@@ -62,6 +62,13 @@ class TaskCalls:
         except NotFoundError as error:
             raise FailedPreconditionError(f"the process has ended: {error}") from error
 
+    async def wait(self, container_id: str, exec_id: str) -> int:
+        """Waits for the end of a process and returns its exit status."""
+        from shimpy.api import task
+
+        reply = await self._call("Wait", task.WaitRequest(container_id, exec_id), task.WaitResponse)
+        return reply.exit_status
+
     async def close_stdin(self, container_id: str, exec_id: str) -> None:
         """Lets go of a stdin that the shim holds open, or of a terminal's."""
         from shimpy.api import task
@@ -145,7 +152,7 @@ class TaskCalls:
         with suppress(ShimError):  # the container's end is the end of what cannot be deleted now
             if kill:
                 await self.kill(container_id, exec_id, signals.SIGKILL)
-                await self._call("Wait", task.WaitRequest(container_id, exec_id), task.WaitResponse)
+                await self.wait(container_id, exec_id)
             await self._call("Delete", task.DeleteRequest(container_id, exec_id), task.DeleteResponse)
 
     async def _empty(self, method: str, request: betterproto.Message) -> None:

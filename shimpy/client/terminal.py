@@ -16,6 +16,7 @@ from shimpy.errors import FailedPreconditionError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from shimpy.client.deadline import Deadline
     from shimpy.client.exits import ExitWatch
     from shimpy.client.pipes import Fifos
     from shimpy.client.shim_calls import ShimCalls
@@ -107,11 +108,12 @@ async def pty(
     name: ProcessName,
     *,
     created: Callable[[int], Awaitable[None]] | None = None,
+    deadline: Deadline | None = None,
 ) -> AsyncIterator[Pty]:
     """Runs a command on a terminal for the time of the block; see `shimpy.Container.pty`."""
     session = Pty(client.resize)
     async with running(
         client, exits, create, name, take=session.output.put, stdin=True, stderr=False, created=created
     ) as process:
-        session.begin(process, None)
+        session.begin(process, deadline)
         yield session

@@ -232,7 +232,7 @@ def test_errors_of_use_are_one_line(run: Run, rootfs: Path, tmp_path: Path) -> N
         (("run",), 2, "root"),
         (("run", rootfs), 125, "args"),
         (("run", "--no-such", rootfs), 2, "--no-such"),
-        (("run", "--env", "novalue", rootfs, "true"), 2, "NAME=VALUE"),
+        (("run", "--env", "=value", rootfs, "true"), 2, "NAME=VALUE"),
         (("state", "--socket", tmp_path / "none.sock"), 9, "none.sock"),
         (("bundle", tmp_path / "b", "true"), 3, "rootfs"),
         (("no-such-command",), 2, "no-such-command"),

@@ -170,3 +170,29 @@ async def test_a_receive_that_is_cancelled_loses_nothing(sandboxed: shimpy.Conta
             await command.stdout.receive()
         await command.stdin.send(b"kept")
         assert await command.stdout.receive() == b"kept"
+
+
+async def test_events_are_an_object_stream(sandboxed: shimpy.Container) -> None:
+    async with sandboxed._client.events() as events:
+        assert isinstance(events, ObjectReceiveStream)
+        await sandboxed.run(["true"])
+        assert (await events.receive()).type is not None
+        await events.aclose()
+        with pytest.raises(anyio.EndOfStream):
+            await events.receive()
+
+
+async def test_no_more_than_the_limit_run_at_once(sandboxed: shimpy.Container) -> None:
+    limiter = anyio.CapacityLimiter(1)
+
+    async def run() -> None:
+        # Two at once would find the other's directory.
+        result = await sandboxed.run(
+            ["sh", "-c", "mkdir /tmp/turn && sleep 0.02; rmdir /tmp/turn"], limiter=limiter
+        )
+        assert (result.exit_status, result.stderr) == (0, b"")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(run)
+    assert limiter.borrowed_tokens == 0

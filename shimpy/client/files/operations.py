@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from shimpy.client.deadline import check_output_limit
 from shimpy.client.files.pack import Packer
 from shimpy.client.files.transfer import archive_of, copy, in_thread, unpack_from
-from shimpy.client.files.tree import ContainerTree, Tree, is_directory, split
+from shimpy.client.files.tree import ContainerTree, FileTree, is_directory, split
 from shimpy.client.files.unpack import Unpacker
 from shimpy.client.model import ProcessState
 from shimpy.core.model import User
@@ -153,7 +153,7 @@ def _check_lives(state: ContainerState, pid: int) -> None:
         raise FailedPreconditionError("the container's init has ended, and its root with it")
 
 
-def place(tree: Tree, path: str, source: str, *, is_folder: bool) -> tuple[str, str]:
+def place(tree: FileTree, path: str, source: str, *, is_folder: bool) -> tuple[str, str]:
     """Returns the directory to copy into, and the name there; empty to copy only what is in a folder.
 
     Args:
@@ -186,7 +186,7 @@ def place_on_host(path: str, source: str, *, is_folder: bool) -> tuple[str, str]
         return place(root, os.path.realpath(path) + _slash(path), source, is_folder=is_folder)
 
 
-def _read(tree: Tree, path: str, limit: int) -> bytes:
+def _read(tree: FileTree, path: str, limit: int) -> bytes:
     fd = tree.open(path, os.O_PATH)
     try:
         status = os.fstat(fd)
@@ -201,9 +201,9 @@ def _read(tree: Tree, path: str, limit: int) -> bytes:
     return data
 
 
-def _host_tree(directory: str) -> Tree:
+def _host_tree(directory: str) -> FileTree:
     try:
-        return Tree(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return FileTree(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no directory {directory}") from error
 

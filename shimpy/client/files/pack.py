@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from shimpy.errors import CanceledError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from shimpy.client.files.tree import Tree
+    from shimpy.client.files.tree import FileTree
 
 # Directories in one another: each takes a file descriptor and a Python frame while it is read.
 _MAX_DEPTH = 200
@@ -32,7 +32,7 @@ class Packer:
         limit: bytes of all files together; None: any number.
     """
 
-    def __init__(self, tree: Tree, output: BinaryIO, stop: Event, limit: int | None = None) -> None:
+    def __init__(self, tree: FileTree, output: BinaryIO, stop: Event, limit: int | None = None) -> None:
         self._tree = tree
         self._stop = stop
         self._left = limit

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from shimpy.core.rootfs import syscalls
+from shimpy.core.rootfs.fsids import file_owner
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 # What the kernel shows of an owner that has no number in a namespace (user_namespaces(7)).
@@ -49,10 +51,11 @@ class IdMap:
         raise InvalidArgumentError(f"owner: {number} is not mapped in the container's user namespace")
 
 
+# The map of the first user namespace.
 IDENTITY = IdMap(((0, 0, 2**32 - 1),))
 
 
-class Tree:
+class FileTree:
     """A tree of the host's: a directory, below which no link is followed.
 
     Everything in it belongs to this process's user.
@@ -81,12 +84,16 @@ class Tree:
         """
         return syscalls.open_beneath(self._fd, path.lstrip("/") or ".", flags)
 
+    def writing(self) -> AbstractContextManager[None]:
+        """Lets this thread create files in it, for the time of the block."""
+        return nullcontext()
+
     def close(self) -> None:
         """Closes it."""
         os.close(self._fd)
 
 
-class ContainerTree(Tree):
+class ContainerTree(FileTree):
     """The root directory of a container's init, in which links are followed as init would.
 
     Args:
@@ -112,11 +119,17 @@ class ContainerTree(Tree):
         self.uids, self.gids = uids, gids
 
     def open(self, path: str, flags: int) -> int:
-        """Opens what a path names; see `Tree.open`."""
+        """Opens what a path names; see `FileTree.open`."""
         return syscalls.open_in_root(self._fd, path or ".", flags)
 
+    def writing(self) -> AbstractContextManager[None]:
+        """Lets this thread create files in it; see `FileTree.writing`."""
+        if self.uids == self.gids == IDENTITY:
+            return nullcontext()
+        return file_owner(self.uids.ranges[0][1], self.gids.ranges[0][1])
 
-def is_directory(tree: Tree, path: str) -> bool | None:
+
+def is_directory(tree: FileTree, path: str) -> bool | None:
     """Returns whether a path, with its links followed, is a directory; None: it is not there."""
     try:
         fd = tree.open(path, os.O_PATH)

@@ -18,7 +18,7 @@ from shimpy.errors import CanceledError, InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shimpy.client.files.tree import Tree
+    from shimpy.client.files.tree import FileTree
     from shimpy.core.model import User
 
 _COPIED_AT_ONCE = 1 << 18
@@ -37,7 +37,7 @@ class Unpacker:
         stop: is set when this is to end early.
     """
 
-    def __init__(self, tree: Tree, directory: str, owner: User | None, stop: Event) -> None:
+    def __init__(self, tree: FileTree, directory: str, owner: User | None, stop: Event) -> None:
         self._tree = tree
         self._directory = directory
         self._owner = owner
@@ -50,6 +50,10 @@ class Unpacker:
             InvalidArgumentError: it is not an archive, or names something outside of the directory.
             OSError: something cannot be written.
         """
+        with self._tree.writing():
+            self._unpack(source)
+
+    def _unpack(self, source: BinaryIO) -> None:
         times: list[tuple[str, float]] = []
         try:
             with tarfile.open(fileobj=source, mode="r|*") as archive:
