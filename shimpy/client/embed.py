@@ -7,11 +7,10 @@ import logging
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from grpclib.testing import ChannelFor
-
 from shimpy.client.client import ShimClient
 from shimpy.client.connect import disable_reconnect
 from shimpy.client.container import delete_container
+from shimpy.client.direct_channel import DirectChannel
 from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
 from shimpy.errors import ShimError
@@ -47,12 +46,8 @@ async def in_process(
     """
     guard = None if leave_running else ProgramGuard(runtime, root)
     with nullcontext() if guard is None else guard:
-        async with (
-            Shim(runtime=runtime, root=root) as shim,
-            ChannelFor([shim]) as channel,
-            AsyncExitStack() as stack,
-        ):
-            disable_reconnect(channel)
+        async with Shim(runtime=runtime, root=root) as shim, AsyncExitStack() as stack:
+            channel = stack.enter_context(DirectChannel(shim))
             client = ShimClient(channel, guard, task=_TaskChannel(shim, stack))
             try:
                 yield client
@@ -85,6 +80,8 @@ class _TaskChannel:
     async def __call__(self) -> Channel:
         async with self._making:
             if self._channel is None:
+                from grpclib.testing import ChannelFor
+
                 from shimpy.services.task.service import NAMES, TaskService
                 from shimpy.transport.grpc.methods import MethodService
 

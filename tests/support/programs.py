@@ -87,14 +87,13 @@ class Program:
             start_new_session=True,
         )
         assert self.process.stdout is not None
-        self.directory = ProgramDirectory(self.process.stdout.readline().decode().strip())
+        with self.process.stdout as said:
+            self.directory = ProgramDirectory(said.readline().decode().strip())
 
     def end(self, number: signal.Signals) -> None:
         """Sends it a signal that ends it, and waits for that."""
         self.process.send_signal(number)
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
     def pids(self) -> list[int]:
         """Returns what runs in its container, if that has the id."""
