@@ -11,6 +11,7 @@ import threading
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from shimpy.core import tempdirs
 from shimpy.core.registry import ProgramDirectory
 from shimpy.core.runtime import environment
 from shimpy.daemon.helper import begin, packets
@@ -59,7 +60,8 @@ class _Program:
             except OSError as error:
                 if self._directory is None:
                     self._end()
-                raise from_oserror(error, "what this program starts cannot be guarded") from error
+                what = f"what this program starts cannot be written down in {tempdirs.base()}"
+                raise from_oserror(error, what) from error
             return self._directory
 
     @contextmanager

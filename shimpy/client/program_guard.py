@@ -69,7 +69,7 @@ class ProgramGuard:
         try:
             entry.write(record)
         except OSError as error:
-            raise from_oserror(error, "what this program starts cannot be guarded") from error
+            raise from_oserror(error, f"container {container_id} cannot be written down") from error
         self._entries.append(entry)
 
         def created(pid: int) -> None:

@@ -18,7 +18,7 @@ from shimpy.core.journal.lines import encode
 from shimpy.core.journal.replay import boot_id
 from shimpy.core.reaper.procfs import start_time
 from tests.support import containers
-from tests.support.leaks import alive, eventually
+from tests.support.leaks import eventually
 from tests.support.programs import Program
 
 pytestmark = pytest.mark.anyio
@@ -80,28 +80,6 @@ async def test_container_is_no_ones_when_the_guardian_is_killed_too(program: Pro
     assert only(await prune()).state == "removed"
     assert list_containers() == []
     assert program.left() == {}
-
-
-async def test_guardian_that_was_killed_is_replaced_before_the_next_container(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from shimpy.client.program import _Program
-    from shimpy.core.runtime import environment
-
-    monkeypatch.setattr(environment, "mark", {})
-    program = _Program()
-    program.open()
-    first = program.guardian
-    os.kill(first, signal.SIGKILL)
-    await eventually(lambda: not alive(first))
-
-    program.open()
-
-    assert program.guardian != first
-    assert alive(program.guardian)
-    second = program.guardian
-    program.forget()
-    os.waitpid(second, 0)
 
 
 @pytest.fixture
