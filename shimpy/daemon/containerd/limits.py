@@ -37,6 +37,32 @@ def join_cgroup(path: str) -> None:
             file.write("0")
 
 
+def join_cgroups_of(text: str) -> None:
+    """Moves this process to the cgroups of another.
+
+    Args:
+        text: that one's /proc/PID/cgroup (cgroups(7)).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    from shimpy.core.cgroup.hierarchies import UNIFIED, mounts
+
+    paths = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(",") if controllers else [UNIFIED], path))
+    directories: dict[str | None, None] = {}
+    for mount in mounts():
+        for controller in mount.controllers:
+            if controller in paths:
+                directories[mount.directory(paths[controller])] = None
+    for directory in directories:
+        if directory is not None:
+            with open(os.path.join(directory, "cgroup.procs"), "w", encoding="ascii") as file:
+                file.write("0")
+
+
 def share_core() -> None:
     """Lets this process, and what it starts, share a core with no other process (core scheduling, prctl(2)).
 

@@ -8,6 +8,10 @@ import sys
 from shimpy.daemon.containerd.errors import CommandError, UsageError
 from shimpy.daemon.containerd.flags import Flags
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def main() -> int:
     """Does what containerd asks on the command line, and returns the exit status.
@@ -16,9 +20,18 @@ def main() -> int:
     """
     _open_standard_descriptors()
     program = sys.argv[0]
+    return report(program, lambda: _act(Flags(sys.argv[1:]), program))
+
+
+def report(program: str, action: Callable[[], int | None]) -> int:
+    """Does something, and returns the exit status.
+
+    Args:
+        program: whose failure it is, on stderr.
+        action: what to do; returns the exit status, if it knows that of another process.
+    """
     try:
-        flags = Flags(sys.argv[1:])
-        _act(flags, program)
+        return action() or 0
     except CommandError as error:
         return _complain(program, str(error), 2 if isinstance(error, UsageError) else 1)
     except OSError as error:
@@ -30,10 +43,9 @@ def main() -> int:
         if not isinstance(error, ShimError):
             raise
         return _complain(program, str(error), 1)
-    return 0
 
 
-def _act(flags: Flags, program: str) -> None:
+def _act(flags: Flags, program: str) -> int | None:
     if flags.version:
         from shimpy.daemon.containerd.info import version
 
@@ -45,6 +57,10 @@ def _act(flags: Flags, program: str) -> None:
         print_info(program)
     elif flags.action == "start":
         flags.check_names()
+        from shimpy.daemon.containerd.fork_client import hand_over
+
+        if (status := hand_over()) is not None:
+            return status
         from shimpy.daemon.containerd.start import start
 
         start(flags)
@@ -55,6 +71,7 @@ def _act(flags: Flags, program: str) -> None:
         delete(flags)
     else:
         raise UsageError(f"{flags.action!r} is neither start nor delete; containerd calls this program")
+    return None
 
 
 def _complain(program: str, message: str, status: int) -> int:

@@ -13,7 +13,7 @@ from shimpy.daemon.containerd.flags import Flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 # By which of its annotations a container belongs to a group, the first first.
@@ -28,11 +28,49 @@ _READY = b"ready"
 _READY_TIMEOUT = 10_000
 
 
+class Prepared:
+    """A shim that has all but been started: containerd knows its address, and nobody serves it yet.
+
+    Attributes:
+        place: where containerd connects to.
+    """
+
+    def __init__(self, flags: Flags, bootstrap: Bootstrap, place: sockets.Place) -> None:
+        self.place = place
+        self._flags = flags
+        self._bootstrap = bootstrap
+
+    def run(self) -> int:
+        """Serves to the end of the group, and returns the exit status."""
+        from shimpy.daemon.containerd.daemon import run
+
+        return run(
+            self.place,
+            container_id=self._flags.id,
+            namespace=self._flags.namespace,
+            ttrpc_address=self._bootstrap.ttrpc_address,
+            debug=self._bootstrap.debug,
+        )
+
+
 def start(flags: Flags) -> None:
+    """Starts a shim as a process of its own; otherwise as `prepare`."""
+    prepare(flags, _spawn)
+
+
+def prepare(flags: Flags, launch: Callable[[Prepared, int, str], None]) -> Prepared | None:
     """Answers containerd with the address of the container's shim, on file descriptor 1.
 
     The answer is the bare address, which every containerd takes, and by which each of them knows that this
     shim wants a start and a delete for every container of a group.
+
+    Args:
+        flags: of the command line.
+        launch: called before the answer, if there is no shim for the group yet, with the shim, its OOM score
+            and its cgroup.
+
+    Returns:
+        The shim that `launch` was called with.
 
     Raises:
         CommandError: there is none; nothing is left of it.
@@ -43,12 +81,13 @@ def start(flags: Flags) -> None:
     cgroup = bootstrap.shim_cgroup
     path = sockets.path_of(bootstrap.address, flags.namespace, _group(flags.id), bootstrap.socket_directory)
     place = sockets.take(path, flags.id)
+    prepared = None if place is None else Prepared(flags, bootstrap, place)
     address = f"unix://{path}".encode()
     try:
         _write_address(address)
         try:
-            if place is not None:
-                _spawn(flags, bootstrap, place, cgroup)
+            if prepared is not None:
+                launch(prepared, _oom_score(), cgroup)
             os.write(1, address)
         except BaseException:
             os.unlink("address")
@@ -57,6 +96,7 @@ def start(flags: Flags) -> None:
         if place is not None:
             place.remove()
         raise
+    return prepared
 
 
 def _group(container_id: str) -> str:
@@ -92,19 +132,18 @@ def _write_address(address: bytes) -> None:
         raise
 
 
-def _spawn(flags: Flags, bootstrap: Bootstrap, place: sockets.Place, cgroup: str) -> None:
+def _spawn(prepared: Prepared, score: int, cgroup: str) -> None:
     """Forks the daemon, and returns once it depends on nothing of containerd's.
 
     A fork, because an interpreter has been started already; this process has one thread.
     """
-    score = _oom_score()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _be_the_daemon(flags, bootstrap, place, (score, cgroup), writing)
+        _be_the_daemon(prepared, score, cgroup, writing)
     os.close(writing)
-    place.listener.close()
+    prepared.place.listener.close()
     try:
         _check_ready(reading)
     except BaseException:
@@ -131,34 +170,27 @@ def _check_ready(report: int) -> None:
 
 
 def _oom_score() -> int:
-    """Returns the OOM score adjustment for the shim: it is to die before containerd, if either must."""
-    with open(f"/proc/{os.getppid()}/oom_score_adj", "rb") as file:
+    """Returns the OOM score adjustment for the shim: it is to die before containerd, if either must.
+
+    This process has containerd's.
+    """
+    with open("/proc/self/oom_score_adj", "rb") as file:
         return min(int(file.read()) + 1, _LARGEST_OOM_SCORE)
 
 
-def _be_the_daemon(
-    flags: Flags, bootstrap: Bootstrap, place: sockets.Place, limits: tuple[int, str], report: int
-) -> NoReturn:
+def _be_the_daemon(prepared: Prepared, score: int, cgroup: str, report: int) -> NoReturn:
     """Lets go of all that is containerd's, says so, and serves to its end."""
     status = 1
     try:
         try:
-            _detach(keep=(place.listener.fileno(), report))
-            _limit(*limits)
+            detach(keep=(prepared.place.listener.fileno(), report))
+            limit(score, cgroup)
         except BaseException as error:
             os.write(report, str(error).encode(errors="replace"))
             raise
         os.write(report, _READY)
         os.close(report)
-        from shimpy.daemon.containerd.daemon import run
-
-        status = run(
-            place,
-            container_id=flags.id,
-            namespace=flags.namespace,
-            ttrpc_address=bootstrap.ttrpc_address,
-            debug=bootstrap.debug,
-        )
+        status = prepared.run()
     except BaseException:  # noqa: BLE001 - nothing may get back into the code of the start
         import sys
 
@@ -167,12 +199,13 @@ def _be_the_daemon(
         os._exit(status)
 
 
-def _detach(keep: Sequence[int]) -> None:
+def detach(keep: Sequence[int]) -> None:
     """Takes a session of its own, leaves the bundle, and has the bundle's FIFO `log` as its stderr.
 
     containerd reads the log there; without it there is no reader.
     """
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     try:
         # It fails at once if containerd does not read, and never waits.
@@ -189,7 +222,7 @@ def _detach(keep: Sequence[int]) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def _limit(score: int, cgroup: str) -> None:
+def limit(score: int, cgroup: str) -> None:
     """Gives this process its OOM score and, if they are wanted, its cgroup and its scheduling cookie."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

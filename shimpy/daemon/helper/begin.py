@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 # Bytes of a process's name, prctl(2) PR_SET_NAME.
 _LONGEST_NAME = 15
 
+# Bytes for the command line of what a helper's children are.
+_ROOM = 1024
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """Returns the command line that runs `main(arguments)` of a module, which returns the exit status.
@@ -55,6 +58,29 @@ def detach(*, log: int | None = None, keep: Sequence[int] = ()) -> None:
         os.closerange(first, fd)
         first = fd + 1
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def room_for_a_title() -> str:
+    """Returns a last argument for `command` that makes room for a longer title (`set_title`)."""
+    return "-" * _ROOM
+
+
+def set_title(words: Sequence[str]) -> None:
+    """Sets what /proc/PID/cmdline holds, as far as there is room where the kernel has put the command line.
+
+    Args:
+        words: of the command line.
+    """
+    import ctypes
+
+    with open("/proc/self/stat", "rb") as file:
+        # The second field, in parentheses, may hold anything; wanted are 48 and 49 (proc_pid_stat(5)).
+        fields = file.read().rpartition(b")")[2].split()
+    first, last = int(fields[45]), int(fields[46])
+    if 0 < first < last:
+        # The kernel takes a command line that does not end with NUL to go on behind.
+        text = b"".join(os.fsencode(word) + b"\0" for word in words)[: last - first - 1]
+        ctypes.memmove(first, text.ljust(last - first, b"\0"), last - first)
 
 
 def set_name(name: str) -> None:
