@@ -26,21 +26,12 @@ async def _lives(bench: Bench, runtime: str) -> None:
     times: dict[str, list[float]] = defaultdict(list)
     bare: dict[str, list[float]] = defaultdict(list)
 
-    def alone() -> None:
-        container, pid_file = bench.new_id(), bench.directory / "pid"
-        bare["Create"].append(
-            command(runtime, "create", "--bundle", bundle, "--pid-file", str(pid_file), container)
-        )
-        bare["Start"].append(command(runtime, "start", container))
-        os.waitpid(int(pid_file.read_text()), 0)
-        bare["Delete"].append(command(runtime, "delete", container))
-
     # So that the bare container's init is ours to wait for.
     Subreaper.acquire()
     try:
         async with bench.served(runtime) as (_, shim, recorder):
             for _ in range(bench.rounds(30, 3)):
-                alone()
+                bare_life(bench, runtime, bundle, bare)
                 request = CreateRequest(id=bench.new_id(), bundle=bundle)
                 spent, created = await timed(shim.create(request))
                 times["Create"].append(spent)
@@ -49,12 +40,39 @@ async def _lives(bench: Bench, runtime: str) -> None:
                 times["Delete"].append((await timed(shim.delete(DeleteRequest(pid=created.pid))))[0])
     finally:
         Subreaper.release()
+    record_lives(bench, runtime, times, bare)
+
+
+def bare_life(bench: Bench, runtime: str, bundle: str, times: dict[str, list[float]]) -> None:
+    """Creates, starts and deletes a container with the runtime's own commands.
+
+    Args:
+        bench: the run; this process has to be a child subreaper.
+        runtime: whose commands.
+        bundle: of a program that ends.
+        times: gets the milliseconds of each, as Create, Start and Delete.
+    """
+    container, pid_file = bench.new_id(), bench.directory / "pid"
+    create = [runtime, "create", "--bundle", bundle, "--pid-file", str(pid_file), container]
+    times["Create"].append(command(*create))
+    times["Start"].append(command(runtime, "start", container))
+    os.waitpid(int(pid_file.read_text()), 0)
+    times["Delete"].append(command(runtime, "delete", container))
+
+
+def record_lives(bench: Bench, by: str, times: dict[str, list[float]], bare: dict[str, list[float]]) -> None:
+    """Notes what each call of a life adds to the runtime's own command, and a whole life.
+
+    Args:
+        bench: the run.
+        by: which lives.
+        times: the milliseconds of Create, Start and Delete.
+        bare: those of the runtime's commands.
+    """
     for call in ("Create", "Start", "Delete"):
-        bench.record(f"{call} ({runtime})", times[call], "ms", bare=bare[call], targets=_ADDED)
+        bench.record(f"{call} ({by})", times[call], "ms", bare=bare[call], targets=_ADDED)
     whole, of_bare = ([sum(life) for life in zip(*kind.values(), strict=True)] for kind in (times, bare))
-    bench.record(
-        f"Create, Start, Delete ({runtime})", whole, "ms", bare=of_bare, targets=[Target("ratio", 1.15)]
-    )
+    bench.record(f"Create, Start, Delete ({by})", whole, "ms", bare=of_bare, targets=[Target("ratio", 1.15)])
 
 
 async def _execs(bench: Bench, runtime: str) -> None:

@@ -34,7 +34,7 @@ async def _idle_and_busy(bench: Bench, bundle: str) -> None:
         await shim.start(StartRequest())
         await quiet()
         rss, pss = memory(server.pid)
-        bench.record("RSS, idle with a container", [rss / 1000], "MB", targets=[Target("median", 22)])
+        bench.record("RSS, idle with a container", [rss / 1000], "MB", targets=[Target("median", 20)])
         bench.record("PSS, idle with a container", [pss / 1000], "MB")
         # The first ones fill what is kept for the next: codecs, the tables of HTTP/2, free lists.
         await _execs(shim, recorder, 50)

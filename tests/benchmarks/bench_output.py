@@ -1,4 +1,4 @@
-"""How fast output comes: through a FIFO, beside a bare pipe; from a terminal, beside a loop in C.
+"""How fast output comes: through a FIFO, beside a bare FIFO; from a terminal, beside a loop in C.
 
 The same program in the same kind of container writes in all four, since a container alone slows it down.
 """
@@ -27,7 +27,7 @@ async def measure(bench: Bench) -> None:
 async def _fifo(bench: Bench, size: int) -> None:
     rates, costs, bare = [], [], []
     for _ in range(3):
-        bare.append(await asyncio.to_thread(_bare_pipe, _in_a_container(bench, size)))
+        bare.append(await asyncio.to_thread(_bare_fifo, bench.fifo(), _in_a_container(bench, size)))
         rate, cost = await _through_a_shim(bench, size, terminal=False)
         rates.append(rate)
         costs.append(cost)
@@ -72,12 +72,20 @@ def _in_a_container(bench: Bench, size: int) -> list[str]:
     return [bench.runtime, "run", "--bundle", bundle, bench.new_id()]
 
 
-def _bare_pipe(command: list[str]) -> float:
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0
-    ) as process:
-        assert process.stdout is not None
-        return _read(process.stdout.fileno())
+def _bare_fifo(fifo: str, command: list[str]) -> float:
+    nothing = subprocess.DEVNULL
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.set_blocking(reader, True)
+        writer = os.open(fifo, os.O_WRONLY)
+        try:
+            process = subprocess.Popen(command, stdout=writer, stdin=nothing, stderr=nothing)
+        finally:
+            os.close(writer)
+        with process:
+            return _read(reader)
+    finally:
+        os.close(reader)
 
 
 def _read(fd: int) -> float:

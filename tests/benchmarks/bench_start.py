@@ -24,7 +24,7 @@ async def measure(bench: Bench) -> None:
             cpus.append(cpu(server.pid))
         finally:
             server.close()
-    bench.record("first reply", walls, "ms", bare=bare, targets=[Target("ratio", 2.2)])
+    bench.record("first reply", walls, "ms", bare=bare, targets=[Target("ratio", 1.5)])
     bench.record("CPU to the first reply", cpus, "ms")
     warm = []
     async with shimpy.WarmLauncher() as launcher:

@@ -36,7 +36,6 @@ def test_what_a_shim_never_uses_is_not_loaded() -> None:
         "dateutil",
         "importlib.metadata",
         "google.protobuf",
-        "ipaddress",
         "shutil",
     }
     assert run(LEAN + f"print(sorted({unused} & sys.modules.keys()))") == "[]"

@@ -73,14 +73,15 @@ class Cgroup:
             proc: where procfs is.
         """
         tree: Tree | None = None
-        hierarchies = Hierarchies(proc, made.hierarchies.mounts if made else None)
+        hierarchies = made.hierarchies if made else Hierarchies(proc)
         paths = memberships(pid, proc)
         version_2 = _own(hierarchies, pid, paths, UNIFIED)
         home = unified_of(paths) if version_2 else None
         if path := _own(hierarchies, pid, paths, "freezer"):
-            tree = FreezerTree(path, escape_cgroup=hierarchies.own_directory("freezer"))
+            escape_cgroup = hierarchies.own_directory("freezer")
+            tree = FreezerTree(path, escape_cgroup=escape_cgroup, mounts=hierarchies.mounts)
         elif version_2:
-            tree = UnifiedTree(version_2)
+            tree = UnifiedTree(version_2, mounts=hierarchies.mounts)
         if made:
             made.keep(paths)
         if memory := _own(hierarchies, pid, paths, "memory"):
@@ -154,10 +155,12 @@ class Cgroup:
         """
         if self._tree:
             await self._tree.prune()
-        if self._memory:
+        pruned = [] if self._tree is None else [self._tree.path]
+        if self._memory and self._memory not in pruned:
+            pruned.append(os.fspath(self._memory))
             await Tree(self._memory).prune()
         if self._made:
-            await self._made.prune()
+            await self._made.prune(but=pruned)
 
     def forget(self) -> None:
         """Removes what the create has made above the container's own, once the runtime has removed that."""

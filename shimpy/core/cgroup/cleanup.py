@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -90,11 +90,13 @@ class Leftovers:
         """
         hierarchies = Hierarchies(proc)
         leaves = [p for p in _leftover_paths(spec, container_id, hierarchies) if not os.path.exists(p)]
-        points = {mount.point for mount in hierarchies.mounts}
+        there = {mount.point for mount in hierarchies.mounts}
+        for controller, own in hierarchies.own.items():
+            there.update(hierarchies.directories(controller, own))
         above: set[str] = set()
         for leaf in leaves:
             parent = posixpath.dirname(leaf)
-            while parent not in points and (cls._shared[parent] > 0 or not os.path.exists(parent)):
+            while parent not in there and (cls._shared[parent] > 0 or not os.path.exists(parent)):
                 above.add(parent)
                 parent = posixpath.dirname(parent)
         return cls(leaves, sorted(above, key=lambda path: -path.count("/")), hierarchies, proc)
@@ -112,10 +114,15 @@ class Leftovers:
         }
         self._made = [leaf for leaf in self._leaves if leaf in places]
 
-    async def prune(self) -> None:
-        """Removes what a dead container has made below its own; see Tree.prune."""
+    async def prune(self, *, but: Collection[str] = ()) -> None:
+        """Removes what a dead container has made below its own; see Tree.prune.
+
+        Args:
+            but: those that are pruned already.
+        """
         for leaf in self._made:
-            await Tree(leaf).prune()
+            if leaf not in but:
+                await Tree(leaf).prune()
 
     def remove_above(self) -> None:
         """Removes what is above the container's own and was not there before, unless it is in use."""

@@ -21,13 +21,13 @@ class FreezerTree(Tree):
 
     def frozen(self) -> bool:
         """Returns whether the tree is frozen, or about to be."""
-        return read(self._file("freezer.state")).strip() in ("FREEZING", "FROZEN")
+        return read(self._file("freezer.state"), at_once=True).strip() in ("FREEZING", "FROZEN")
 
     def _freeze(self) -> None:
         write(self._file("freezer.state"), "FROZEN")
 
     def _stopped(self) -> bool:
-        return read(self._file("freezer.state")).strip() != "FREEZING"
+        return read(self._file("freezer.state"), at_once=True).strip() != "FREEZING"
 
     def _thaw(self) -> None:
         write(self._file("freezer.state"), "THAWED")
@@ -50,4 +50,4 @@ class FreezerTree(Tree):
                 await asyncio.sleep(0)
 
     def _frozen_from_above(self) -> bool:
-        return read(self._file("freezer.parent_freezing")).strip() == "1"
+        return read(self._file("freezer.parent_freezing"), at_once=True).strip() == "1"

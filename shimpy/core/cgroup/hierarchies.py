@@ -150,6 +150,14 @@ class Hierarchies:
                 return directory
         return None
 
+    def show_us_below(self, directory: str) -> bool:
+        """Returns whether this process is in the cgroup of a directory, or in one below it."""
+        return any(
+            place == directory or place.startswith(f"{directory}/")
+            for controller, path in self.own.items()
+            for place in self.directories(controller, path)
+        )
+
     def find(self, pid: int, controller: str) -> str | None:
         """Returns the cgroup of a process in one hierarchy if it is fit to be acted on, else None.
 
@@ -197,18 +205,19 @@ def listed(cgroup: StrPath | int) -> list[int]:
     return [pid for pid in map(int, text.split()) if pid > 0]
 
 
-def read(file: StrPath, *, dir_fd: int | None = None) -> str:
+def read(file: StrPath, *, dir_fd: int | None = None, at_once: bool = False) -> str:
     """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there.
 
     Args:
         file: its path.
         dir_fd: a file descriptor of the directory that a relative path begins at.
+        at_once: as `linux.read_file` has it; for a file of one value.
 
     Raises:
         OSError: it cannot be read, for want of file descriptors for instance.
     """
     try:
-        return os.fsdecode(linux.read_file(file, dir_fd=dir_fd))
+        return os.fsdecode(linux.read_file(file, dir_fd=dir_fd, at_once=at_once))
     except OSError as error:
         if error.errno not in _NOTHING_TO_READ:
             raise

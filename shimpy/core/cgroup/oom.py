@@ -183,6 +183,8 @@ class OomControlWatch(OomWatch):
         try:
             for number, cgroup in enumerate(walk(self._directory)):
                 status = os.fstat(cgroup)
+                if not number and status.st_nlink == 2:
+                    break  # there is none
                 if number + status.st_nlink - 2 > _MOST:  # with those that it has below itself
                     return None
                 if number:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from signal import SIGKILL
 from typing import ClassVar, Self
 
-from shimpy.core.cgroup.hierarchies import Hierarchies, StrPath, listed
+from shimpy.core.cgroup.hierarchies import Hierarchies, MountPoint, StrPath, listed
 from shimpy.core.cgroup.walk import remove_below, walk
 from shimpy.errors import InternalError
 
@@ -36,6 +36,7 @@ class Tree:
         path: the directory of the cgroup.
         escape_cgroup: a cgroup of the same hierarchy that is never frozen, ours (version 1 only).
         runtime_args: see the attribute.
+        mounts: the cgroup mounts among which the path was found; None: those that there are when it matters.
 
     Attributes:
         path: the directory of the cgroup.
@@ -47,11 +48,17 @@ class Tree:
     _prefix: ClassVar[str | None] = None
 
     def __init__(
-        self, path: StrPath, *, escape_cgroup: StrPath | None = None, runtime_args: Iterable[str] = ()
+        self,
+        path: StrPath,
+        *,
+        escape_cgroup: StrPath | None = None,
+        runtime_args: Iterable[str] = (),
+        mounts: Sequence[MountPoint] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.runtime_args = list(runtime_args)
         self._escape_cgroup = escape_cgroup
+        self._mounts = mounts
 
     def pids(self) -> list[int]:
         """Returns all processes in the tree that are not zombies."""
@@ -66,7 +73,11 @@ class Tree:
 
         Args:
             signum: the number of the signal.
+
+        Raises:
+            InternalError: this process is in the tree itself.
         """
+        self._check_without_us()
         signalled: list[int] = []
         try:
             for cgroup in walk(self.path):
@@ -127,7 +138,8 @@ class Tree:
         if self._prefix is None:
             return None
         arguments = ["--cgroup", self._prefix + name]
-        tree = type(self)(self._file(name), escape_cgroup=self._escape_cgroup, runtime_args=arguments)
+        place, escape_cgroup, mounts = self._file(name), self._escape_cgroup, self._mounts
+        tree = type(self)(place, escape_cgroup=escape_cgroup, runtime_args=arguments, mounts=mounts)
         try:
             tree._make()
         except OSError as error:
@@ -153,8 +165,7 @@ class Tree:
             InternalError: the kernel refused, or this process is in the tree itself.
         """
         try:
-            if self._holds_us():  # asked before the tree is frozen: that would be the end of us
-                raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
+            self._check_without_us()  # before the tree is frozen: that would be the end of us
             await self._kill()
         except OSError as error:
             raise InternalError(f"cannot kill the processes in {self.path}: {error}") from error
@@ -226,13 +237,9 @@ class Tree:
             for pidfd in opened.values():
                 os.close(pidfd)
 
-    def _holds_us(self) -> bool:
-        hierarchies = Hierarchies()
-        return any(
-            place == self.path or place.startswith(f"{self.path}/")
-            for controller, path in hierarchies.own.items()
-            for place in hierarchies.directories(controller, path)
-        )
+    def _check_without_us(self) -> None:
+        if Hierarchies(known=self._mounts).show_us_below(self.path):
+            raise InternalError(f"refusing to kill in {self.path}: shimpy itself runs there")
 
     async def _wait_empty(self, dying: list[int], seconds: float) -> None:
         """Waits until all those have died, at most for so long.

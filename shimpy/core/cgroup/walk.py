@@ -10,6 +10,10 @@ from shimpy.core.cgroup.hierarchies import StrPath
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+# The links of a directory without any below it: its name and its own ".". Cgroups count the ".." of those
+# below, and a file system that does not has one link for each. To ask is a seventh of the calls of a look.
+_LEAF = 2
+
 
 def walk(directory: StrPath) -> Iterator[int]:
     """Yields a file descriptor of a cgroup and of each one below it, a parent before its children.
@@ -41,6 +45,9 @@ def remove_below(directory: StrPath) -> Iterator[None]:
     Raises:
         OSError: a cgroup cannot be read, for want of file descriptors for instance.
     """
+    with suppress(FileNotFoundError):
+        if os.stat(directory).st_nlink == _LEAF:
+            return
     for _ in _walk(directory, _remove):
         yield
 
@@ -81,9 +88,7 @@ def _move(here: int, name: str) -> int:
 
 
 def _children(cgroup: int) -> list[str]:
-    # As with any file system that counts ".." of each directory below as a link, of which cgroups are:
-    # with two links there is none, and to know that costs a seventh of looking.
-    if os.fstat(cgroup).st_nlink == 2:
+    if os.fstat(cgroup).st_nlink == _LEAF:
         return []
     try:
         with os.scandir(cgroup) as entries:

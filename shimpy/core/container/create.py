@@ -92,6 +92,7 @@ class Create:
                     console_socket=init.io.console_socket,
                     no_pivot=no_pivot,
                     no_new_keyring=no_new_keyring,
+                    sets_oom_score=self._bundle.sets_oom_score,
                 )
                 init.track(self._reaper, pid)
             cgroup = Cgroup.of(pid, made=leftovers)

@@ -10,6 +10,7 @@ from shimpy.core.container.operation import undo
 from shimpy.core.container.process import Process
 from shimpy.core.reaper import Reaper, children, is_dead, is_dying
 from shimpy.core.runtime import Runtime
+from shimpy.core.runtime.bundle import Bundle
 from shimpy.errors import FailedPreconditionError, InternalError, ResourceExhaustedError
 
 # Processes and threads that a runtime has in the container while it starts a process there, at most.
@@ -21,6 +22,7 @@ class Exec:
 
     Args:
         container_id: the container.
+        bundle: what it is made from.
         init_pid: its init.
         cgroup: its cgroup.
         runtime: whose command starts the process.
@@ -28,9 +30,16 @@ class Exec:
     """
 
     def __init__(
-        self, container_id: str, init_pid: int, cgroup: Cgroup, runtime: Runtime, reaper: Reaper
+        self,
+        container_id: str,
+        bundle: Bundle,
+        init_pid: int,
+        cgroup: Cgroup,
+        runtime: Runtime,
+        reaper: Reaper,
     ) -> None:
         self._id = container_id
+        self._bundle = bundle
         self._init_pid = init_pid
         self._cgroup = cgroup
         self._runtime = runtime
@@ -56,6 +65,7 @@ class Exec:
                     process.io.fds,
                     console_socket=process.io.console_socket,
                     extra=() if cgroup is None else cgroup.runtime_args,
+                    sets_oom_score=self._bundle.sets_oom_score,
                 )
                 process.track(self._reaper, pid)
             await process.io.attach()

@@ -131,7 +131,14 @@ class Execs:
             if process.policy.exec_cgroups:
                 process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
             spec, process.spec = process.spec, None
-            run = Exec(context.id, created.init.pid, created.cgroup, context.runtime, context.reaper)
+            run = Exec(
+                context.id,
+                context.bundle,
+                created.init.pid,
+                created.cgroup,
+                context.runtime,
+                context.reaper,
+            )
             await run.run(process, spec or {})
         except BaseException:
             # Also where the container has been deleted before this began.

@@ -35,7 +35,7 @@ class Start:
         self._runtime = runtime
         # Init is a fork of the runtime that calls execve(2) once, for the container's own program. Of
         # a runtime that gives it a program of its own before, this tells nothing.
-        self._is_fork = not init.has_execed
+        self._is_fork = False
         self._in_doubt = False
 
     async def run(self) -> None:
@@ -46,10 +46,12 @@ class Start:
         Raises:
             ShimError: the runtime refused.
         """
-        if self._in_doubt and self._runs():
+        if not self._in_doubt:
+            self._in_doubt = True
+            self._is_fork = not self._init.has_execed
+        elif self._runs():
             self.begun = True
             return
-        self._in_doubt = True
         command = asyncio.ensure_future(self._runtime.start(self._id))
         try:
             await asyncio.wait([command])

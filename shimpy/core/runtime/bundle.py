@@ -69,6 +69,11 @@ class Bundle:
         namespaces = (self.spec.get("linux") or {}).get("namespaces") or []
         return not any(namespace.get("type") == "pid" for namespace in namespaces)
 
+    @property
+    def sets_oom_score(self) -> bool:
+        """Whether it says what oom_score_adj its processes have; else they have that of who starts them."""
+        return isinstance(self.process.get("oomScoreAdj"), int)
+
     def check_terminal(self, *, terminal: bool) -> None:
         """Refuses a request whose idea of a terminal is not the bundle's; the runtime follows the bundle.
 

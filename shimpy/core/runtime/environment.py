@@ -52,16 +52,20 @@ def environment() -> dict[str, str] | None:
     return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT} | mark
 
 
-def clean_prefix() -> list[str]:
+def clean_prefix(*, sets_oom_score: bool = False) -> list[str]:
     """Returns the command that has to stand before the runtime's, so that what it starts begins clean.
 
     Nothing, in a process whose signals and OOM score are as usual: each of these costs a start of
     its own. File descriptors, umask and the signals that Python itself ignores are the spawn's business.
+
+    Args:
+        sets_oom_score: what it starts gets an OOM score of its own, so that it need not be without ours. This
+            is what spares a shell to who always says one, as Kubernetes does.
     """
     prefix: list[str] = []
     if _signals_are_off():
         prefix += [sys.executable, "-I", "-S", "-c", _RESET_SIGNALS]
-    if _oom_score_adj() != 0:
+    if not sets_oom_score and _oom_score_adj() != 0:
         prefix += ["/bin/sh", "-c", _RESET_OOM_SCORE]
     return prefix
 

@@ -44,7 +44,9 @@ class ContainerId:
     def __init__(self, runtime: Runtime, container_id: str) -> None:
         self._id = container_id
         directory = runtime.state_directory(container_id)
-        self._directory = None if directory is None else os.path.realpath(directory)
+        # The name itself is the runtime's to make.
+        root = None if directory is None else os.path.realpath(os.path.dirname(directory))
+        self._directory = None if root is None else os.path.join(root, container_id)
         self._create_lock = -1
         with _lock:
             others = _taken.setdefault(container_id, [])

@@ -55,6 +55,7 @@ class Runc:
         console_socket: str | None = None,
         no_pivot: bool = False,
         no_new_keyring: bool = False,
+        sets_oom_score: bool = False,
     ) -> int:
         options = [f"--bundle={bundle}"]
         if no_pivot:
@@ -63,7 +64,8 @@ class Runc:
             options.append("--no-new-keyring")
         with CommandFiles(self._reaper.directories) as files:
             options.append(f"--pid-file={files.make_pid()}")
-            await self._detach(files, "create", options, container_id, stdio, console_socket)
+            prefix = clean_prefix(sets_oom_score=sets_oom_score)
+            await self._detach(files, prefix, "create", options, container_id, stdio, console_socket)
             return files.read_pid(self.name)
 
     async def start(self, container_id: str) -> None:
@@ -77,6 +79,7 @@ class Runc:
         *,
         console_socket: str | None = None,
         extra: Sequence[str] = (),
+        sets_oom_score: bool = False,
     ) -> int:
         with CommandFiles(self._reaper.directories) as files:
             told = [f"--process={files.make_json(process)}", f"--pid-file={files.make_pid()}"]
@@ -84,7 +87,9 @@ class Runc:
             # Of the spec's umask runc takes note for init only; an exec has that of the command.
             umask = (process.get("user") or {}).get("umask")
             umask = UMASK if umask is None else umask & 0o777
-            await self._detach(files, "exec", options, container_id, stdio, console_socket, umask)
+            # crun sets the score of init alone.
+            prefix = clean_prefix(sets_oom_score=sets_oom_score and os.path.basename(self._path) == "runc")
+            await self._detach(files, prefix, "exec", options, container_id, stdio, console_socket, umask)
             return files.read_pid(self.name)
 
     async def pause(self, container_id: str) -> None:
@@ -139,6 +144,7 @@ class Runc:
     async def _detach(
         self,
         files: CommandFiles,
+        prefix: Sequence[str],
         command: str,
         options: list[str],
         container_id: str,
@@ -148,7 +154,7 @@ class Runc:
     ) -> None:
         if console_socket is not None:
             options.append(f"--console-socket={console_socket}")
-        await self._call(files, clean_prefix(), command, [*options, container_id], stdio, umask)
+        await self._call(files, prefix, command, [*options, container_id], stdio, umask)
 
     async def _call(
         self,
@@ -207,7 +213,7 @@ def find_runtime(name: str) -> str:
         raise InvalidArgumentError(f"runtime: {name!r} is neither a name on PATH nor an absolute path")
     if name in (".", ".."):
         raise InvalidArgumentError(f"runtime: {name!r} is not the name of a program")
-    for directory in os.get_exec_path():
+    for directory in dict.fromkeys(os.get_exec_path()):
         # Joined with a directory, an absolute path stays what it is. Nor is it tidied up: `link/..` is
         # not where the link is.
         path = os.path.join(directory, name)

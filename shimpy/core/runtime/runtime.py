@@ -24,6 +24,7 @@ class Runtime(Protocol):
         console_socket: str | None = None,
         no_pivot: bool = False,
         no_new_keyring: bool = False,
+        sets_oom_score: bool = False,
     ) -> int:
         """Creates a container and returns the pid of its init process.
 
@@ -34,6 +35,7 @@ class Runtime(Protocol):
             console_socket: where to send the terminal's master to.
             no_pivot: do not use pivot_root(2).
             no_new_keyring: do not make a session keyring (session-keyring(7)).
+            sets_oom_score: the bundle says what the process's oom_score_adj is; else it is 0.
         """
 
     async def start(self, container_id: str) -> None:
@@ -47,6 +49,7 @@ class Runtime(Protocol):
         *,
         console_socket: str | None = None,
         extra: Sequence[str] = (),
+        sets_oom_score: bool = False,
     ) -> int:
         """Starts one more process and returns its pid.
 
@@ -56,6 +59,7 @@ class Runtime(Protocol):
             stdio: the file descriptors that become 0, 1 and 2 of the process.
             console_socket: where to send the terminal's master to.
             extra: further arguments, such as the cgroup to start it in.
+            sets_oom_score: the container's bundle says what its oom_score_adj is; else it is 0.
         """
 
     async def pause(self, container_id: str) -> None:

@@ -182,8 +182,7 @@ class PlainIO:
             # Who holds stdin is told by its writer when to let go; and the writer of an exec can tell that
             # only once it knows of the exec. So its FIFO is opened, which the writer waits for, in `prepare`.
             self._opens_input_late = policy.hold_stdin and is_exec
-            with Stream("stdin", stdio.stdin) as stream:  # to tell at once of a path that cannot be used
-                first = -1 if self._opens_input_late else self._open_input(stream)
+            first = self._find_input(stdio.stdin)
             self.fds = (first, *self._open_outputs(hub, stdio.stdout, stdio.stderr))
         except BaseException:
             self.close()
@@ -191,6 +190,14 @@ class PlainIO:
         if owner is not None:
             for fd in self._pipes:
                 give(fd, owner)
+
+    def _find_input(self, path: str) -> int:
+        if not path:
+            self._opens_input_late = False
+            self._lent.callback(os.close, null := os.open(os.devnull, os.O_RDONLY))
+            return null
+        with Stream("stdin", path) as stream:  # to tell at once of a path that cannot be used
+            return -1 if self._opens_input_late else self._open_input(stream)
 
     def _open_input(self, stream: Stream) -> int:
         fd = stream.open(os.O_RDONLY, blocking=not stream.is_fifo)
@@ -207,6 +214,9 @@ class PlainIO:
         return fd
 
     def _open_outputs(self, hub: StdioHub, stdout: str, stderr: str) -> tuple[int, int]:
+        if not (stdout or stderr):
+            self._lent.callback(os.close, null := os.open(os.devnull, os.O_WRONLY))
+            return null, null
         if stdout == stderr:
             with Stream("stdout", stdout) as both:
                 first = self._open_output(hub, both)

@@ -52,6 +52,12 @@ def test_a_program_that_is_as_usual_pays_for_nothing() -> None:
     assert subprocess.check_output([sys.executable, "-c", asked], text=True) == "[]\n"
 
 
+def test_a_score_that_is_replaced_anyway_costs_no_shell() -> None:
+    told = "print(environment.clean_prefix(sets_oom_score=True))"
+    asked = f"{SCORE}; from shimpy.core.runtime import environment; {told}"
+    assert subprocess.check_output([sys.executable, "-c", asked], text=True) == "[]\n"
+
+
 def test_what_another_thread_blocks_is_that_threads_own() -> None:
     asked = """
 import signal, threading

@@ -300,6 +300,22 @@ async def test_umask_and_oom_score_of_the_spec(live: Prepare) -> None:
         assert ended.stdout == "0027\n" + score
 
 
+async def test_the_oom_score_of_the_spec_is_in_place_of_the_shims(
+    start_server: Callable[..., Server],
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    server = start_server(before=[sys.executable, "-c", AWKWARD_START, "300"])
+    stub = server.stub()
+    async with record(stub) as recorder, lives(stub, recorder, bundle, new_id, tmp_path) as live:
+        life = await running(live, process={"oomScoreAdj": 400})
+        for pid in (life.pid, await life.exec(*SLEEP)):
+            score = Path(f"/proc/{pid}/oom_score_adj").read_text()
+            assert score == ("0\n" if RUNTIME == "crun" and pid != life.pid else "400\n")
+        await life.delete()
+
+
 # -- in order, and many at once ------------------------------------------------------------------
 
 

@@ -207,9 +207,11 @@ async def nothing_left_of_it(life: Life) -> AsyncIterator[None]:
     before, mounted = residue.snapshot(), (mounts(life), containers.left())
     told = (await life.states(), list(life.recorder.seen))
     yield
+    # A directory of no name is kept for the next command, once there was one.
+    allowed: tuple[dict[str, list[str]], ...] = ({}, {"file descriptors": ["/"]})
     with contextlib.suppress(AssertionError):
-        await eventually(lambda: not residue.new_since(before), within=3)
-    assert residue.new_since(before) == {}
+        await eventually(lambda: residue.new_since(before) in allowed, within=3)
+    assert residue.new_since(before) in allowed
     assert (mounts(life), containers.left()) == mounted
     assert (await life.states(), life.recorder.seen) == told
 
@@ -585,7 +587,9 @@ async def test_a_command_that_is_killed_at_some_point(
         try:
             await attempt
         except GRPCError as error:
-            assert error.status is Status.INTERNAL, error
+            state = await life.state()
+            died = command == "start" and state is State.STOPPED
+            assert error.status is (Status.FAILED_PRECONDITION if died else Status.INTERNAL), error
             assert "killed by signal 9" in (error.message or ""), error
         state = await life.state()
         # Killed between opening the FIFO in which init waits and reading from it, runc takes init with it.
