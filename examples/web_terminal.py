@@ -14,6 +14,7 @@ import argparse
 import json
 import secrets
 import tempfile
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -144,4 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("--modules", type=Path, default=Path("node_modules"))
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     given = parser.parse_args()
-    anyio.run(main, given.rootfs, given.modules, given.port)
+    with suppress(KeyboardInterrupt):
+        anyio.run(main, given.rootfs, given.modules, given.port)

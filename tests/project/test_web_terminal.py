@@ -39,7 +39,8 @@ async def address(rootfs: Path, tmp_path: Path) -> AsyncIterator[str]:
     )
     assert program.stdout is not None
     yield (await program.stdout.readline()).decode().strip()
-    assert Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text() == ""
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    await eventually(lambda: children.read_text() == "")
     program.send_signal(signal.SIGINT)
     await program.wait()
 
