@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpclib.testing import ChannelFor
 
+from shimpy.client.arguments import check_kinds
 from shimpy.client.client import ShimClient
 from shimpy.client.connect import disable_reconnect
 from shimpy.client.container import delete_container
@@ -42,6 +43,8 @@ async def in_process(
         root: where the runtime keeps its state (its `--root`); None: its default.
         leave_running: leave a container that is there at the end, instead of killing it.
     """
+    check_kinds(str, runtime=runtime, root=root)
+    check_kinds(bool, leave_running=leave_running)
     async with (
         Shim(runtime=runtime, root=root) as shim,
         ChannelFor([shim]) as channel,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shimpy import api
-from shimpy.client.arguments import check_exec
+from shimpy.client.arguments import check_exec, check_kinds
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
 from shimpy.client.requests import exec_request, exec_spec, path_text
 from shimpy.client.rpc import call, seconds
@@ -88,6 +88,8 @@ class ShimCalls:
             AlreadyExistsError: the shim has a container.
             NotFoundError: bundle, runtime or one of the paths is not there.
         """
+        check_kinds(str, id=id, runtime=runtime)
+        check_kinds(bool, no_pivot=no_pivot, terminal=terminal)
         request = api.CreateRequest(
             id=id,
             bundle=os.path.abspath(bundle),
@@ -210,6 +212,7 @@ class ShimCalls:
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
+        check_kinds(int, pid=pid)
         return (
             await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
         ).exit_status
@@ -227,6 +230,7 @@ class ShimCalls:
             FailedPreconditionError: the process has exited, or has no terminal.
             NotFoundError: it is not one of this shim's.
         """
+        check_kinds(int, pid=pid, width=width, height=height)
         request = api.PtyRequest(pid=pid, width=width, height=height)
         await call(self._stub.pty(request, timeout=seconds(timeout)))
 
