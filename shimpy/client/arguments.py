@@ -23,6 +23,8 @@ _UINT16 = 2**16 - 1
 # The same for a limit.
 _UINT64 = 2**64 - 1
 
+_ARTICLES = {str: "a str", int: "an int", bool: "True or False"}
+
 # The options that are of a plain type.
 _KINDS = {"no_new_privileges": bool, "apparmor_profile": str, "selinux_label": str}
 
@@ -51,11 +53,24 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
     if cwd is not None and not isinstance(cwd, str | os.PathLike):
         raise TypeError(f"cwd must be a path, not {cwd!r}")
     for field, kind in _KINDS.items():
-        value = options.get(field)
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{field} must be a {kind.__name__}, not {value!r}")
+        check_kinds(kind, **{field: options.get(field)})
     if (rlimits := options.get("rlimits")) is not None:
         _check_rlimits(rlimits)
+
+
+def check_kinds(kind: type, **values: object) -> None:
+    """Refuses what is of another type; None is of any.
+
+    Args:
+        kind: what all of them are to be.
+        values: by the names of their arguments.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    for field, value in values.items():
+        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise TypeError(f"{field} must be {_ARTICLES[kind]}, not {value!r}")
 
 
 def check_size(width: object, height: object) -> None:

@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
-from shimpy.client.arguments import check_size
+from shimpy.client.arguments import check_kinds, check_size
 from shimpy.client.command_process import ProcessName
 from shimpy.client.container import Container, managed
 from shimpy.client.deadline import Deadline, check_output_limit
@@ -156,6 +156,7 @@ class ShimClient(ShimCalls):
             timeout: as for `shimpy.Container.stream`.
             output_limit: as for `shimpy.Container.stream`.
         """
+        check_kinds(bool, stdin=stdin)
         check_output_limit(output_limit)
         deadline = Deadline(timeout)
         create = self._creating(id, bundle, runtime, terminal=False, deadline=deadline)
@@ -210,6 +211,8 @@ class ShimClient(ShimCalls):
     def _creating(
         self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None
     ) -> Callable[[Fifos], Awaitable[int]]:
+        check_kinds(str, id=id, runtime=runtime)
+
         async def create(fifos: Fifos) -> int:
             return await self.create(
                 id,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
-from shimpy.client.arguments import check_exec, check_size
+from shimpy.client.arguments import check_exec, check_kinds, check_size
 from shimpy.client.command_process import ProcessName, started
 from shimpy.client.deadline import Deadline, check_output_limit
 from shimpy.client.exits import Exit
@@ -130,6 +130,7 @@ class Container(ContainerFiles):
             ValueError: *timeout* or *output_limit* is negative, or *timeout* NaN.
         """
         check_exec(args, options)
+        check_kinds(bool, stdin=stdin)
         check_output_limit(output_limit)
         deadline = Deadline(timeout)
 

@@ -7,6 +7,7 @@ import logging
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from shimpy.client.arguments import check_kinds
 from shimpy.client.client import ShimClient
 from shimpy.client.connect import disable_reconnect
 from shimpy.client.container import delete_container
@@ -44,6 +45,8 @@ async def in_process(
         leave_running: leave a container that is there at the end, or when this process dies, instead of
             killing it.
     """
+    check_kinds(str, runtime=runtime, root=root)
+    check_kinds(bool, leave_running=leave_running)
     guard = None if leave_running else ProgramGuard(runtime, root)
     with nullcontext() if guard is None else guard:
         async with Shim(runtime=runtime, root=root) as shim, AsyncExitStack() as stack:

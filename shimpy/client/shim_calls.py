@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shimpy import api
-from shimpy.client.arguments import check_exec
+from shimpy.client.arguments import check_exec, check_kinds
 from shimpy.client.guard import NoGuard
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
 from shimpy.client.requests import exec_request, exec_spec, path_text
@@ -100,6 +100,8 @@ class ShimCalls:
             AlreadyExistsError: the shim has a container.
             NotFoundError: bundle, runtime or one of the paths is not there.
         """
+        check_kinds(str, id=id, runtime=runtime)
+        check_kinds(bool, no_pivot=no_pivot, terminal=terminal)
         request = api.CreateRequest(
             id=id,
             bundle=os.path.abspath(bundle),
@@ -228,6 +230,10 @@ class ShimCalls:
         reply = await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
         self.guard.deleted(pid)
         return reply.exit_status
+        check_kinds(int, pid=pid)
+        return (
+            await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        ).exit_status
 
     async def resize(self, pid: int, width: int, height: int, *, timeout: float | None = None) -> None:
         """Sets the size of a process's terminal.
@@ -242,6 +248,7 @@ class ShimCalls:
             FailedPreconditionError: the process has exited, or has no terminal.
             NotFoundError: it is not one of this shim's.
         """
+        check_kinds(int, pid=pid, width=width, height=height)
         request = api.PtyRequest(pid=pid, width=width, height=height)
         await call(self._stub.pty(request, timeout=seconds(timeout)))
 

@@ -191,3 +191,31 @@ async def test_wrong_limits_of_a_stream_are_refused(untouched: Any) -> None:
         untouched.pty(["true"], width="80")
     with pytest.raises(shimpy.InvalidArgumentError, match="height"):
         untouched.pty(["true"], height=65_536)
+
+
+async def test_wrong_types_of_calls_are_named() -> None:
+    async with shimpy.in_process() as typed:
+        client: Any = typed
+        for field, wrong in (
+            ("id", client.create(5, "/")),
+            ("runtime", client.create("a", "/", runtime=5)),
+            ("terminal", client.create("a", "/", terminal="yes")),
+            ("no_pivot", client.create("a", "/", no_pivot=1)),
+            ("pid", client.delete("5")),
+            ("width", client.resize(5, "80", 24)),
+            ("pid", client.resize(True, 80, 24)),
+            ("id", client.run(5, "/")),
+        ):
+            with pytest.raises(TypeError, match=field):
+                await wrong
+        for method in (client.stream, client.pty):
+            with pytest.raises(TypeError, match="id"):
+                method(5, "/")
+        with pytest.raises(TypeError, match="stdin"):
+            client.stream("a", "/", stdin="text")
+    for options in ({"runtime": 5}, {"root": b"/"}, {"leave_running": "no"}):
+        (name,) = options
+        way: Any = shimpy.in_process
+        with pytest.raises(TypeError, match=name):
+            async with way(**options):
+                pass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 from anyio.abc import ByteReceiveStream, ByteSendStream, ByteStream, ObjectReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.text import TextReceiveStream, TextSendStream
+from grpclib.testing import ChannelFor
 
 import shimpy
 
@@ -131,6 +134,32 @@ async def test_a_signal_reaches_the_command_alone(sandboxed: shimpy.Container) -
 async def test_a_terminal_has_its_size_at_the_first_look(sandboxed: shimpy.Container) -> None:
     async with sandboxed.pty(["stty", "size"], width=123, height=45) as terminal:
         assert b"".join([data async for data in terminal]) == b"45 123\r\n"
+
+
+async def test_a_terminal_that_is_not_to_be_had_leaves_nothing(sandboxed: shimpy.Container) -> None:
+    with pytest.raises(shimpy.NotFoundError, match="no-such"):
+        async with sandboxed.pty(["no-such"]):
+            pass
+    for error, options in ((shimpy.InvalidArgumentError, {"cwd": "relative"}), (TypeError, {"cwd": 7})):
+        with pytest.raises(error, match="cwd"):
+            async with sandboxed.pty(["true"], **options):
+                pass
+    assert len(list((await sandboxed.state()).processes)) == 1
+
+
+async def test_a_shim_without_the_task_api_has_terminals_too(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    async with shimpy.Shim() as shim, ChannelFor([shim]) as channel:
+        client = shimpy.ShimClient(channel)
+        async with client.container(new_id(), bundle("sleep", "1000")) as container:
+            script = "read x; stty size"
+            async with container.pty(["sh", "-c", script], width=99, height=33) as terminal:
+                await terminal.send(b"go\n")
+                assert b"33 99" in b"".join([data async for data in terminal])
+            with pytest.raises(shimpy.UnimplementedError):
+                await container.stats()
+        await client.aclose()
 
 
 async def test_closing_a_terminal_s_input_ends_what_reads_it(sandboxed: shimpy.Container) -> None:
