@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from shimpy.client.bundle import write_bundle
     from shimpy.client.client import ShimClient
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.connect import connect
     from shimpy.client.container import Container
     from shimpy.client.embed import in_process
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
         ProcessInfo,
         ProcessState,
         Result,
+        Stats,
         StrPath,
     )
     from shimpy.client.one_shot import run
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.spawned_process import SpawnedProcess
     from shimpy.client.subscription import EventStream
+    from shimpy.client.terminal import Pty
     from shimpy.client.warm_launcher import WarmLauncher
     from shimpy.core.hooks.interface import (
         HookContainer,
@@ -72,6 +75,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "EventStream",
     "Pty",
     "ShimClient",
+    "SpawnedProcess",
     # What one programs it with
     "HookContainer",
     "HookCreate",
@@ -89,6 +93,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "ProcessState",
     "Result",
     "Rlimit",
+    "Stats",
     "StrPath",
     "User",
     # Errors
@@ -114,7 +119,7 @@ _MODULES = {
     "launch": "shimpy.client.launch",
     "run": "shimpy.client.one_shot",
     "write_bundle": "shimpy.client.bundle",
-    "CommandStream": "shimpy.client.session",
+    "CommandStream": "shimpy.client.command_stream",
     "Container": "shimpy.client.container",
     "HookContainer": "shimpy.core.hooks.interface",
     "HookCreate": "shimpy.core.hooks.interface",
@@ -123,9 +128,10 @@ _MODULES = {
     "Hooks": "shimpy.core.hooks.interface",
     "Tee": "shimpy.core.hooks.interface",
     "EventStream": "shimpy.client.subscription",
-    "Pty": "shimpy.client.session",
+    "Pty": "shimpy.client.terminal",
     "Rlimit": "shimpy.core.model",
     "ShimClient": "shimpy.client.client",
+    "SpawnedProcess": "shimpy.client.spawned_process",
     "User": "shimpy.core.model",
     "WarmLauncher": "shimpy.client.warm_launcher",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -85,6 +86,14 @@ def _temporary_files_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _guardian() -> None:
+    """What is there for as long as the program is, is there before what tests compare."""
+    from shimpy.client.program import program
+
+    program.open()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_container_outlives_the_run() -> Iterator[None]:
     yield
     for container_id in containers.left():
@@ -114,6 +123,16 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if lacking := machine.lacking():
         pytest.skip(f"containers need {lacking}")
     return bundles.make_rootfs(tmp_path_factory.mktemp("rootfs", numbered=False))
+
+
+@pytest.fixture(scope="module")
+def open_rootfs(rootfs: Path) -> Iterator[Path]:
+    """A root filesystem that every user may reach, unlike pytest's directories."""
+    directory = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    shutil.copytree(rootfs, directory / "rootfs", symlinks=True)
+    yield directory / "rootfs"
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

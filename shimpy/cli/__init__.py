@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from shimpy.daemon import import_stubs
 from shimpy.daemon.process_state import clean_slate, open_standard_fds
 
 # What shells ignore for a program in the background, and nohup(1) for one that is to outlive its terminal.
@@ -15,6 +16,8 @@ _STAY_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 def main() -> int:
     """Runs the command line and returns its exit status."""
     _prepare()
+    with import_stubs.imports():
+        import asyncio  # noqa: F401 - the loop that all commands run in; none of them needs TLS
     try:
         import typer  # noqa: F401 - the extra may not be installed
     except ModuleNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from shimpy import errors
-from shimpy.cli import containerd_commands, local_commands, remote
 from shimpy.cli.output import complain, discard
 
 if TYPE_CHECKING:
@@ -31,6 +31,19 @@ _EXIT_STATUSES = {
     errors.UnavailableError: 9,
     errors.DeadlineExceededError: 10,
     errors.CanceledError: 11,
+}
+
+# The modules that have the commands, in the order in which --help lists them.
+_ALL = ("local_commands", "remote", "container_commands", "machine_commands", "containerd_commands")
+
+# Where a command is, if that spares the imports of others.
+_MODULES = {
+    "serve": "local_commands",
+    "run": "local_commands",
+    "bundle": "local_commands",
+    "ps": "machine_commands",
+    "prune": "machine_commands",
+    "containerd": "containerd_commands",
 }
 
 # The same where an exit status is the process's own, as shells and docker have it; else 125.
@@ -62,7 +75,7 @@ def run(args: Sequence[str]) -> int:
 
 def _carry_out(args: Sequence[str]) -> int:
     try:
-        return app(args, prog_name="shimpy", standalone_mode=False) or 0
+        return make_app(args[0] if args else None)(args, prog_name="shimpy", standalone_mode=False) or 0
     except _UsageError as error:
         # Without arguments the "error" is the help itself, which is not one line.
         if not args:
@@ -125,12 +138,26 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
         return 125
 
 
-app = typer.Typer(
-    help="A container runtime shim: containers from the shell, without a daemon.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-local_commands.add_to(app, perform)
-remote.add_to(app, perform)
-containerd_commands.add_to(app, perform)
+def make_app(command: str | None = None) -> typer.Typer:
+    """Returns the command line.
+
+    Args:
+        command: a command that is all that it need have, so that nothing is imported for the others; None, or
+            what is none: all.
+    """
+    app = typer.Typer(
+        help="A container runtime shim: containers from the shell, without a daemon.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    # Without it, the only command of an app is the app itself.
+    app.callback()(_nothing)
+    module = _MODULES.get(command or "")
+    for name in _ALL if module is None else (module,):
+        importlib.import_module(f"shimpy.cli.{name}").add_to(app, perform)
+    return app
+
+
+def _nothing() -> None:
+    pass

@@ -13,9 +13,13 @@ from shimpy.cli.output import complain
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.command_stream import CommandStream
+    from shimpy.client.terminal import Pty
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+# What timeout(1) exits with.
+TIMED_OUT = 124
 
 
 async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
@@ -34,8 +38,12 @@ async def attach(command: CommandStream | Pty, *, interactive: bool) -> int:
         with suppress(BrokenPipeError):  # its output has no reader any more: it is ended, as by SIGPIPE
             async for name, data in command.chunks():
                 await outputs[name].write(data)
-            return await command.wait()
-        command.kill()
+            status = await command.wait()
+            if command.timed_out:
+                complain("its time was up, and it was killed")
+                return TIMED_OUT
+            return status
+        await command.kill()
         return await command.wait()
     finally:
         if typing is not None:
@@ -55,6 +63,12 @@ async def attach_terminal(command: Pty, *, interactive: bool) -> int:
         if interactive and os.isatty(_STDIN):
             restored.enter_context(tty.raw(_STDIN))
         return await attach(command, interactive=interactive)
+
+
+def warn_without_terminal() -> None:
+    """Says what becomes of a command's terminal when nothing is typed on one here."""
+    if not os.isatty(_STDIN):
+        complain("warning: stdin is not a terminal, so its end does not end what reads it; leave out --tty")
 
 
 def terminal_size() -> tuple[int, int]:
@@ -90,5 +104,5 @@ async def _type(command: CommandStream | Pty) -> None:
         pass
     except OSError as error:
         complain(f"stdin: {error.strerror}")
-    if not isinstance(command, shimpy.Pty):  # the input of a terminal has no end
-        command.close_stdin()
+    if not isinstance(command, shimpy.Pty):  # its end would hang the terminal up
+        await command.close_stdin()

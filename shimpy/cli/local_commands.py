@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shimpy.cli import output
-from shimpy.cli.attach import attach, attach_terminal, terminal_size
-from shimpy.cli.options import TAKES_PROGRAM, Cwd, Env, Interactive, Json, Runtime, Terminal, environment
-from shimpy.client.bundle import write_bundle
-from shimpy.client.launch import launch
-from shimpy.client.one_shot import new_id, prepared
+from shimpy.cli.attach import attach, attach_terminal, terminal_size, warn_without_terminal
+from shimpy.cli.options import (
+    TAKES_PROGRAM,
+    Cwd,
+    Env,
+    Interactive,
+    Json,
+    Runtime,
+    Terminal,
+    Timeout,
+    environment,
+)
+from shimpy.daemon import import_stubs
 
 if TYPE_CHECKING:
     from shimpy.cli.options import Perform
@@ -47,9 +55,14 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
             bool, typer.Option("--writable", help="Let it write to ROOT, if that is not a bundle.")
         ] = False,
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
+        timeout: Timeout = None,
         runtime: Runtime = "runc",
     ) -> int:
         """Run one command in a container of its own; its exit status is the command's."""
+        if tty and interactive:
+            warn_without_terminal()
+        with import_stubs.imports():
+            from shimpy.client.one_shot import new_id, own_shim, prepared
 
         async def work() -> int:
             variables = environment(env)
@@ -66,13 +79,15 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
                     writable=writable,
                     runtime=runtime,
                 ) as bundle,
-                launch(runtime=runtime, log_level="error") as client,
+                own_shim(runtime) as client,
             ):
                 if tty:
                     width, height = terminal_size()
-                    async with client.pty(container, bundle, width=width, height=height) as terminal:
+                    async with client.pty(
+                        container, bundle, width=width, height=height, timeout=timeout
+                    ) as terminal:
                         return await attach_terminal(terminal, interactive=interactive)
-                async with client.stream(container, bundle, stdin=interactive) as command:
+                async with client.stream(container, bundle, stdin=interactive, timeout=timeout) as command:
                     return await attach(command, interactive=interactive)
 
         return perform(work(), attached=True)
@@ -95,6 +110,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         json: Json = False,
     ) -> int:
         """Write a bundle, starting from what the runtime's own spec command gives."""
+        from shimpy.client.bundle import write_bundle
 
         async def work() -> None:
             made = await write_bundle(

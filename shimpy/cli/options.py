@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from shimpy.core.model import Rlimit, User
+from shimpy.core.model import Rlimit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -22,9 +23,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Terminal = Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")]
 Interactive = Annotated[bool, typer.Option("--interactive", "-i", help="Let it read what is typed here.")]
 Env = Annotated[
-    list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="A variable; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--env",
+        "-e",
+        metavar="NAME[=VALUE]",
+        help="A variable; without a value it has the one from here. May be repeated.",
+    ),
 ]
 Cwd = Annotated[str | None, typer.Option("--cwd", "-w", metavar="DIR", help="Where it starts, inside.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", help="Kill it then, with all it started; exit with 124."),
+]
 Runtime = Annotated[
     str, typer.Option("--runtime", metavar="NAME", help="The OCI runtime: a name on PATH, or a path.")
 ]
@@ -39,24 +50,17 @@ class Perform(Protocol):
 
 
 def environment(entries: Iterable[str] | None) -> dict[str, str]:
-    """Returns what was given as `NAME=VALUE`."""
+    """Returns what was given as `NAME=VALUE`, or as `NAME`, which is left out if there is none here."""
     env = {}
     for entry in entries or ():
         name, equals, value = entry.partition("=")
-        if not name or not equals:
+        if not name:
             raise typer.BadParameter(f"--env: {entry!r} is not NAME=VALUE")
-        env[name] = value
+        if equals:
+            env[name] = value
+        elif name in os.environ:
+            env[name] = os.environ[name]
     return env
-
-
-def user(text: str) -> User:
-    """Returns what was given as `UID[:GID[,GID…]]`."""
-    uid, _, gids = text.partition(":")
-    try:
-        first, *more = [int(gid) for gid in gids.split(",")] if gids else [0]
-        return User(int(uid), first, tuple(more))
-    except ValueError:
-        raise typer.BadParameter(f"--user: {text!r} is not UID[:GID[,GID...]]") from None
 
 
 def rlimit(text: str) -> Rlimit:

@@ -7,10 +7,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,13 +20,20 @@ _STYLES = {
     "EXEC_ADDED": "green",
     "EXIT": "dim",
     "OOM": "bold red",
+    "running": "green",
+    "created": "cyan",
+    "orphaned": "yellow",
+    "stale": "dim",
 }
 
 
 def line(*fields: object) -> None:
     """Prints one line: in colour on a terminal (unless NO_COLOR is set), else separated by tabs."""
-    console = Console(highlight=False, soft_wrap=True)
-    if console.is_terminal:
+    if _is_for_people(sys.stdout):
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(highlight=False, soft_wrap=True)
         *first, last = (Text(str(field), _STYLES.get(str(field), "")) for field in fields)
         for text in first:
             text.pad_right(max(0, 10 - len(text)))
@@ -42,11 +45,15 @@ def line(*fields: object) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints rows, under their headings on a terminal, else separated by tabs."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
+    if not _is_for_people(sys.stdout):
         for row in rows:
             line(*row)
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
     drawn = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         drawn.add_row(*(Text(str(field), _STYLES.get(str(field), "")) for field in row))
@@ -61,11 +68,24 @@ def as_json(value: Any) -> None:
 
 def complain(message: str) -> None:
     """Says on stderr what went wrong, in one line; if that cannot be written, the exit status has to do."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    text = " ".join(message.split())
     try:
-        console.print(Text("shimpy: ", "bold red"), Text(" ".join(message.split())), sep="")
+        if _is_for_people(sys.stderr):
+            from rich.console import Console
+            from rich.text import Text
+
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            console.print(Text("shimpy: ", "bold red"), Text(text), sep="")
+        else:
+            sys.stderr.write(f"shimpy: {text}\n")
+            sys.stderr.flush()
     except (OSError, SystemExit):  # the second is how rich takes a closed pipe
         discard(sys.stderr)
+
+
+def _is_for_people(stream: TextIO) -> bool:
+    """Returns whether colour is wanted there; only then is what prints it imported."""
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def discard(stream: TextIO) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shimpy.cli import output
-from shimpy.cli.attach import attach, attach_terminal, terminal_size
+from shimpy.cli.attach import attach, attach_terminal, terminal_size, warn_without_terminal
 from shimpy.cli.options import (
     DEFAULT_SOCKET,
     TAKES_PROGRAM,
@@ -20,11 +20,11 @@ from shimpy.cli.options import (
     Json,
     Socket,
     Terminal,
+    Timeout,
     environment,
     rlimit as read_rlimit,
-    user as read_user,
 )
-from shimpy.client.bundle import read_config
+from shimpy.cli.users import find_user
 from shimpy.client.connect import connect
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         stderr: Stderr = None,
         env: Env = None,
         cwd: Cwd = None,
-        user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID[,GID...]]")] = None,
+        user: Annotated[str | None, typer.Option("--user", "-u", metavar="USER[:GROUP[,GROUP...]]")] = None,
+        timeout: Timeout = None,
         cap: Annotated[list[str] | None, typer.Option("--cap", metavar="CAP_...")] = None,
         rlimit: Annotated[list[str] | None, typer.Option("--rlimit", metavar="TYPE=SOFT[:HARD]")] = None,
         no_new_privileges: Annotated[bool, typer.Option("--no-new-privileges")] = False,
@@ -106,13 +107,17 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         """Run a further process in the container; unless detached, its exit status is the command's."""
         if detach and interactive:
             raise typer.BadParameter("--interactive does not go with --detach; --stdin names what it reads")
+        if detach and timeout is not None:
+            raise typer.BadParameter("--timeout does not go with --detach: nothing would be there to keep it")
+        if tty and interactive:
+            warn_without_terminal()
         if not detach:
             given = {"--stdin": stdin, "--stdout": stdout, "--stderr": stderr, "--json": json or None}
             for option, value in given.items():
                 if value is not None:
                     raise typer.BadParameter(f"{option} needs --detach")
-        variables = environment(env)
         options: ExecOptions = {
+            "env": environment(env),
             "capabilities": cap or [],
             "rlimits": [read_rlimit(limit) for limit in rlimit or ()],
             "no_new_privileges": no_new_privileges,
@@ -121,12 +126,11 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         }
         if cwd is not None:
             options["cwd"] = cwd
-        if user is not None:
-            options["user"] = read_user(user)
 
         async def detached() -> None:
             async with connect(socket) as client:
-                await _add_env(options, variables, client)
+                if user is not None:
+                    options["user"] = await find_user(user, await client.current())
                 pid = await client.exec(
                     args,
                     terminal=tty,
@@ -140,24 +144,18 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
         async def attached() -> int:
             async with connect(socket) as client:
                 container = await client.current()
-                await _add_env(options, variables, client)
+                if user is not None:
+                    options["user"] = await find_user(user, container)
                 if tty:
                     width, height = terminal_size()
-                    async with container.pty(args, width=width, height=height, **options) as terminal:
+                    async with container.pty(
+                        args, width=width, height=height, timeout=timeout, **options
+                    ) as terminal:
                         return await attach_terminal(terminal, interactive=interactive)
-                async with container.stream(args, stdin=interactive, **options) as command:
+                async with container.stream(args, stdin=interactive, timeout=timeout, **options) as command:
                     return await attach(command, interactive=interactive)
 
         return perform(detached()) if detach else perform(attached(), attached=True)
-
-
-async def _add_env(options: ExecOptions, variables: dict[str, str], client: ShimClient) -> None:
-    """Adds variables to the container's own; an Exec with any has these alone."""
-    bundle = (await client.state()).bundle if variables else ""
-    if bundle:
-        process = read_config(bundle).get("process") or {}
-        own = (entry.partition("=") for entry in process.get("env") or ())
-        options["env"] = {name: value for name, equals, value in own if name and equals} | variables
 
 
 def _add_observers(app: typer.Typer, perform: Perform) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal as signals
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,16 @@ if TYPE_CHECKING:
 # The highest number that the request has room for as an id; what is over it would become another.
 _UINT32 = 2**32 - 1
 
+# The same for a terminal's columns or rows (TIOCSWINSZ, ioctl_tty(2)).
+_UINT16 = 2**16 - 1
+
 # The same for a limit.
 _UINT64 = 2**64 - 1
+
+_ARTICLES = {str: "a str", int: "an int", bool: "True or False"}
+
+# The options that are of a plain type.
+_KINDS = {"no_new_privileges": bool, "apparmor_profile": str, "selinux_label": str}
 
 
 def check_exec(args: Sequence[str], options: ExecOptions) -> None:
@@ -39,8 +49,57 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
     _check_user(options.get("user"))
     if (capabilities := options.get("capabilities")) is not None:
         _check_strings("capabilities", capabilities)
+    cwd: object = options.get("cwd")
+    if cwd is not None and not isinstance(cwd, str | os.PathLike):
+        raise TypeError(f"cwd must be a path, not {cwd!r}")
+    for field, kind in _KINDS.items():
+        check_kinds(kind, **{field: options.get(field)})
     if (rlimits := options.get("rlimits")) is not None:
         _check_rlimits(rlimits)
+
+
+def check_kinds(kind: type, **values: object) -> None:
+    """Refuses what is of another type; None is of any.
+
+    Args:
+        kind: what all of them are to be.
+        values: by the names of their arguments.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    for field, value in values.items():
+        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise TypeError(f"{field} must be {_ARTICLES[kind]}, not {value!r}")
+
+
+def check_size(width: object, height: object) -> None:
+    """Refuses what no terminal can have as its size.
+
+    Args:
+        width: columns.
+        height: rows.
+
+    Raises:
+        TypeError: one is not an int.
+        InvalidArgumentError: one is negative, or over 65,535.
+    """
+    for field, number in (("width", width), ("height", height)):
+        _check_number(field, number, _UINT16)
+
+
+def check_signal(signal: object) -> int:
+    """Returns the number of a signal.
+
+    Raises:
+        TypeError: it is not an int, nor a `signal.Signals`.
+        ValueError: there is no such signal.
+    """
+    if isinstance(signal, bool) or not isinstance(signal, int):
+        raise TypeError(f"signal must be a number or one of signal.Signals, not {signal!r}")
+    if not 1 <= signal < signals.NSIG:
+        raise ValueError(f"signal: there is no signal {signal}")
+    return int(signal)
 
 
 def _check_strings(field: str, strings: object) -> None:
@@ -88,7 +147,7 @@ def _check_rlimits(rlimits: object) -> None:
 
 
 def _check_number(field: str, number: object, highest: int) -> None:
-    if not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"{field}: {number!r} is not an int")
     if not 0 <= number <= highest:
         raise InvalidArgumentError(f"{field}: {number} is not between 0 and {highest}")

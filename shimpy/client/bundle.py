@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shimpy.client.requests import environment
 from shimpy.client.rpc import settled
-from shimpy.client.shim_calls import environment
 from shimpy.core.runtime import find_runtime
+from shimpy.core.runtime.environment import environment as runtime_environment
 from shimpy.core.runtime.log_errors import not_started
 from shimpy.errors import (
     EXHAUSTED,
@@ -260,6 +261,7 @@ async def _spec(program: str, runtime: str, directory: Path) -> None:
             program,
             "spec",
             cwd=directory,
+            env=runtime_environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import run, session
+from shimpy.client import command_stream, run, terminal
+from shimpy.client.arguments import check_kinds, check_size
+from shimpy.client.command_process import ProcessName
 from shimpy.client.container import Container, managed
+from shimpy.client.deadline import Deadline, check_output_limit
 from shimpy.client.exits import ExitWatch
 from shimpy.client.shim_calls import ShimCalls
-from shimpy.errors import NotFoundError
+from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    import anyio
     from grpclib.client import Channel
 
+    from shimpy.client.command_stream import CommandStream
+    from shimpy.client.guard import Guard
     from shimpy.client.model import Result, StrPath
     from shimpy.client.pipes import Fifos
-    from shimpy.client.session import CommandStream, Pty
+    from shimpy.client.terminal import Pty
 
 
 class ShimClient(ShimCalls):
@@ -27,9 +34,21 @@ class ShimClient(ShimCalls):
     `shimpy.launch`, `shimpy.connect` and `shimpy.in_process` give one.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        """Makes a client of a grpclib channel, which stays the caller's to close."""
-        super().__init__(channel)
+    def __init__(
+        self,
+        channel: Channel,
+        guard: Guard | None = None,
+        *,
+        task: Callable[[], Awaitable[Channel]] | None = None,
+    ) -> None:
+        """Makes a client of a grpclib channel, which stays the caller's to close.
+
+        Args:
+            channel: to the shim.
+            guard: what happens with what the client makes should this program die; None: it stays.
+            task: gives the channel to the Task API, where that is another.
+        """
+        super().__init__(channel, guard, task=task)
         self._exits = ExitWatch(self)
 
     def container(
@@ -76,6 +95,7 @@ class ShimClient(ShimCalls):
         input: bytes | None = None,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
     ) -> Result:
         """Runs a container whose init is the command, to its end.
 
@@ -86,6 +106,7 @@ class ShimClient(ShimCalls):
             input: what it reads; None: nothing.
             timeout: as for `shimpy.Container.run`.
             output_limit: as for `shimpy.Container.run`.
+            limiter: as for `shimpy.Container.run`.
 
         Raises:
             DeadlineExceededError: 5 seconds after the time was up the runtime had not even
@@ -103,15 +124,17 @@ class ShimClient(ShimCalls):
                 timeout=timeout,
             )
 
-        return await run.run(
-            self,
-            self._exits,
-            create,
-            created=self._start,
-            input=input,
-            timeout=timeout,
-            output_limit=output_limit,
-        )
+        async with limiter or nullcontext():
+            return await run.run(
+                self,
+                self._exits,
+                create,
+                ProcessName(id, ""),
+                created=self._start,
+                input=input,
+                timeout=timeout,
+                output_limit=output_limit,
+            )
 
     def stream(
         self,
@@ -120,6 +143,8 @@ class ShimClient(ShimCalls):
         *,
         runtime: str = "",
         stdin: bool = False,
+        timeout: float | None = None,
+        output_limit: int | None = None,
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a container whose init is the command, its output coming as it is written.
 
@@ -128,9 +153,27 @@ class ShimClient(ShimCalls):
             bundle: the directory with its `config.json`.
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             stdin: whether you are going to write to it.
+            timeout: as for `shimpy.Container.stream`.
+            output_limit: as for `shimpy.Container.stream`.
         """
-        create = self._creating(id, bundle, runtime, terminal=False)
-        return session.stream(self, self._exits, create, stdin=stdin, created=self._start)
+        check_kinds(bool, stdin=stdin)
+        check_output_limit(output_limit)
+        deadline = Deadline(timeout)
+        create = self._creating(id, bundle, runtime, terminal=False, deadline=deadline)
+
+        async def created(_pid: int) -> None:
+            await self.start(timeout=deadline.left_to_start())
+
+        return command_stream.stream(
+            self,
+            self._exits,
+            create,
+            ProcessName(id, ""),
+            stdin=stdin,
+            created=created,
+            deadline=deadline,
+            output_limit=output_limit,
+        )
 
     def pty(
         self,
@@ -140,6 +183,7 @@ class ShimClient(ShimCalls):
         runtime: str = "",
         width: int = 80,
         height: int = 24,
+        timeout: float | None = None,
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a container whose init is the command, on a terminal of its own.
 
@@ -149,13 +193,26 @@ class ShimClient(ShimCalls):
             runtime: an OCI runtime's name or absolute path; empty: the shim's own default.
             width: columns of the terminal.
             height: its rows.
+            timeout: as for `shimpy.Container.pty`.
         """
-        create = self._creating(id, bundle, runtime, terminal=True)
-        return session.pty(self, self._exits, create, size=(width, height), started=self.start)
+        check_size(width, height)
+        deadline = Deadline(timeout)
+        create = self._creating(id, bundle, runtime, terminal=True, deadline=deadline)
+
+        async def created(pid: int) -> None:
+            with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
+                await self.resize(pid, width, height)
+            await self.start(timeout=deadline.left_to_start())
+
+        return terminal.pty(
+            self, self._exits, create, ProcessName(id, ""), created=created, deadline=deadline
+        )
 
     def _creating(
-        self, id: str, bundle: StrPath, runtime: str, *, terminal: bool
+        self, id: str, bundle: StrPath, runtime: str, *, terminal: bool, deadline: Deadline | None = None
     ) -> Callable[[Fifos], Awaitable[int]]:
+        check_kinds(str, id=id, runtime=runtime)
+
         async def create(fifos: Fifos) -> int:
             return await self.create(
                 id,
@@ -165,6 +222,7 @@ class ShimClient(ShimCalls):
                 stdin=fifos.stdin,
                 stdout=fifos.stdout,
                 stderr=fifos.stderr,
+                timeout=None if deadline is None else deadline.left_to_start(),
             )
 
         return create

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from grpclib.protocol import H2Protocol
 
+    from shimpy.client.guard import Guard
     from shimpy.client.model import StrPath
 
 
@@ -80,9 +81,24 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
         PermissionDeniedError: what listens there belongs neither to this user nor to root. Nothing was
             sent to it. Any later call raises this too, if it has to connect again and finds the like.
     """
+    async with connected(socket, timeout=timeout) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(
+    socket: StrPath, *, timeout: float = 5.0, guard: Guard | None = None
+) -> AsyncIterator[ShimClient]:
+    """Does what `connect` says.
+
+    Args:
+        socket: path of its socket, of any length.
+        timeout: seconds that it has to answer.
+        guard: see `ShimClient`.
+    """
     with short_socket_path(socket) as path:
         async with _LocalChannel(path, socket) as channel:
-            client = ShimClient(channel)
+            client = ShimClient(channel, guard)
             try:
                 await client.state(timeout=timeout)
             except (UnavailableError, DeadlineExceededError) as error:

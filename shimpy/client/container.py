@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+import os
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client import run, session
-from shimpy.client.arguments import check_exec
-from shimpy.client.command_process import started
+from shimpy.client import command_stream, run, terminal
+from shimpy.client.arguments import check_exec, check_kinds, check_size
+from shimpy.client.command_process import ProcessName, started
+from shimpy.client.deadline import Deadline, check_output_limit
+from shimpy.client.exits import Exit
+from shimpy.client.files.container_files import ContainerFiles
 from shimpy.client.rpc import settled
-from shimpy.errors import NotFoundError, ShimError, UnavailableError
+from shimpy.client.spawned_process import SpawnedProcess
+from shimpy.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ShimError,
+    UnavailableError,
+    UnimplementedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
+    import anyio
+
+    from shimpy.client.command_stream import CommandStream
     from shimpy.client.exits import ExitWatch
-    from shimpy.client.model import ContainerState, ExecOptions, Result
+    from shimpy.client.model import ExecOptions, Result, StrPath
     from shimpy.client.pipes import Fifos
-    from shimpy.client.session import CommandStream, Pty
     from shimpy.client.shim_calls import ShimCalls
+    from shimpy.client.terminal import Pty
 
 
-class Container:
+class Container(ContainerFiles):
     """A running container, from a client's `container()` or `current()`.
 
     Attributes:
         id: its name.
         pid: its init, as the host numbers it.
     """
-
-    def __init__(
-        self,
-        client: ShimCalls,
-        exits: ExitWatch,
-        id: str,
-        pid: int,
-        exited: asyncio.Future[int | None],
-    ) -> None:
-        self.id = id
-        self.pid = pid
-        self._client = client
-        self._exits = exits
-        self._exited = exited
 
     async def run(
         self,
@@ -53,6 +53,7 @@ class Container:
         input: bytes | None = None,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
         **options: Unpack[ExecOptions],
     ) -> Result:
         """Runs a command in the container and returns how it went.
@@ -67,6 +68,8 @@ class Container:
                 what it has written is returned; None, or infinity: never.
             output_limit: bytes that are kept of each output; what comes after is read and thrown
                 away, so that the command neither waits nor fails for it.
+            limiter: how many may run at once, of all that share it; the time that is waited for a turn is
+                not the command's.
             options: see `shimpy.ExecOptions`; what is left out is as the container has it.
 
         Raises:
@@ -85,50 +88,92 @@ class Container:
                 args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, timeout=timeout, **options
             )
 
-        return await run.run(
-            self._client, self._exits, create, input=input, timeout=timeout, output_limit=output_limit
-        )
+        async with limiter or nullcontext():
+            return await run.run(
+                self._client,
+                self._exits,
+                create,
+                ProcessName(self.id),
+                input=input,
+                timeout=timeout,
+                output_limit=output_limit,
+            )
 
     def stream(
-        self, args: Sequence[str], *, stdin: bool = False, **options: Unpack[ExecOptions]
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bool = False,
+        timeout: float | None = None,
+        output_limit: int | None = None,
+        **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a command whose output comes as it is written; killed at the end of the block.
 
         Example:
-            async with container.stream(["make"]) as command:
-                async for name, data in command:
-                    print(name, data)
-                print(await command.wait())
+            async with container.stream(["make"], timeout=600) as command:
+                async for stream, line in command.lines():
+                    print(stream, line.decode(errors="replace"))
+                print(await command.wait(), command.timed_out)
 
         Args:
             args: the program and its arguments.
             stdin: whether you are going to write to it.
+            timeout: seconds, from this call on, until it is killed with all that it started; then its
+                output ends, and `timed_out` says so. None, or infinity: never.
+            output_limit: bytes that are handed on of each output; what comes after is read and thrown
+                away, and `truncated` says so.
             options: see `shimpy.ExecOptions`.
 
         Raises:
-            TypeError: there is no such option, or *args* are not strings.
+            TypeError: there is no such option, or an argument is of the wrong type.
+            ValueError: *timeout* or *output_limit* is negative, or *timeout* NaN.
         """
         check_exec(args, options)
+        check_kinds(bool, stdin=stdin)
+        check_output_limit(output_limit)
+        deadline = Deadline(timeout)
 
         async def create(fifos: Fifos) -> int:
             return await self._client.exec(
-                args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, **options
+                args,
+                stdin=fifos.stdin,
+                stdout=fifos.stdout,
+                stderr=fifos.stderr,
+                timeout=deadline.left_to_start(),
+                **options,
             )
 
-        return session.stream(self._client, self._exits, create, stdin=stdin)
+        return command_stream.stream(
+            self._client,
+            self._exits,
+            create,
+            ProcessName(self.id),
+            stdin=stdin,
+            deadline=deadline,
+            output_limit=output_limit,
+        )
 
     def pty(
-        self, args: Sequence[str], *, width: int = 80, height: int = 24, **options: Unpack[ExecOptions]
+        self,
+        args: Sequence[str],
+        *,
+        width: int = 80,
+        height: int = 24,
+        timeout: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a command on a terminal of its own; killed at the end of the block.
 
-        The API has no size in Exec: the terminal gets its own as soon as the command runs. A command
-        that is quicker finds 0 columns, and hears of the size as of any other (SIGWINCH).
+        The terminal has its size before the command looks at it, by the Task API, which shim.v1's Exec
+        has no room for. At a shim that does not serve that API it gets it as soon as the command runs.
 
         Args:
             args: the program and its arguments.
             width: columns of the terminal.
             height: its rows.
+            timeout: seconds, from this call on, until it is killed with all that it started; then its output
+                ends, and `timed_out` says so. None, or infinity: never.
             options: see `shimpy.ExecOptions`.
 
         Raises:
@@ -136,37 +181,60 @@ class Container:
         """
         check_exec(args, options)
 
+        check_size(width, height)
+        deadline = Deadline(timeout)
+        name = ProcessName(self.id)
+
         async def create(fifos: Fifos) -> int:
-            return await self._client.exec(
-                args, terminal=True, stdin=fifos.stdin, stdout=fifos.stdout, **options
-            )
+            stdin, stdout = fifos.stdin or "", fifos.stdout
+            try:
+                pid, name.exec_id = await self._client.exec_on_terminal(
+                    args, stdin=stdin, stdout=stdout, size=(width, height), **options
+                )
+            except UnimplementedError:
+                pid = await self._client.exec(args, terminal=True, stdin=stdin, stdout=stdout, **options)
+                with suppress(NotFoundError, FailedPreconditionError):  # it may be over already
+                    await self._client.resize(pid, width, height)
+            return pid
 
-        return session.pty(self._client, self._exits, create, size=(width, height))
+        return terminal.pty(self._client, self._exits, create, name, deadline=deadline)
 
-    async def state(self) -> ContainerState:
-        """Returns what there is of it."""
-        return await self._client.state()
+    async def spawn(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: StrPath | None = None,
+        stdout: StrPath | None = None,
+        stderr: StrPath | None = None,
+        **options: Unpack[ExecOptions],
+    ) -> SpawnedProcess:
+        """Starts a process that lives on, whatever block you leave, until it ends or the container does.
 
-    async def pause(self) -> None:
-        """Freezes every process of the container."""
-        await self._client.pause()
+        Example:
+            server = await container.spawn(["python3", "-m", "http.server"], stdout="/run/job/server.log")
+            ...
+            await server.stop()
 
-    async def resume(self) -> None:
-        """Lets it go on."""
-        await self._client.resume()
-
-    async def wait(self) -> int:
-        """Waits for init to end.
-
-        Returns:
-            Its exit code, or 128 + the signal that ended it.
+        Args:
+            args: the program and its arguments.
+            stdin: a FIFO, file or character device outside the container that it reads; None: nothing.
+            stdout: one that it writes to, such as a file that is there; None: `/dev/null`.
+            stderr: the same for its errors.
+            options: see `shimpy.ExecOptions`.
 
         Raises:
-            UnavailableError: the shim is gone, or the container's block has ended before init's
-                exit status was known.
+            TypeError: there is no such option, or an argument is of the wrong type.
+            NotFoundError: the program, or one of the paths, is not there.
         """
-        status = await asyncio.shield(self._exited)
-        return await self._client.delete(self.pid) if status is None else status
+        check_exec(args, options)
+
+        async def create() -> int:
+            paths = (None if path is None else os.path.abspath(path) for path in (stdin, stdout, stderr))
+            source, output, errors = paths
+            return await self._client.exec(args, stdin=source, stdout=output, stderr=errors, **options)
+
+        pid, exited = await started(self._client, self._exits, create)
+        return SpawnedProcess(self._client, self.id, pid, exited)
 
 
 @asynccontextmanager
@@ -194,11 +262,11 @@ async def managed(
             exited.exception()  # retrieved: there need not be a waiter
 
 
-async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[int | None]) -> None:
+async def _deleted(client: ShimCalls, pid: int, exited: asyncio.Future[Exit]) -> None:
     """Deletes a container, and tells its end to who waits for it: the event may come too late."""
     status = await client.delete(pid)
     if not exited.done():
-        exited.set_result(status)
+        exited.set_result(Exit(status))
 
 
 async def delete_container(client: ShimCalls) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shimpy.client.model import Event, EventType, ProcessState
 from shimpy.errors import ResourceExhaustedError, ShimError, UnavailableError
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
     from shimpy.client.shim_calls import ShimCalls
     from shimpy.client.subscription import EventStream
+
+
+class Exit(NamedTuple):
+    """The end of a process.
+
+    Attributes:
+        status: its exit code, or 128 + the signal; None: that was not heard, and Delete tells it.
+        oom: the OOM killer struck in the container while it was there.
+    """
+
+    status: int | None
+    oom: bool = False
 
 
 class ExitWatch:
@@ -28,32 +40,34 @@ class ExitWatch:
         self._client = client
         self._opening = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._waiting: dict[int, list[asyncio.Future[int | None]]] = {}
+        self._waiting: dict[int, list[asyncio.Future[Exit]]] = {}
         self._starting = 0
         self._count = 0
         self._losses = 0
         self._added: dict[int, int] = {}
-        self._exited: dict[int, tuple[int, int | None]] = {}
+        self._exited: dict[int, tuple[int, Exit]] = {}
+        self._ooms = 0
+        # How many there had been when a process came, for those that have not exited.
+        self._ooms_before: dict[int, int] = {}
 
-    async def start(self, start: Callable[[], Awaitable[int]]) -> tuple[int, asyncio.Future[int | None]]:
+    async def start(self, start: Callable[[], Awaitable[int]]) -> tuple[int, asyncio.Future[Exit]]:
         """Starts a process.
 
         Args:
             start: starts it and returns its pid.
 
         Returns:
-            Its pid, and what becomes its exit status, or None if it exited and the status was
-            not heard (Delete tells it). It fails when the shim is lost.
+            Its pid, and what becomes its end. It fails when the shim is lost.
         """
         await self._subscribed()
         first, losses = self._count, self._losses
         self._starting += 1
         try:
             pid = await start()
-            added, status = self._exited.pop(pid, (0, None))
+            added, ended = self._exited.pop(pid, (0, Exit(None)))
             exited = self._future(pid)
             if added > first:
-                self._tell(pid, status)
+                self._tell(pid, ended)
         finally:
             self._starting -= 1
             if not self._starting:
@@ -63,12 +77,16 @@ class ExitWatch:
             await self._catch_up()
         return pid, exited
 
-    async def watch(self, pid: int) -> asyncio.Future[int | None]:
+    async def watch(self, pid: int) -> asyncio.Future[Exit]:
         """Returns what becomes the exit status of a process that is there already, as above."""
         await self._subscribed()
         exited = self._future(pid)
         await self._catch_up()
         return exited
+
+    def oom(self, pid: int) -> bool:
+        """Returns whether the OOM killer has struck since a process came that is not known to have exited."""
+        return self._ooms != self._ooms_before.get(pid, self._ooms)
 
     async def aclose(self) -> None:
         """Ends the subscription; pending waits fail: the shim is gone."""
@@ -108,30 +126,37 @@ class ExitWatch:
     def _note(self, event: Event) -> None:
         self._count += 1
         if event.type in {EventType.CREATE, EventType.EXEC_ADDED}:
+            self._ooms_before[event.pid] = self._ooms
             if self._starting:
                 self._added[event.pid] = self._count
+        elif event.type is EventType.OOM:
+            self._ooms += 1
         elif event.type is EventType.EXIT:
             added = self._added.pop(event.pid, None)
+            ended = Exit(event.exit_status, self.oom(event.pid))
+            self._ooms_before.pop(event.pid, None)
             if event.pid in self._waiting:
-                self._tell(event.pid, event.exit_status)
+                self._tell(event.pid, ended)
             elif added is not None:
-                self._exited[event.pid] = (added, event.exit_status)
+                self._exited[event.pid] = (added, ended)
 
     async def _catch_up(self) -> None:
         """Asks the shim who is left, after events have been lost."""
         state = await self._client.state()
         alive = {p.pid for p in state.processes if p.state is not ProcessState.STOPPED}
         for pid in self._waiting.keys() - alive:
-            self._tell(pid, None)
+            self._tell(pid, Exit(None, self.oom(pid)))
+        for pid in self._ooms_before.keys() - alive:
+            del self._ooms_before[pid]
 
-    def _future(self, pid: int) -> asyncio.Future[int | None]:
-        exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    def _future(self, pid: int) -> asyncio.Future[Exit]:
+        exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(pid, []).append(exited)
         if self._task is None or self._task.done():
             self._tell(pid, _lost())
         return exited
 
-    def _tell(self, pid: int, outcome: int | ShimError | None) -> None:
+    def _tell(self, pid: int, outcome: Exit | ShimError) -> None:
         for exited in self._waiting.pop(pid):
             if exited.done():  # who waited has left
                 continue

@@ -8,18 +8,21 @@ import os
 import socket as sockets
 import sys
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shimpy import linux
-from shimpy.client.connect import connect
+from shimpy.client.connect import connected
 from shimpy.client.container import delete_container
+from shimpy.client.program import program
+from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
+from shimpy.core.runtime.environment import environment, mark
 from shimpy.errors import ShimError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
@@ -47,8 +50,10 @@ async def launch(
     """Runs `python -m shimpy` as a child process for the time of the block.
 
     The shim belongs to the block, and so does its container: at the end the container is killed
-    and deleted, even if the shim has died, and the shim is ended. A shim whose launcher is killed
-    keeps running, with its container; a program that named the socket can `shimpy.connect` to it.
+    and deleted, even if the shim has died, and the shim is ended. Should this program die, however
+    that be, both are killed and removed within seconds, as with `shimpy.in_process`. A shim whose
+    socket was named keeps running, with its container, for another program to `shimpy.connect` to; and
+    so does one that is to be left running.
 
     What the shim logs goes to the logger `shimpy.shim`, as warnings.
 
@@ -58,7 +63,7 @@ async def launch(
         root: where the runtime keeps its state (its `--root`); None: its default.
         log_level: what it logs: debug, info, warning or error.
         leave_running: leave a container that is there at the end, without a shim, instead of
-            killing it.
+            killing it; and with its shim when this program dies.
         timeout: seconds that the shim has to start.
         hooks: what runs in the shim's process, each `module:name` of an object or class with hooks
             (`shimpy.Hooks`) that it can import, or the path of a TOML file that names some.
@@ -88,6 +93,11 @@ class LaunchOptions:
         names = [self.hooks] if isinstance(self.hooks, str) else self.hooks
         return [f"--hooks={name}" for name in names]
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the shim goes with this program."""
+        return self.socket is None and not self.leave_running
+
     def root_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim, or its runtime, where state is kept."""
         return [] if self.root is None else ["--root", os.fspath(self.root)]
@@ -114,36 +124,60 @@ class ShimProcess(Protocol):
         """Waits for its end."""
 
 
+class ShimStarter(Protocol):
+    """Makes a shim's process."""
+
+    async def __call__(self, arguments: list[str], notify: str, *, guarded: bool) -> ShimProcess:
+        """Makes it.
+
+        Args:
+            arguments: of `python -m shimpy`.
+            notify: the address that it reports readiness to.
+            guarded: it goes with this program.
+        """
+
+
 @asynccontextmanager
-async def shim_process(
-    start: Callable[[list[str], str], Awaitable[ShimProcess]], options: LaunchOptions
-) -> AsyncIterator[ShimClient]:
+async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncIterator[ShimClient]:
     """Does what `launch` says, however a shim's process is made.
 
     Args:
-        start: makes it from the shim's arguments and the address that it reports readiness to.
+        start: makes it.
         options: as they were given to `launch`.
     """
-    # Room for the directory's own name and the socket's.
-    fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
-    parent = None if fits else "/tmp"  # noqa: S108 - a private directory is made there
-    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
+    root = None if options.root is None else os.path.abspath(options.root)
+    guard = ProgramGuard(options.runtime, root) if options.guarded else None
+    with nullcontext() if guard is None else guard, _directory(guard) as directory:
         path = f"{directory}/shim.sock" if options.socket is None else os.path.abspath(options.socket)
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
         arguments += options.hook_arguments()
-        child = await _Child.start(start, [*arguments, *options.root_arguments()], directory, options.timeout)
+        arguments += options.root_arguments()
+        child = await _Child.start(start, arguments, directory, options.timeout, guarded=options.guarded)
         try:
-            async with connect(path) as client:
+            async with connected(path, guard=guard) as client:
                 try:
                     yield client
                 finally:
-                    if not options.leave_running:
-                        await settled(_delete(client, options))
+                    if not options.leave_running and not await settled(_delete(client, options)) and guard:
+                        guard.keep()
         finally:
             await settled(child.end())
 
 
-async def _spawn(arguments: list[str], notify: str) -> asyncio.subprocess.Process:
+@contextmanager
+def _directory(guard: ProgramGuard | None) -> Iterator[str]:
+    """Gives a private directory whose path leaves room for a socket's name."""
+    if guard is not None:
+        with program.folder() as directory:
+            yield directory
+        return
+    fits = len(os.fsencode(tempfile.gettempdir())) <= linux.LONGEST_SOCKET_ADDRESS - 40
+    parent = None if fits else "/tmp"  # noqa: S108 - a private directory is made there
+    with tempfile.TemporaryDirectory(prefix="shimpy-", dir=parent) as directory:
+        yield directory
+
+
+async def _spawn(arguments: list[str], notify: str, *, guarded: bool) -> asyncio.subprocess.Process:
     # A session of its own: Ctrl-C in this terminal is for this program to act upon.
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -154,18 +188,19 @@ async def _spawn(arguments: list[str], notify: str) -> asyncio.subprocess.Proces
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "NOTIFY_SOCKET": notify},
+        env={**os.environ, "NOTIFY_SOCKET": notify, **(mark if guarded else {})},
         start_new_session=True,
     )
 
 
-async def _delete(client: ShimClient, options: LaunchOptions) -> None:
+async def _delete(client: ShimClient, options: LaunchOptions) -> bool:
+    """Deletes the container, whatever has become of the shim; returns whether it is gone."""
     try:
         await delete_container(client)
     except UnavailableError:
         # The shim has died and its container has not: nothing else would delete it.
         if client.created is None:
-            return
+            return True
         container, named = client.created
         command = [named or options.runtime, *options.root_arguments(), "delete", "--force", container]
         process = await asyncio.create_subprocess_exec(
@@ -173,11 +208,16 @@ async def _delete(client: ShimClient, options: LaunchOptions) -> None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            env=environment(),
         )
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _SHUTDOWN)
+        try:
+            return await asyncio.wait_for(process.wait(), _SHUTDOWN) == 0
+        except TimeoutError:
+            return False
     except ShimError as error:
         _log.warning("the container could not be deleted: %s", error)
+        return False
+    return True
 
 
 class _Child:
@@ -191,17 +231,13 @@ class _Child:
 
     @classmethod
     async def start(
-        cls,
-        start: Callable[[list[str], str], Awaitable[ShimProcess]],
-        arguments: list[str],
-        directory: str,
-        timeout: float,
+        cls, start: ShimStarter, arguments: list[str], directory: str, timeout: float, *, guarded: bool
     ) -> _Child:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
             address = f"{directory}/notify"
             notify.bind(address)
-            process = await start(arguments, address)
+            process = await start(arguments, address, guarded=guarded)
             child = cls(process)
             try:
                 await child._started(notify, timeout)

@@ -89,7 +89,7 @@ class ExecOptions(TypedDict, total=False):
     """What may be said of a process beyond its arguments; unset or None means as the container's own.
 
     Attributes:
-        env: its environment, instead of the container's (`PATH` included).
+        env: variables that are added to the container's, or replace those that are there.
         cwd: the directory that it starts in, absolute, inside the container.
         user: who it runs as.
         capabilities: its bounding, effective and permitted set, such as `CAP_KILL`.
@@ -135,6 +135,8 @@ class Result:
         exit_status: its exit code, or 128 + the signal that ended it (137 at the timeout).
         timed_out: it was killed because its time was up.
         truncated: it wrote more than the limit; the rest was read and thrown away.
+        oom: meanwhile the kernel's OOM killer struck in the container, which does not say that it was the
+            command that it killed.
     """
 
     stdout: bytes
@@ -142,3 +144,27 @@ class Result:
     exit_status: int
     timed_out: bool = False
     truncated: bool = False
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a container uses, as its cgroups count it; None where nothing counts it, or nothing limits it.
+
+    Attributes:
+        cpu_time: seconds of CPU time that its processes have used.
+        memory: bytes, without the page cache that nothing has used for a while, as docker counts.
+        memory_limit: bytes that it may have.
+        pids: processes and threads that there are.
+        pids_limit: how many there may be.
+        read: bytes that it has read from block devices.
+        written: bytes that it has written to them.
+    """
+
+    cpu_time: float | None
+    memory: int | None
+    memory_limit: int | None
+    pids: int | None
+    pids_limit: int | None
+    read: int | None
+    written: int | None

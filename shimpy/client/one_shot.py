@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shimpy.client.bundle import derive_bundle, wants_terminal, write_bundle
-from shimpy.client.launch import launch
-from shimpy.errors import InvalidArgumentError
+from shimpy.client.embed import in_process
+from shimpy.client.program import program
+from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from shimpy.client.client import ShimClient
     from shimpy.client.model import Result, StrPath
 
 
@@ -51,9 +52,29 @@ async def run(
     """
     async with (
         prepared(root, args, env=env, cwd=cwd, runtime=runtime) as bundle,
-        launch(runtime=runtime) as client,
+        own_shim(runtime) as client,
     ):
         return await client.run(new_id(), bundle, input=input, timeout=timeout, output_limit=output_limit)
+
+
+@asynccontextmanager
+async def own_shim(runtime: str) -> AsyncIterator[ShimClient]:
+    """Gives a shim for the time of the block: in this process, or where that can have none in one of its own.
+
+    Those of an event loop that is not asyncio's are forked from one process while there are several.
+
+    Args:
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(in_process(runtime=runtime))
+        except FailedPreconditionError:  # another event loop than asyncio's, or SIGCHLD is ignored
+            from shimpy.client.shared_launcher import shared_launcher
+
+            launcher = await stack.enter_async_context(shared_launcher())
+            client = await stack.enter_async_context(launcher.launch(runtime=runtime))
+        yield client
 
 
 def new_id() -> str:
@@ -84,7 +105,7 @@ async def prepared(
         return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is not a bundle; give a command")
-    with tempfile.TemporaryDirectory(prefix="shimpy-") as directory:
+    with program.folder() as directory:
         if is_bundle:
             yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)
         else:

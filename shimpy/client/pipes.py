@@ -6,7 +6,6 @@ import asyncio
 import errno
 import fcntl
 import os
-import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,11 @@ _READ_AT_ONCE = 1 << 16
 class Fifos:
     """FIFOs for one process, in a directory that only this user may enter; removed at the end.
 
+    Args:
+        make_folder: makes the directory and returns its path.
+        stdin: whether the process reads anything.
+        stderr: whether it has an output for errors of its own.
+
     Attributes:
         stdin: path of the FIFO that the process reads; None: it reads nothing.
         stdout: path of the FIFO that it writes.
@@ -32,10 +36,10 @@ class Fifos:
         ResourceExhaustedError: there is no room for them.
     """
 
-    def __init__(self, *, stdin: bool, stderr: bool) -> None:
+    def __init__(self, make_folder: Callable[[], str], *, stdin: bool, stderr: bool) -> None:
         self._made: list[str] = []
         with _exhaustion():
-            self._directory = tempfile.mkdtemp(prefix="shimpy-")
+            self._directory = make_folder()
             try:
                 self.stdin = self._make("stdin") if stdin else None
                 self.stdout = self._make("stdout")

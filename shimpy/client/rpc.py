@@ -16,6 +16,7 @@ from shimpy.errors import (
     InternalError,
     InvalidArgumentError,
     UnavailableError,
+    UnimplementedError,
     from_code,
 )
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
 T = TypeVar("T")
+
+# What grpclib's client makes of the reply of grpclib's server to a call that this does not serve.
+_NO_SUCH_METHOD = "Missing content-type header"
 
 # Seconds: the eight digits that a grpc-timeout has (gRPC over HTTP/2, Requests).
 _LONGEST = 99_999_999
@@ -66,6 +70,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except GRPCError as error:
+        if error.message == _NO_SUCH_METHOD:
+            raise UnimplementedError("the shim does not serve this call") from error
         message = error.message or f"the shim answered {error.status.name} and gave no reason"
         raise from_code(error.status.name, message) from error
     except TimeoutError as error:  # an OSError, so it has to come before that

@@ -6,9 +6,9 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shimpy.client.command_process import STARTING_GRACE, CommandProcess, running
+from shimpy.client.command_process import CommandProcess, ProcessName, running
+from shimpy.client.deadline import Deadline, check_output_limit
 from shimpy.client.model import Result
-from shimpy.client.rpc import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,16 +39,17 @@ class OutputBuffer:
             del output[self._limit :]
             self.truncated = True
 
-    def result(self, status: int, *, timed_out: bool) -> Result:
+    def result(self, status: int, *, timed_out: bool, oom: bool) -> Result:
         """Returns how the command went."""
         stdout, stderr = (bytes(output) for output in self._outputs.values())
-        return Result(stdout, stderr, status, timed_out, self.truncated)
+        return Result(stdout, stderr, status, timed_out, self.truncated, oom)
 
 
 async def run(
     client: ShimCalls,
     exits: ExitWatch,
     create: Callable[[Fifos, float | None], Awaitable[int]],
+    name: ProcessName,
     *,
     created: Callable[[int, float | None], Awaitable[None]] | None = None,
     input: bytes | None = None,
@@ -61,6 +62,7 @@ async def run(
         client: the shim's.
         exits: tells when the process has exited.
         create: makes the process with these FIFOs, within that many seconds; returns its pid.
+        name: what the Task API calls it.
         created: what remains to be done once it is there, within that many seconds.
         input: what the command reads.
         timeout: seconds.
@@ -72,46 +74,38 @@ async def run(
     """
     # All before anything is made: what is found wrong later has to be cleaned up after.
     data = None if input is None else memoryview(input).cast("B")
-    timeout = seconds(timeout)
-    if output_limit is not None:
-        if not isinstance(output_limit, int):
-            raise TypeError(f"output_limit must be an int, not {output_limit!r}")
-        if output_limit < 0:
-            raise ValueError(f"output_limit must be >= 0, not {output_limit}")
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
+    check_output_limit(output_limit)
+    deadline = Deadline(timeout)
     kept = OutputBuffer(output_limit)
     timed_out = False
 
-    def left() -> float | None:
-        """Returns the seconds that there are until it has to have been started."""
-        return None if deadline is None else max(0, deadline + STARTING_GRACE - loop.time())
-
     async def create_in_time(fifos: Fifos) -> int:
-        return await create(fifos, left())
+        return await create(fifos, deadline.left_to_start())
 
     async def created_in_time(pid: int) -> None:
         if created is not None:
-            await created(pid, left())
+            await created(pid, deadline.left_to_start())
 
     async with running(
         client,
         exits,
         create_in_time,
+        name,
         take=kept.take,
         stdin=data is not None,
         stderr=True,
         created=created_in_time,
+        deadline=deadline,
     ) as process:
         feeding = asyncio.ensure_future(_feed(process, data))
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline.at):
                 await process.wait()
         except TimeoutError:
             timed_out = True
         finally:
             feeding.cancel()
-    return kept.result(await process.wait(), timed_out=timed_out)
+    return kept.result(await process.wait(), timed_out=timed_out, oom=process.oom)
 
 
 async def _feed(process: CommandProcess, data: memoryview | None) -> None:

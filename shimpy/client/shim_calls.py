@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shimpy import api
-from shimpy.client.arguments import check_exec
+from shimpy.client.arguments import check_exec, check_kinds
+from shimpy.client.guard import NoGuard
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
+from shimpy.client.requests import exec_request, exec_spec, path_text
 from shimpy.client.rpc import call, seconds
 from shimpy.client.subscription import EventStream
-from shimpy.core.model import Rlimit, User
-from shimpy.errors import InvalidArgumentError
+from shimpy.client.task_calls import TaskCalls
+from shimpy.core.runtime import spec
+from shimpy.core.runtime.bundle import Bundle
+from shimpy.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Unpack
 
     from grpclib.client import Channel
+
+    from shimpy.client.guard import Guard
 
 
 class ShimCalls:
@@ -34,13 +41,30 @@ class ShimCalls:
 
     Attributes:
         created: id and runtime of the container that was last created here, None before.
+        guard: what happens with what is made here should this program die.
+        task: what shim.v1 has no call for.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        """Makes the calls over a grpclib channel, which stays the caller's to close."""
+    def __init__(
+        self,
+        channel: Channel,
+        guard: Guard | None = None,
+        *,
+        task: Callable[[], Awaitable[Channel]] | None = None,
+    ) -> None:
+        """Makes the calls over a grpclib channel, which stays the caller's to close.
+
+        Args:
+            channel: to the shim.
+            guard: see the attribute; None: it stays.
+            task: gives the channel to the Task API, where that is another.
+        """
         self._channel = channel
+        self.guard = guard or NoGuard()
         self._stub = api.ShimStub(channel)
         self.created: tuple[str, str] | None = None
+        self.task = TaskCalls(task or self._same_channel)
+        self._bundle: tuple[str, int, Bundle] | None = None
 
     async def create(
         self,
@@ -76,17 +100,22 @@ class ShimCalls:
             AlreadyExistsError: the shim has a container.
             NotFoundError: bundle, runtime or one of the paths is not there.
         """
+        check_kinds(str, id=id, runtime=runtime)
+        check_kinds(bool, no_pivot=no_pivot, terminal=terminal)
         request = api.CreateRequest(
             id=id,
             bundle=os.path.abspath(bundle),
             runtime=runtime,
             no_pivot=no_pivot,
             terminal=terminal,
-            stdin=_path(stdin),
-            stdout=_path(stdout),
-            stderr=_path(stderr),
+            stdin=path_text(stdin),
+            stdout=path_text(stdout),
+            stderr=path_text(stderr),
         )
-        reply = await call(self._stub.create(request, timeout=seconds(timeout)))
+        timeout = seconds(timeout)
+        with self.guard.creating(id, request.bundle, runtime) as created:
+            reply = await call(self._stub.create(request, timeout=timeout))
+            created(reply.pid)
         self.created = (id, runtime)
         return reply.pid
 
@@ -134,24 +163,56 @@ class ShimCalls:
             FailedPreconditionError: the container is neither created nor running.
         """
         check_exec(args, options)
-        request = api.ExecRequest(
-            terminal=terminal,
-            stdin=_path(stdin),
-            stdout=_path(stdout),
-            stderr=_path(stderr),
-            args=list(args),
-            env=environment(options.get("env") or {}),
-            cwd=_path(options.get("cwd")),
-            capabilities=list(options.get("capabilities") or ()),
-            rlimits=[_rlimit(limit) for limit in options.get("rlimits") or ()],
-            no_new_privileges=options.get("no_new_privileges") or False,
-            apparmor_profile=options.get("apparmor_profile") or "",
-            selinux_label=options.get("selinux_label") or "",
+        deadline = seconds(timeout)
+        asked = exec_spec(args, options)
+        if asked.env:
+            asked = (await self.current_bundle()).with_own_env(asked)
+        request = exec_request(asked, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+        return (await call(self._stub.exec(request, timeout=deadline))).pid
+
+    async def exec_on_terminal(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: StrPath,
+        stdout: StrPath,
+        size: tuple[int, int],
+        **options: Unpack[ExecOptions],
+    ) -> tuple[int, str]:
+        """Runs a further process in the container, on a terminal that has its size from the beginning.
+
+        Args:
+            args: the program and its arguments.
+            stdin: a FIFO of what is typed.
+            stdout: a FIFO of what the terminal shows.
+            size: its columns and rows.
+            options: see `shimpy.ExecOptions`.
+
+        Returns:
+            Its pid, and the name that the Task API knows it by.
+        """
+        asked = replace(exec_spec(args, options), terminal=True)
+        spec.check_exec(asked)
+        bundle = await self.current_bundle()
+        process = bundle.process_for(bundle.with_own_env(asked))
+        process["consoleSize"] = {"width": size[0], "height": size[1]}
+        return await self.task.exec_terminal(
+            (await self.state()).id, process, stdin=path_text(stdin), stdout=path_text(stdout), size=size
         )
-        user = options.get("user")
-        if user is not None:
-            request.user = _user(user)
-        return (await call(self._stub.exec(request, timeout=seconds(timeout)))).pid
+
+    async def current_bundle(self) -> Bundle:
+        """Returns the bundle of the container that there is, as it was when it was first asked for.
+
+        Raises:
+            FailedPreconditionError: there is no container.
+            NotFoundError: its bundle is not there any more.
+        """
+        state = await self.state()
+        if not state.pid:
+            raise FailedPreconditionError("exec: there is no container; create one first")
+        if self._bundle is None or self._bundle[:2] != (state.id, state.pid):
+            self._bundle = (state.id, state.pid, Bundle.read(state.bundle))
+        return self._bundle[2]
 
     async def delete(self, pid: int, *, timeout: float | None = None) -> int:
         """Deletes a process; one that still runs is killed, with everything that it started.
@@ -166,6 +227,10 @@ class ShimCalls:
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
+        reply = await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        self.guard.deleted(pid)
+        return reply.exit_status
+        check_kinds(int, pid=pid)
         return (
             await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
         ).exit_status
@@ -183,6 +248,7 @@ class ShimCalls:
             FailedPreconditionError: the process has exited, or has no terminal.
             NotFoundError: it is not one of this shim's.
         """
+        check_kinds(int, pid=pid, width=width, height=height)
         request = api.PtyRequest(pid=pid, width=width, height=height)
         await call(self._stub.pty(request, timeout=seconds(timeout)))
 
@@ -218,6 +284,9 @@ class ShimCalls:
         """
         await call(self._stub.resume(api.ResumeRequest(), timeout=seconds(timeout)))
 
+    async def _same_channel(self) -> Channel:
+        return self._channel
+
     def events(self) -> EventStream:
         """Subscribes to the shim's events.
 
@@ -227,27 +296,3 @@ class ShimCalls:
                     print(event.type, event.pid)
         """
         return EventStream(self._channel)
-
-
-def _path(path: StrPath | None) -> str:
-    return "" if path is None else os.fspath(path)
-
-
-def environment(env: Mapping[str, str]) -> list[str]:
-    """Returns an environment as the OCI runtime-spec has it.
-
-    Raises:
-        InvalidArgumentError: a name is empty or has a `=` in it.
-    """
-    for name in env:
-        if not name or "=" in name:
-            raise InvalidArgumentError(f"env: {name!r} is not a valid variable name")
-    return [f"{name}={value}" for name, value in env.items()]
-
-
-def _user(user: User) -> api.User:
-    return api.User(uid=user.uid, gid=user.gid, additional_gids=list(user.additional_gids))
-
-
-def _rlimit(limit: Rlimit) -> api.Rlimit:
-    return api.Rlimit(type=limit.type, soft=limit.soft, hard=limit.hard)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+from anyio.abc import ObjectReceiveStream
 from grpclib.const import Cardinality
 
 from shimpy import api
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
 _METHOD = "/containerd.shim.v1.Shim/Events"
 
 
-class EventStream:
-    """A shim's events, for `async for`.
+class EventStream(ObjectReceiveStream[Event]):
+    """A shim's events, for `async for`; an `anyio.abc.ObjectReceiveStream`.
 
     Once `async with` has been entered the subscription exists: every event from then on comes,
     in order. A shim's first subscriber also gets what was published before it came. Without
@@ -52,18 +55,21 @@ class EventStream:
     ) -> None:
         await self.aclose()
 
-    def __aiter__(self) -> Self:
-        return self
+    async def receive(self) -> Event:
+        """Returns the next event.
 
-    async def __anext__(self) -> Event:
+        Raises:
+            anyio.EndOfStream: the shim has shut down, or the subscription was closed.
+            ShimError: see above.
+        """
         if self._closed:
-            raise StopAsyncIteration
+            raise anyio.EndOfStream
         stream = await self._opened()
         while True:
             message = await self._unless_closed(_received(stream))
             if message is None:
                 await self.aclose()
-                raise StopAsyncIteration
+                raise anyio.EndOfStream
             event = _event(message)
             if event is not None:
                 return event
@@ -104,7 +110,7 @@ class EventStream:
             self._calls.discard(task)
             task.cancel()
         if task.cancelled() and self._closed:
-            raise StopAsyncIteration
+            raise anyio.EndOfStream
         return task.result()
 
 

@@ -12,7 +12,10 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 from shimpy.client.launch import LaunchOptions, shim_process
+from shimpy.client.program_guard import note_shim
 from shimpy.client.rpc import settled
+from shimpy.core.runtime.environment import mark
+from shimpy.daemon.forkserver import END
 from shimpy.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import StrPath
+    from shimpy.core.registry import Entry
 
 # Seconds that the warm process has to end by itself.
 _SHUTDOWN = 5.0
@@ -44,7 +48,8 @@ class WarmLauncher:
     One process imports what a shim needs and then forks each shim, which shares that memory. They
     are separate processes in every other way: each has its own session, socket, signals and event
     loop, and is the child subreaper of its own container; when one dies, or the warm process, the
-    others go on. The warm process ends with the block, or when this program dies.
+    others go on. The warm process ends with the block, or when this program dies; the shims then
+    do as those of `shimpy.launch`.
 
     The environment of the shims is that of the time when the block was entered.
     """
@@ -104,7 +109,7 @@ class WarmLauncher:
             root: where the runtime keeps its state (its `--root`); None: its default.
             log_level: what it logs: debug, info, warning or error.
             leave_running: leave a container that is there at the end, without a shim, instead of
-                killing it.
+                killing it; and with its shim when this program dies.
             timeout: seconds that the shim has to start.
             hooks: what runs in the shim's process, by name.
 
@@ -114,12 +119,13 @@ class WarmLauncher:
         options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks)
         return shim_process(self._fork, options)
 
-    async def _fork(self, options: list[str], notify: str) -> _Forked:
+    async def _fork(self, arguments: list[str], notify: str, *, guarded: bool) -> _Forked:
         said, stderr = os.pipe2(os.O_CLOEXEC)
         output = os.fdopen(said, "rb", 0)
         try:
             try:
-                pidfd = await self._ask(json.dumps({"options": options, "notify": notify}), stderr)
+                request = {"options": arguments, "notify": notify, "mark": mark if guarded else {}}
+                pid, pidfd = await self._ask(json.dumps(request), stderr)
             except OSError as error:  # TimeoutError is one
                 reason = error.strerror or "it does not answer"
                 raise UnavailableError(f"the shim did not start: the warm process: {reason}") from error
@@ -130,7 +136,7 @@ class WarmLauncher:
             raise
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
-        forked = _Forked(pidfd, reader)
+        forked = _Forked(pidfd, reader, note_shim(pid) if guarded else None)
         try:
             await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), output)
         except BaseException:
@@ -139,8 +145,8 @@ class WarmLauncher:
             raise
         return forked
 
-    async def _ask(self, request: str, stderr: int) -> int:
-        """Has a shim forked and returns its pidfd."""
+    async def _ask(self, request: str, stderr: int) -> tuple[int, int]:
+        """Has a shim forked and returns its pid and its pidfd."""
         if self._control is None:
             raise UnavailableError("the shim did not start: the launcher is not in use")
         loop = asyncio.get_running_loop()
@@ -162,7 +168,7 @@ class WarmLauncher:
                 # From here on the warm process cannot answer, and kills what it forks.
                 answer.shutdown(sockets.SHUT_RD)
                 with contextlib.suppress(UnavailableError, BlockingIOError):
-                    pidfd = _receive(answer)
+                    _, pidfd = _receive(answer)
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     os.close(pidfd)
                 raise
@@ -171,6 +177,8 @@ class WarmLauncher:
     async def _end(self) -> None:
         if self._control is None or self._process is None:
             return
+        with contextlib.suppress(OSError):  # it is dead
+            self._control.send(END)
         self._control.close()
         self._control = None
         try:
@@ -180,19 +188,20 @@ class WarmLauncher:
             await self._process.wait()
 
 
-def _receive(answer: sockets.socket) -> int:
+def _receive(answer: sockets.socket) -> tuple[int, int]:
     message, received, _, _ = sockets.recv_fds(answer, 4096, 1, sockets.MSG_CMSG_CLOEXEC)
     if not received:
         reason = message.decode(errors="replace") or "the warm process has died"
         raise UnavailableError(f"the shim did not start: {reason}")
-    return received[0]
+    return int(message), received[0]
 
 
 class _Forked:
     """A shim that is not our child, with what `asyncio.subprocess.Process` would have of it."""
 
-    def __init__(self, pidfd: int, stderr: asyncio.StreamReader) -> None:
+    def __init__(self, pidfd: int, stderr: asyncio.StreamReader, note: Entry | None) -> None:
         self.stderr = stderr
+        self._note = note
         self.returncode: int | None = None
         self._pidfd = pidfd
         self._ended = asyncio.Event()
@@ -215,5 +224,7 @@ class _Forked:
     def _died(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+        if self._note is not None:
+            self._note.remove()
         self.returncode = _UNKNOWN
         self._ended.set()

@@ -66,7 +66,7 @@ class Policy:
             all output to a regular file, which no process can truncate then; that of a terminal ends with
             its process.
         hold_stdin: a FIFO as stdin stays open when its writers leave, until `ProcessIO.close_stdin` is
-            called; then its end hangs a terminal up.
+            called; that of a terminal always does.
         drain_timeout: seconds that Delete waits for output to reach its readers; one that does not read must
             not hold it up.
         log_uris: stdout may be a URI, as `stdio.uri` has it, and then says where both outputs go.

@@ -29,6 +29,9 @@ _FSCONFIG_CMD_CREATE: Final = 6
 _FSMOUNT_CLOEXEC: Final = 1
 _MOUNT_ATTRIBUTES: Final = 2 | 4 | 8  # nosuid, nodev, noexec
 
+# Bytes that the name of a directory is made of, as hexadecimal digits.
+_RANDOM: Final = 8
+
 _MFD_NOEXEC_SEAL: Final = 8  # since Linux 6.3; in the os module since Python 3.14 only
 
 
@@ -111,7 +114,7 @@ class PrivateDirectory:
             parent = _open_private(base(), make=True)
             stack.callback(os.close, parent)
             while True:
-                name = os.urandom(8).hex()
+                name = os.urandom(_RANDOM).hex()
                 os.mkdir(name, 0o700, dir_fd=parent)
                 with suppress(FileNotFoundError):
                     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
@@ -215,12 +218,29 @@ def open_common(name: str) -> int:
         os.close(parent)
 
 
+def open_base(*, make: bool) -> int:
+    """Opens the directory for our directories.
+
+    Args:
+        make: make it, if it is not there.
+
+    Raises:
+        OSError: it is not there, or not ours alone.
+    """
+    return _open_private(base(), make=make)
+
+
 def remove_abandoned() -> None:
-    """Removes the directories of processes that were killed; those of others are locked."""
+    """Removes the directories of processes that were killed; those of others are locked.
+
+    Journals stay, which are there for when their shim has died.
+    """
     with suppress(OSError), ExitStack() as stack:
         parent = _open_private(base(), make=False)
         stack.callback(os.close, parent)
         for name in os.listdir(parent):
+            if len(name) != 2 * _RANDOM:
+                continue
             with suppress(OSError), ExitStack() as each:
                 fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
                 each.callback(os.close, fd)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support import bundles, containers, leaks
+from shimpy.core.registry import programs
+from tests.support import bundles, containers, leaks, residue
 from tests.support.commandline import command_line
 from tests.support.servers import Server
 
@@ -111,21 +112,42 @@ def test_control_c_goes_to_the_process(shell: pexpect.spawn[str]) -> None:
 
 
 def test_terminal_is_restored_when_the_shim_is_killed(
-    outer: pexpect.spawn[str], rootfs: Path, new_id: Callable[[], str]
+    outer: pexpect.spawn[str],
+    blocking_server: Server,
+    run: Run,
+    bundle: Callable[..., str],
+    new_id: Callable[[], str],
 ) -> None:
     container_id = new_id()
+    run("create", "-s", blocking_server.socket, container_id, bundle("sleep", "1000000"))
+    run("start", "-s", blocking_server.socket)
     before = _settings(outer)
-    outer.sendline(f"{_SHIMPY} run -it --name {container_id} --env PS1=inn''er: {rootfs} sh")
+    outer.sendline(f"{_SHIMPY} exec -s {blocking_server.socket} -it --env PS1=inn''er: sh")
     outer.expect("inner:")
-    (shimpy,) = leaks.children(outer.pid)
-    (shim,) = leaks.children(shimpy)
-    os.kill(shim, signal.SIGKILL)
+    os.kill(blocking_server.pid, signal.SIGKILL)
     outer.expect("the shim cannot be reached")
     outer.expect("outer>")
     assert _settings(outer) == before
     outer.sendline("echo status=$?")
     outer.expect("status=125")
-    assert containers.left(container_id) == []
+    containers.remove(container_id)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_container_goes_with_the_command_line(
+    number: signal.Signals, rootfs: Path, new_id: Callable[[], str]
+) -> None:
+    container_id = new_id()
+    line = subprocess.Popen([_SHIMPY, "run", "--name", container_id, rootfs, "sleep", "1000000"])
+    await leaks.eventually(lambda: residue.processes(container_id))
+    line.send_signal(number)
+    line.wait()
+
+    def left() -> list[object]:
+        owned = [one for one in programs() if (owner := one.owner()) and owner.pid == line.pid]
+        return [*owned, *containers.left(container_id), *residue.cgroups(container_id)]
+
+    await leaks.eventually(lambda: left() == [], within=5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -210,7 +232,7 @@ def test_errors_of_use_are_one_line(run: Run, rootfs: Path, tmp_path: Path) -> N
         (("run",), 2, "root"),
         (("run", rootfs), 125, "args"),
         (("run", "--no-such", rootfs), 2, "--no-such"),
-        (("run", "--env", "novalue", rootfs, "true"), 2, "NAME=VALUE"),
+        (("run", "--env", "=value", rootfs, "true"), 2, "NAME=VALUE"),
         (("state", "--socket", tmp_path / "none.sock"), 9, "none.sock"),
         (("bundle", tmp_path / "b", "true"), 3, "rootfs"),
         (("no-such-command",), 2, "no-such-command"),

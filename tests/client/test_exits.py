@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 import pytest
 
-from shimpy.client.exits import ExitWatch
+from shimpy.client.exits import Exit, ExitWatch
 from shimpy.client.model import ContainerState, Event, EventType
 from shimpy.client.shim_calls import ShimCalls
 from shimpy.errors import ResourceExhaustedError
@@ -93,7 +93,7 @@ async def test_an_exit_that_comes_before_the_reply_is_the_process_s() -> None:
     start.answered.set()
 
     pid, ended = await starting
-    assert (pid, await ended) == (PID, 3)
+    assert (pid, await ended) == (PID, Exit(3))
     await watch.aclose()
 
 
@@ -109,7 +109,7 @@ async def test_the_exit_of_an_earlier_process_with_that_pid_is_not() -> None:
     _, ended = await watch.start(start)
     assert not ended.done()
     await calls.subscriptions[0].tell(added(), exited(4))
-    assert await ended == 4
+    assert await ended == Exit(4)
     under_way.cancel()
     await watch.aclose()
 
@@ -127,5 +127,20 @@ async def test_an_exit_that_was_lost_before_the_reply_is_asked_for() -> None:
 
     _, ended = await starting
     async with asyncio.timeout(20):
-        assert await ended is None
+        assert await ended == Exit(None)
+    await watch.aclose()
+
+
+async def test_only_what_was_there_when_the_oom_killer_struck_has_it_told() -> None:
+    calls, start = Calls(), Start()
+    watch = ExitWatch(cast("ShimCalls", calls))
+    start.answered.set()
+    _, first = await watch.start(start)
+    out_of_memory = Event("c", EventType.OOM, 1)
+    await calls.subscriptions[0].tell(out_of_memory, added(), out_of_memory, exited(137))
+    assert await first == Exit(137, oom=True)
+
+    _, second = await watch.start(start)
+    await calls.subscriptions[0].tell(added(), exited(0))
+    assert await second == Exit(0, oom=False)
     await watch.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,11 @@ async def test_argument_that_is_not_a_string_is_named(untouched: Any) -> None:
         {"capabilities": 7},
         {"capabilities": [7]},
         {"env": ["NAME=value"]},
+        {"cwd": 7},
+        {"no_new_privileges": "yes"},
+        {"apparmor_profile": b"profile"},
+        {"selinux_label": 7},
+        {"user": shimpy.User(uid=True)},
         {"env": {"NAME": 7}},
         {"env": {7: "value"}},
     ],
@@ -148,3 +154,68 @@ async def test_time_without_end_can_be_given(container: shimpy.Container, timeou
 async def test_no_output_can_be_asked_for(container: shimpy.Container) -> None:
     result = await container.run(["echo", "out"], output_limit=0)
     assert result == shimpy.Result(b"", b"", 0, truncated=True)
+
+
+@pytest.mark.parametrize("way", ["run", "pty", "exec"])
+async def test_variables_are_added_to_the_container_s(
+    bundle: Callable[..., str], new_id: Callable[[], str], way: str, tmp_path: Path
+) -> None:
+    script = ["sh", "-c", "echo $PATH $KEPT $CHANGED $NEW"]
+    added = {"CHANGED": "now", "NEW": "n=w"}
+    async with sandbox(bundle, new_id(), env={"KEPT": "kept", "CHANGED": "before"}) as container:
+        if way == "run":
+            shown = (await container.run(script, env=added)).stdout
+        elif way == "pty":
+            async with container.pty(script, env=added) as terminal:
+                shown = b"".join([data async for data in terminal])
+        else:
+            log = tmp_path / "log"
+            log.touch()
+            await (await container.spawn(script, env=added, stdout=log)).wait()
+            shown = log.read_bytes()
+    path, *rest = shown.split()
+    assert b"/bin" in path
+    assert rest == [b"kept", b"now", b"n=w"]
+
+
+async def test_wrong_limits_of_a_stream_are_refused(untouched: Any) -> None:
+    wrong: list[dict[str, Any]] = [{"timeout": "1"}, {"output_limit": 1.5}, {"output_limit": True}]
+    for options in wrong:
+        with pytest.raises(TypeError):
+            untouched.stream(["true"], **options)
+    wrong = [{"timeout": -1}, {"output_limit": -1}, {"timeout": math.nan}]
+    for options in wrong:
+        with pytest.raises(ValueError, match=">= 0"):
+            untouched.stream(["true"], **options)
+    with pytest.raises(TypeError, match="width"):
+        untouched.pty(["true"], width="80")
+    with pytest.raises(shimpy.InvalidArgumentError, match="height"):
+        untouched.pty(["true"], height=65_536)
+
+
+async def test_wrong_types_of_calls_are_named() -> None:
+    async with shimpy.in_process() as typed:
+        client: Any = typed
+        for field, wrong in (
+            ("id", client.create(5, "/")),
+            ("runtime", client.create("a", "/", runtime=5)),
+            ("terminal", client.create("a", "/", terminal="yes")),
+            ("no_pivot", client.create("a", "/", no_pivot=1)),
+            ("pid", client.delete("5")),
+            ("width", client.resize(5, "80", 24)),
+            ("pid", client.resize(True, 80, 24)),
+            ("id", client.run(5, "/")),
+        ):
+            with pytest.raises(TypeError, match=field):
+                await wrong
+        for method in (client.stream, client.pty):
+            with pytest.raises(TypeError, match="id"):
+                method(5, "/")
+        with pytest.raises(TypeError, match="stdin"):
+            client.stream("a", "/", stdin="text")
+    for options in ({"runtime": 5}, {"root": b"/"}, {"leave_running": "no"}):
+        (name,) = options
+        way: Any = shimpy.in_process
+        with pytest.raises(TypeError, match=name):
+            async with way(**options):
+                pass

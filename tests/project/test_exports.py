@@ -45,6 +45,8 @@ def test_names() -> None:
         "Shim",
         "ShimClient",
         "ShimError",
+        "SpawnedProcess",
+        "Stats",
         "StrPath",
         "Tee",
         "UnavailableError",

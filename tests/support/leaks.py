@@ -46,12 +46,20 @@ def children(pid: int | None = None) -> dict[int, str]:
     parent = pid or os.getpid()
     found = {}
     for name in os.listdir("/proc"):
-        if name.isdecimal():
+        # The guardian of a program that has made a container is there until the program's end.
+        if name.isdecimal() and not _is_guardian(name):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 state, its_parent = _stat(name)
                 if its_parent == parent:
                     found[int(name)] = state
     return found
+
+
+def _is_guardian(pid: str) -> bool:
+    try:
+        return b"\0shimpy.daemon.guardian.main\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def zombies(pid: int | None = None) -> list[int]:

@@ -45,6 +45,8 @@ _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 _MOUNT_ATTR_IDMAP: Final = 0x100000
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_IN_ROOT: Final = 0x10
 
 # The C library of Debian 12 has no names for these. Their numbers are one for every architecture but
@@ -121,6 +123,21 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     # The first forbids the links of procfs too, but does not promise it (openat2(2)).
     how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     return _syscall(_SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Opens a path below a directory that no link and no `..` may lead out of: openat2(2).
+
+    Args:
+        directory: a file descriptor.
+        path: relative to it.
+        flags: as for open(2); O_CLOEXEC is added.
+
+    Raises:
+        OSError: as openat2(2) has it; ELOOP for a link, EXDEV for a way out, ENOSYS before Linux 5.6.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+    return _syscall(_SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
 
 
 def clone_mount(fd: int, *, recursive: bool = False) -> int:

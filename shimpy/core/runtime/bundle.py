@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from shimpy.core.runtime.spec import ExecSpec, quoted
@@ -92,6 +92,17 @@ class Bundle:
             raise InvalidArgumentError(
                 f"terminal: {_json(terminal)} asked for, but the bundle's process.terminal is {_json(wanted)}"
             )
+
+    def with_own_env(self, asked: ExecSpec) -> ExecSpec:
+        """Returns an exec's request with the container's variables added, but for those that it sets itself.
+
+        Args:
+            asked: what was asked for.
+        """
+        names = {entry.partition("=")[0] for entry in asked.env}
+        own = [entry for entry in self.process.get("env") or () if isinstance(entry, str)]
+        kept = [entry for entry in own if "=" in entry and entry.partition("=")[0] not in names]
+        return replace(asked, env=(*kept, *asked.env))
 
     def process_for(self, asked: ExecSpec) -> dict[str, Any]:
         """Returns the runtime-spec's `process` object of an exec.

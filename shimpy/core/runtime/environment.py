@@ -18,6 +18,13 @@ _PRIVATE_ENVIRONMENT = (
     "WATCHDOG_PID",
 )
 
+# The variable that has the name of a program's directory (`registry`): by it, what the program has started is
+# found when the program is gone, whatever has become of the parents.
+PROGRAM = "SHIMPY_PROGRAM"
+
+# What this process adds to the environment of the commands that it starts: PROGRAM, once it has a directory.
+mark: dict[str, str] = {}
+
 # As bits of a signal mask.
 _IGNORED_BY_PYTHON = sum(1 << number - 1 for number in linux.IGNORED_BY_PYTHON)
 _OF_THE_C_LIBRARY = sum(1 << number - 1 for number in linux.SIGNALS_OF_THE_C_LIBRARY)
@@ -36,10 +43,13 @@ _RESET_OOM_SCORE = 'echo 0 2>/dev/null >/proc/self/oom_score_adj; exec "$0" "$@"
 
 
 def environment() -> dict[str, str] | None:
-    """Returns our environment without what is meant for this process alone; None: that is all of it."""
-    if os.environ.keys().isdisjoint(_PRIVATE_ENVIRONMENT):
+    """Returns our environment without what is meant for this process alone, with the program's mark.
+
+    None: that is as it is.
+    """
+    if not mark and os.environ.keys().isdisjoint(_PRIVATE_ENVIRONMENT):
         return None  # to go through it takes as long as to read a bundle
-    return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT}
+    return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT} | mark
 
 
 def clean_prefix(*, sets_oom_score: bool = False) -> list[str]:

@@ -37,10 +37,9 @@ class TerminalIO:
     included; what is written to its stdin, until it exits. An output that fails (a full disk) is
     dropped, with a warning in the log: the process is not told, as on any terminal.
 
-    Two things are otherwise where the policy has it so, both as containerd's own shim does. With
-    `Policy.relay_output` output ends with the process. With `Policy.hold_stdin` the end of a stdin FIFO,
-    which comes once it was let go of and its writers have left, hangs the terminal up: its processes get
-    SIGHUP and read EOF, and what was typed and not read is gone.
+    As with containerd's own shim the end of a stdin FIFO, which comes once `close_stdin` has let go of it and
+    its writers have left, hangs the terminal up: its processes get SIGHUP and read EOF, and what was typed
+    and not read is gone. With `Policy.relay_output` output ends with the process, as it does there.
 
     Args:
         hub: watches the terminal, and the FIFO that it is shown on.
@@ -71,11 +70,10 @@ class TerminalIO:
         self._output: OutputRelay | None = None
         with ExitStack() as stack:
             with Stream("stdin", stdio.stdin) as stream:
-                self._hangs_up = policy.hold_stdin and stream.is_fifo
-                # A FIFO that is open for writing too is not at its end when a writer leaves.
-                flags = os.O_RDWR if stream.is_fifo and not self._hangs_up else os.O_RDONLY
-                self._source = FileDescriptor(stream.open(flags, blocking=False))
+                self._source = FileDescriptor(stream.open(os.O_RDONLY, blocking=False))
                 stack.callback(self._source.close)
+                # A FIFO that is open for writing here too is not at its end when a writer leaves.
+                self._hangs_up = stream.is_fifo
                 if self._hangs_up:
                     self._hold.fd = stream.open(os.O_WRONLY, blocking=False)
                     stack.callback(self._hold.close)

@@ -48,15 +48,23 @@ class Containers:
         namespace: containerd's.
         forward: queues an event for containerd.
         hooks: finds the hooks of each.
+        exec_cgroups: see `Policy.exec_cgroups`.
     """
 
     def __init__(
-        self, supervisor: Supervisor, namespace: str, forward: Forward | None, hooks: TaskHooks
+        self,
+        supervisor: Supervisor,
+        namespace: str,
+        forward: Forward | None,
+        hooks: TaskHooks,
+        *,
+        exec_cgroups: bool,
     ) -> None:
         self._supervisor = supervisor
         self._namespace = namespace
         self._forward = forward
         self._hooks = hooks
+        self._exec_cgroups = exec_cgroups
         self._records: dict[str, _Record] = {}
         if forward is not None:
             supervisor.observe(self._observe)
@@ -158,7 +166,7 @@ class Containers:
         """Returns how processes of the Task API live."""
         owner = (options.io_uid, options.io_gid)
         return Policy(
-            exec_cgroups=False,
+            exec_cgroups=self._exec_cgroups,
             relay_output=True,
             hold_stdin=True,
             drain_timeout=_DRAIN_TIMEOUT,

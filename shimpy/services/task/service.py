@@ -65,7 +65,10 @@ class TaskService:
         hooks: TaskHooks | None = None,
     ) -> None:
         self._supervisor = supervisor
-        self._containers = Containers(supervisor, namespace, forward, hooks or TaskHooks())
+        # Beside another API its Delete has to end what an exec has started, whichever of the two made it.
+        self._containers = Containers(
+            supervisor, namespace, forward, hooks or TaskHooks(), exec_cgroups=shutdown is None
+        )
         self._shutdown_when_answered = shutdown
 
     @property

@@ -81,5 +81,11 @@ def test_what_a_supervisor_told_us_is_not_for_the_container(monkeypatch: pytest.
     for name in private:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HTTP_PROXY", "kept")
+    monkeypatch.setattr(environment, "mark", {})
     given = environment.environment()
     assert given == {name: value for name, value in os.environ.items() if name not in private}
+
+
+def test_commands_have_the_mark_of_the_program_that_has_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "mark", {environment.PROGRAM: "program-1"})
+    assert (environment.environment() or {})[environment.PROGRAM] == "program-1"

@@ -240,15 +240,16 @@ async def test_a_size_after_the_hang_up_changes_nothing(hub: StdioHub, fifo: Mak
     io.close()
 
 
-async def test_a_terminal_that_is_not_held_is_not_hung_up(hub: StdioHub, fifo: MakeFifo) -> None:
+async def test_a_terminal_is_held_whatever_the_policy(hub: StdioHub, fifo: MakeFifo) -> None:
     source = fifo("in")
     io = terminal(hub, source, fifo("out"), policy=Policy())
     process = await run_on_terminal(io, "sh", "-c", UNTIL_HANG_UP)
-    io.close_stdin()
+    await eventually(lambda: bytes(relay(io)._buffer[:5]) == b"ready")
     await source.write(b"")
     await asyncio.sleep(0.1)
     assert process.popen.poll() is None
-    await process.kill()
+    io.close_stdin()
+    assert await process.exit() == 7
     io.close()
 
 

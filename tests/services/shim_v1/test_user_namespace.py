@@ -6,8 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,6 @@ MakeFifo = Callable[[str], Fifo]
 
 # What the container's root is outside.
 HOST_ID = 200_000
-
-
-@pytest.fixture(scope="module")
-def open_rootfs(rootfs: Path) -> Iterator[Path]:
-    """A root filesystem that every user may reach, unlike pytest's directories."""
-    directory = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    shutil.copytree(rootfs, directory / "rootfs", symlinks=True)
-    yield directory / "rootfs"
-    shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["runc", "crun"])

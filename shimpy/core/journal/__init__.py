@@ -1,0 +1,17 @@
+"""What a successor of this shim must know: a journal on disk, written before anybody is told."""
+
+from shimpy.core.journal.files import JournalDirectory, journal_directories
+from shimpy.core.journal.lines import FORMAT, NewerJournalError, read_records
+from shimpy.core.journal.replay import ContainerRecord, JournalState, ProcessRecord, replay
+
+__all__ = [
+    "FORMAT",
+    "ContainerRecord",
+    "JournalDirectory",
+    "JournalState",
+    "NewerJournalError",
+    "ProcessRecord",
+    "journal_directories",
+    "read_records",
+    "replay",
+]
