@@ -20,9 +20,9 @@ from shimpy.services.shim_v1 import Shim
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from shimpy.core.hooks.interface import Hooks
-
     from grpclib.client import Channel
+
+    from shimpy.core.hooks.interface import Hooks
 
 _log = logging.getLogger("shimpy.shim")
 

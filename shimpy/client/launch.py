@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket as sockets
 import sys
 import tempfile
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from shimpy import linux
 from shimpy.client.connect import connected
@@ -18,6 +17,7 @@ from shimpy.client.container import delete_container
 from shimpy.client.program import program
 from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
+from shimpy.client.shim_process import Child, ShimStarter
 from shimpy.core.runtime.environment import environment, mark
 from shimpy.errors import ShimError, UnavailableError
 
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from shimpy.client.model import StrPath
 
 _log = logging.getLogger("shimpy.shim")
-
-# Seconds from SIGTERM to SIGKILL; a shim takes at most 3.
-_SHUTDOWN = 5.0
-
-# Bytes of a line of the shim's log that are kept.
-_LINE = 1 << 13
 
 
 @asynccontextmanager
@@ -103,40 +97,6 @@ class LaunchOptions:
         return [] if self.root is None else ["--root", os.fspath(self.root)]
 
 
-class ShimProcess(Protocol):
-    """A shim's process: what `asyncio.subprocess.Process` has, as far as it is needed here."""
-
-    @property
-    def returncode(self) -> int | None:
-        """None while it lives."""
-
-    @property
-    def stderr(self) -> asyncio.StreamReader | None:
-        """What it says."""
-
-    def terminate(self) -> None:
-        """Sends SIGTERM."""
-
-    def kill(self) -> None:
-        """Sends SIGKILL."""
-
-    async def wait(self) -> int:
-        """Waits for its end."""
-
-
-class ShimStarter(Protocol):
-    """Makes a shim's process."""
-
-    async def __call__(self, arguments: list[str], notify: str, *, guarded: bool) -> ShimProcess:
-        """Makes it.
-
-        Args:
-            arguments: of `python -m shimpy`.
-            notify: the address that it reports readiness to.
-            guarded: it goes with this program.
-        """
-
-
 @asynccontextmanager
 async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncIterator[ShimClient]:
     """Does what `launch` says, however a shim's process is made.
@@ -152,7 +112,7 @@ async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncItera
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
         arguments += options.hook_arguments()
         arguments += options.root_arguments()
-        child = await _Child.start(start, arguments, directory, options.timeout, guarded=options.guarded)
+        child = await Child.start(start, arguments, directory, options.timeout, guarded=options.guarded)
         try:
             async with connected(path, guard=guard) as client:
                 try:
@@ -211,94 +171,10 @@ async def _delete(client: ShimClient, options: LaunchOptions) -> bool:
             env=environment(),
         )
         try:
-            return await asyncio.wait_for(process.wait(), _SHUTDOWN) == 0
+            return await asyncio.wait_for(process.wait(), SHUTDOWN) == 0
         except TimeoutError:
             return False
     except ShimError as error:
         _log.warning("the container could not be deleted: %s", error)
         return False
     return True
-
-
-class _Child:
-    """The child process and what it says."""
-
-    def __init__(self, process: ShimProcess) -> None:
-        self._process = process
-        self._ready = False
-        self._lines: list[str] = []
-        self._listening = asyncio.ensure_future(self._listen())
-
-    @classmethod
-    async def start(
-        cls, start: ShimStarter, arguments: list[str], directory: str, timeout: float, *, guarded: bool
-    ) -> _Child:
-        """Starts it, and returns once it says that it is ready (sd_notify(3))."""
-        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
-            address = f"{directory}/notify"
-            notify.bind(address)
-            process = await start(arguments, address, guarded=guarded)
-            child = cls(process)
-            try:
-                await child._started(notify, timeout)
-            except BaseException:
-                await settled(child.end())
-                raise
-            return child
-
-    async def _started(self, notify: sockets.socket, timeout: float) -> None:
-        ready = asyncio.ensure_future(_wait_ready(notify))
-        died = asyncio.ensure_future(self._process.wait())
-        try:
-            await asyncio.wait({ready, died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
-            died.cancel()
-        if self._process.returncode is not None:
-            await self._listening
-            said = self._lines[-1] if self._lines else f"exit status {self._process.returncode}"
-            raise UnavailableError(f"the shim did not start: {said}")
-        if not ready.done() or ready.cancelled():
-            raise UnavailableError(f"the shim did not start within {timeout:g} seconds")
-        self._ready = True
-        for line in self._lines:
-            _log.warning("%s", line)
-        self._lines.clear()
-
-    async def _listen(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None  # noqa: S101 - it was asked for
-        rest = b""
-        while data := await stderr.read(_LINE):
-            *lines, rest = (rest + data).split(b"\n")
-            self._say(lines)
-            rest = rest[-_LINE:]
-        self._say([rest])
-
-    def _say(self, lines: list[bytes]) -> None:
-        for line in filter(None, lines):
-            text = line.decode(errors="replace")
-            if self._ready:
-                _log.warning("%s", text)
-            else:
-                self._lines = [*self._lines[-99:], text]
-
-    async def end(self) -> None:
-        """Sends SIGTERM, then SIGKILL after _SHUTDOWN seconds."""
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            await asyncio.wait_for(self._process.wait(), _SHUTDOWN)
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-        # Whatever else might hold its stderr is not waited for.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._listening, 1)
-
-
-async def _wait_ready(notify: sockets.socket) -> None:
-    loop = asyncio.get_running_loop()
-    while b"READY=1" not in (await loop.sock_recv(notify, 4096)).split(b"\n"):
-        pass

@@ -24,7 +24,10 @@ INTERRUPTS = list(itertools.product(COMMANDS, SIGNALS) if FULL else zip(COMMANDS
 # Stands in front of the runtime and holds one of its commands, so that a test knows where the demo is.
 HOLD = """#!/bin/sh
 for word; do
-    if [ "$word" = "$HELD_COMMAND" ]; then echo >"$HELD_DIRECTORY/reached"; read -r _ <"$HELD_DIRECTORY/gate"; fi
+    if [ "$word" = "$HELD_COMMAND" ]; then
+        echo >"$HELD_DIRECTORY/reached"
+        read -r _ <"$HELD_DIRECTORY/gate"
+    fi
 done
 exec {runc} "$@"
 """

@@ -7,7 +7,7 @@ The first line says what the journal is of, and ends as all do:
 Every other line is one of these:
 
 - `{"event": N, "kind": ..., "container": ..., "exec": ..., "pid": ..., "status": ..., "time": ...}`: what
-  happened, and that it may be told. N counts up by one. `create` brings `made`, what is known of the container;
+  happened, and that it may be told. N counts up by one. `create` brings `made`, what is known of it;
   `create`, `exec-added` and `exec-started` bring `process`, which is known by the number of that event from
   then on. `closes` names the intent that this commits, `token` the call that asked for it.
 - `{"intent": N, "op": ..., "container": ...}`: a call is about to have the runtime do something.
