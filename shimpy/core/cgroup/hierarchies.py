@@ -44,10 +44,10 @@ class MountPoint:
             path: of the cgroup, as /proc/PID/cgroup has it.
         """
         root = self.root.rstrip("/")
-        if ".." in path.split("/") or not (path == root or path.startswith(root + "/")):
+        if (".." in path and ".." in path.split("/")) or not (path == root or path.startswith(root + "/")):
             return None  # outside our cgroup namespace, or outside what is mounted
         inner = path.removeprefix(root).strip("/")
-        return os.path.join(self.point, inner) if inner else self.point
+        return f"{self.point}/{inner}" if inner else self.point
 
 
 def mounts(proc: StrPath = PROC) -> list[MountPoint]:

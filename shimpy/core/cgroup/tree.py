@@ -21,6 +21,7 @@ _BATCH = 128  # processes signalled, or cgroups looked at, before others get the
 _HELD = 64  # pidfds kept to await; when those are gone, the rest is looked at again
 _SWEEPS = 100  # of one strike; a tree that cannot be frozen may outrun it, the next goes on
 _BACKOFF = (0.01, 1.0)  # seconds, growing from one to the other, until the next round of signals
+_IF_NONE_LIVES = 10  # that is so many times shorter, since it will find nothing
 
 
 class Tree:
@@ -260,7 +261,7 @@ class Tree:
         for pidfd in dying:
             loop.add_reader(pidfd, died, pidfd)  # readable once it is a zombie: pidfd_open(2)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds if dying else seconds / _IF_NONE_LIVES):
                 await done
         except TimeoutError:
             pass

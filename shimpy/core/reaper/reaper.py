@@ -69,7 +69,7 @@ class Reaper:
             return
         loop = asyncio.get_running_loop()
         if not isinstance(loop, asyncio.BaseEventLoop):
-            # Another's does not start commands with all that they need: uvloop's knows no process_group.
+            # Another's is not tested, and uvloop's keeps SIGCHLD for itself.
             raise FailedPreconditionError(
                 f"this event loop is {type(loop).__module__}.{type(loop).__qualname__}, "
                 "and a shim needs asyncio's own; use that, or shimpy.launch()"
