@@ -15,9 +15,9 @@ import sys
 from typing import NoReturn
 
 from shimpy.daemon.containerd import fork_place
-from shimpy.daemon.containerd.daemon import load
 from shimpy.daemon.containerd.fork_child import become
 from shimpy.daemon.containerd.loaded import LoadedFiles
+from shimpy.daemon.containerd.warm import warm_up
 from shimpy.daemon.helper import begin, log, packets
 from shimpy.daemon.helper.loop import HelperLoop
 from shimpy.daemon.process_state import clean_slate
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         os.environ.pop(name, None)
     begin.detach(keep=[_FIRST])
     begin.set_title(["shimpy: fork server for containerd"])
-    load()
+    warm_up()
     server = ForkServer("" if activated else arguments[0], packets.adopt(_FIRST) if activated else None)
     server.run()
     return 0
