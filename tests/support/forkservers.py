@@ -16,7 +16,7 @@ def fork_servers(directory: Path) -> dict[str, int]:
         if path.is_socket():
             try:
                 connection = packets.connect(str(path))
-            except ConnectionRefusedError:
+            except OSError:  # one that has just begun, or just ended
                 continue
             found[path.name] = packets.peer(connection).pid
             connection.close()
@@ -26,8 +26,6 @@ def fork_servers(directory: Path) -> dict[str, int]:
 def end_fork_servers(directory: Path) -> None:
     """Ends them, and returns when they have: nobody else waits for them, so that is when their socket has."""
     for pid in fork_servers(directory).values():
-        pidfd = os.pidfd_open(pid)
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        os.close(pidfd)
+        os.kill(pid, signal.SIGTERM)
     while fork_servers(directory):
         pass

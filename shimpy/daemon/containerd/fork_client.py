@@ -61,16 +61,15 @@ def _ask(connection: _socket.socket) -> int | None:
     request = fork_place.encode(fork_place.program(), sys.orig_argv, sys.argv)
     if len(request) > fork_place.LONGEST_REQUEST:
         return None
-    bundle = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        packets.send(connection, request, [0, 1, 2, bundle], wait=False)
+        packets.send(connection, request, wait=False)
         if _receive(connection, fork_place.ANSWER_TIMEOUT) != fork_place.READY:
             return None
-        packets.send(connection, fork_place.GO, wait=False)
+        bundle = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Not before: what waits to be received is open, and containerd waits for its end.
+        packets.send(connection, fork_place.GO, [0, 1, 2, bundle], wait=False)
     except OSError:
         return None
-    finally:
-        os.close(bundle)
     # From here on it may have been done.
     try:
         answer = _receive(connection, fork_place.START_TIMEOUT)

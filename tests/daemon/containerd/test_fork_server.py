@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def server(shims: Shims) -> Iterator[Path]:
+async def server(shims: Shims) -> AsyncIterator[Path]:
     """The directory of a server that listens, begun by the start of a container `first`."""
     shims.fork_server = str(shims.directory / "fork")
     directory = Path(shims.fork_server)
     shims.bundle("first")
     assert shims.start("first").returncode == 0
     while not fork_servers(directory):
-        assert (directory / "log").read_text() == ""
+        await asyncio.sleep(0.005)
     yield directory
     end_fork_servers(directory)
 
@@ -71,8 +72,8 @@ async def test_a_forked_shim_is_a_process_of_its_own(shims: Shims, server: Path)
     assert os.getsid(pid) == os.getpgid(pid) == pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(ours + 1, 1000)
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    assert words[:-1][-len(shims.command("web", "start")) + 1 :] == shims.command("web", "start")[1:]
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+    assert words[-len(shims.command("web", "start")) + 1 :] == shims.command("web", "start")[1:]
     assert Path(f"/proc/{pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
 
 
