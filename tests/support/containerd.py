@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from shimpy.daemon.containerd.delete import RUNTIME_ROOT
 from shimpy.daemon.containerd.install import install
 from tests.support.containers import cgroups
+from tests.support.forkservers import end_fork_servers
 from tests.support.time_scale import scaled
 
 RUNTIME = "io.containerd.shimpy.v2"
@@ -47,19 +48,26 @@ class Told(Protocol):
 class Containerd:
     """containerd with all that it keeps below one folder, but for the shims' sockets.
 
+    Args:
+        fork_server: whether the shims are forked by a server, of this containerd's own.
+
     Attributes:
         folder: the folder.
+        fork_servers: the directory of its fork servers.
         namespace: in which the tests' containers are.
         shim: the command by which it finds shimpy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fork_server: bool = False) -> None:
         # Not the test's own folder: the path of a socket in it may be too long.
         self.folder = Path(tempfile.mkdtemp(prefix="shimpy-test-containerd-", dir="/tmp"))
         self.namespace = f"shimpy-test-{os.getpid()}"
         (self.shim,) = install(str(self.folder))
         (self.folder / "config.toml").write_text(_CONFIG.format(folder=self.folder))
         self.log = self.folder / "log"
+        # Below the folder, so that this containerd has one to itself.
+        self.fork_servers = self.folder / "fork"
+        self._fork_server = str(self.fork_servers) if fork_server else "off"
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -67,7 +75,8 @@ class Containerd:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 ["containerd", "--config", self.folder / "config.toml"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "PATH": path},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "PATH": path, "SHIMPY_FORK_SERVER": self._fork_server},
             )  # fmt: skip
         end = time.monotonic() + scaled(60)
         while True:
@@ -185,6 +194,7 @@ class Containerd:
             self.remove(name)
         self._process.terminate()
         self._process.wait()
+        end_fork_servers(self.fork_servers)
         # runc makes one for the namespace, above those of its containers, and leaves it.
         for cgroup in cgroups(self.namespace):
             os.rmdir(cgroup)

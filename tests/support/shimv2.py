@@ -32,6 +32,7 @@ class Shims:
         namespace: containerd's.
         address: what is said to be the address of containerd's socket.
         sockets: where the sockets are to be.
+        fork_server: the directory of the fork servers, or "off".
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,6 +40,7 @@ class Shims:
         self.namespace = f"shimpy-test-{os.getpid()}"
         self.address = str(directory / "containerd.sock")
         self.sockets = directory / "s"
+        self.fork_server = "off"
         self._paths: set[str] = set()
 
     def bundle(self, container_id: str, config: Mapping[str, Any] | None = None) -> Path:
@@ -68,7 +70,7 @@ class Shims:
             cwd=self.directory / container_id,
             input=self.params(container_id) if stdin is None else stdin,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "SHIMPY_FORK_SERVER": self.fork_server, **(env or {})},
         )  # fmt: skip
         self.note(done.stdout)
         return done

@@ -16,27 +16,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket as _socket
 
+# File descriptors that come with the word to go on: the three standard ones, and the bundle.
+_FDS = 4
+
 _LIMITS = [value for name, value in sorted(vars(resource).items()) if name.startswith("RLIMIT_")]
 
 
-def become(connection: _socket.socket, packet: packets.Packet, asker: int) -> int:
+def become(connection: _socket.socket, data: bytes, asker: int) -> int:
     """Starts a shim and is it to its end; returns the exit status.
 
     Nothing is done before the asker has said so, so that who has lost patience can do it himself.
 
     Args:
         connection: to the asker.
-        packet: its request.
+        data: its request.
         asker: its process id. It is alive as long as it says so.
     """
-    request = fork_place.Request(packet.data)
+    request = fork_place.Request(data)
     try:
         _take_after(asker)
     except (OSError, ValueError) as error:
         log.write("info", "fork server", f"process {asker} does without: {error}")
         return 0
     packets.send(connection, fork_place.READY, wait=False)
-    if packets.receive(connection, fds=0).data != fork_place.GO:
+    packet = packets.receive(connection, fds=_FDS)
+    if packet.data != fork_place.GO or len(packet.fds) != _FDS:
         return 0
     os.environ.clear()
     os.environb.update(request.environment)

@@ -18,9 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket as _socket
 
-# Without a fork server: for tests and measurements, and for who has no memory for one.
-DISABLED = "SHIMPY_NO_FORK_SERVER"
-
 # The directory may hold nothing that others could have made.
 _MODE = 0o700
 
@@ -31,13 +28,14 @@ def hand_over() -> int | None:
     Returns:
         The exit status; None if this process is to do it itself: then nothing has been done.
     """
-    if os.environ.get(DISABLED) or os.geteuid() != 0:
+    directory = fork_place.directory()
+    if not directory or os.geteuid() != 0:
         return None
     try:
-        path = fork_place.path()
-        connection = _connect(path)
+        name = fork_place.name()
+        connection = _connect(directory, name)
         if connection is None:
-            _begin(path)
+            _begin(directory, name)
             return None
     except (OSError, ImportError):
         return None
@@ -47,10 +45,10 @@ def hand_over() -> int | None:
         connection.close()
 
 
-def _connect(path: str) -> _socket.socket | None:
-    for each in (path, fork_place.ACTIVATED):
+def _connect(directory: str, name: str) -> _socket.socket | None:
+    for each in (name, fork_place.ACTIVATED):
         try:
-            connection = packets.connect(each)
+            connection = packets.connect(f"{directory}/{each}")
         except OSError:
             continue
         if packets.peer(connection).uid == os.geteuid():
@@ -63,16 +61,15 @@ def _ask(connection: _socket.socket) -> int | None:
     request = fork_place.encode(fork_place.program(), sys.orig_argv, sys.argv)
     if len(request) > fork_place.LONGEST_REQUEST:
         return None
-    bundle = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        packets.send(connection, request, [0, 1, 2, bundle], wait=False)
+        packets.send(connection, request, wait=False)
         if _receive(connection, fork_place.ANSWER_TIMEOUT) != fork_place.READY:
             return None
-        packets.send(connection, fork_place.GO, wait=False)
+        bundle = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Not before: what waits to be received is open, and containerd waits for its end.
+        packets.send(connection, fork_place.GO, [0, 1, 2, bundle], wait=False)
     except OSError:
         return None
-    finally:
-        os.close(bundle)
     # From here on it may have been done.
     try:
         answer = _receive(connection, fork_place.START_TIMEOUT)
@@ -97,32 +94,37 @@ def _receive(connection: _socket.socket, timeout: float) -> bytes:
     return packet.data
 
 
-def _begin(path: str) -> None:
+def _begin(directory: str, name: str) -> None:
     """Begins a server, unless another start is doing that; it will be there for the next."""
     import fcntl
 
     from shimpy.daemon.helper import begin
 
-    os.makedirs(os.path.dirname(path), _MODE, exist_ok=True)
-    status = os.lstat(os.path.dirname(path))
+    os.makedirs(directory, _MODE, exist_ok=True)
+    status = os.lstat(directory)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         return
     # A server holds the lock from here to its death, so that there is one, and no name is taken from it.
+    path = f"{directory}/{name}"
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        _spawn(begin.command("shimpy.daemon.containerd.fork_server", path, begin.room_for_a_title()), lock)
+        _spawn(
+            begin.command("shimpy.daemon.containerd.fork_server", path, begin.room_for_a_title()),
+            directory,
+            lock,
+        )
     finally:
         os.close(lock)
 
 
-def _spawn(command: list[str], lock: int) -> None:
+def _spawn(command: list[str], directory: str, lock: int) -> None:
     """Starts the server as nobody's child, with the lock as its file descriptor 3."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    log = _log()
+    log = _log(f"{directory}/log")
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     try:
         # What this process starts outlives it anyway, and it ends in a moment: then init has it.
@@ -141,9 +143,8 @@ def _spawn(command: list[str], lock: int) -> None:
             os.close(log)
 
 
-def _log() -> int | None:
-    """Returns the server's log: a file of its own, begun anew when it has grown."""
-    name = f"{fork_place.DIRECTORY}/log"
+def _log(name: str) -> int | None:
+    """Returns the servers' log: a file of their own, begun anew when it has grown."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         if os.path.lexists(name) and os.lstat(name).st_size > 1 << 20:

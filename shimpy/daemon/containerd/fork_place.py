@@ -9,11 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Root's own; what asks trusts what listens there.
+# Where the servers listen, unless the variable names another directory; `off` is for none.
 DIRECTORY = "/run/shimpy-fork"
+VARIABLE = "SHIMPY_FORK_SERVER"
+OFF = "off"
 
-# Where a systemd unit may listen, for any server that is begun by it.
-ACTIVATED = f"{DIRECTORY}/activated"
+# The name at which a systemd unit listens, whoever the server that it begins is for.
+ACTIVATED = "activated"
 
 # The namespaces that a process is born into, as /proc/PID/ns has them.
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
@@ -64,8 +66,14 @@ def credentials(pid: int | str) -> list[bytes]:
         return [line for line in file if line.startswith(_CREDENTIALS)]
 
 
-def path() -> str:
-    """Returns where the server for processes like this one listens.
+def directory() -> str:
+    """Returns the directory of the servers' sockets; empty, if there are to be none."""
+    named = os.environ.get(VARIABLE) or DIRECTORY
+    return "" if named == OFF else named
+
+
+def name() -> str:
+    """Returns the name at which the server for processes like this one listens.
 
     Raises:
         OSError: /proc is not mounted.
@@ -74,7 +82,7 @@ def path() -> str:
     from _blake2 import blake2b
 
     text = "\n".join([program(), *surroundings("self")])
-    return f"{DIRECTORY}/{blake2b(os.fsencode(text), digest_size=16).hexdigest()}"
+    return str(blake2b(os.fsencode(text), digest_size=16).hexdigest())
 
 
 def encode(program: str, command_line: Sequence[str], arguments: Sequence[str]) -> bytes:

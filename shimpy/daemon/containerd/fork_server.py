@@ -15,9 +15,9 @@ import sys
 from typing import NoReturn
 
 from shimpy.daemon.containerd import fork_place
-from shimpy.daemon.containerd.daemon import load
 from shimpy.daemon.containerd.fork_child import become
 from shimpy.daemon.containerd.loaded import LoadedFiles
+from shimpy.daemon.containerd.warm import warm_up
 from shimpy.daemon.helper import begin, log, packets
 from shimpy.daemon.helper.loop import HelperLoop
 from shimpy.daemon.process_state import clean_slate
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     import socket as _socket
 
 _NAME = "fork server"
-
-# File descriptors that a request brings: the three standard ones, and the bundle.
-_FDS = 4
 
 # Where systemd passes the first socket (sd_listen_fds(3)), and a start the lock.
 _FIRST = 3
@@ -53,7 +50,7 @@ def main(arguments: list[str]) -> int:
         os.environ.pop(name, None)
     begin.detach(keep=[_FIRST])
     begin.set_title(["shimpy: fork server for containerd"])
-    load()
+    warm_up()
     server = ForkServer("" if activated else arguments[0], packets.adopt(_FIRST) if activated else None)
     server.run()
     return 0
@@ -88,7 +85,7 @@ class ForkServer:
         self._loop.watch(self._listener.fileno(), self._accept)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.handle_signal(number, self._end)
-        self._check()
+        self._loop.call_later(_CHECK_INTERVAL, self._check)
         self._loop.run()
         self._listener.close()
         self._loop.close()
@@ -148,17 +145,14 @@ class ForkServer:
     def _answer(self, connection: _socket.socket, pid: int) -> None:
         """Forks a process for a request, or closes the connection, by which the asker does without."""
         try:
-            packet = packets.receive(connection, longest=fork_place.LONGEST_REQUEST, fds=_FDS)
+            packet = packets.receive(connection, longest=fork_place.LONGEST_REQUEST, fds=0)
         except (OSError, packets.CutPacketError) as error:
             log.write("warning", _NAME, f"a request of process {pid}: {error}")
             return
-        try:
-            if packet.data and self._may_stand_in(pid, packet):
-                self._fork(connection, packet, pid)
-        finally:
-            packet.close()
+        if packet.data and self._may_stand_in(pid, packet.data):
+            self._fork(connection, packet.data, pid)
 
-    def _may_stand_in(self, pid: int, packet: packets.Packet) -> bool:
+    def _may_stand_in(self, pid: int, request: bytes) -> bool:
         """Whether a child of this process would be what the asker would become."""
         if self._files.changed():
             log.write("info", _NAME, "the program has changed: the next start begins another server")
@@ -166,22 +160,21 @@ class ForkServer:
             return False
         try:
             return (
-                len(packet.fds) == _FDS
-                and fork_place.Request(packet.data).program == self._program
+                fork_place.Request(request).program == self._program
                 and fork_place.surroundings(pid) == self._surroundings
                 and fork_place.credentials(pid) == self._credentials
             )
         except (OSError, ValueError):
             return False
 
-    def _fork(self, connection: _socket.socket, packet: packets.Packet, pid: int) -> None:
+    def _fork(self, connection: _socket.socket, request: bytes, pid: int) -> None:
         try:
             child = self._loop.fork()
         except OSError as error:
             log.write("warning", _NAME, f"cannot fork: {error.strerror}")
             return
         if child == 0:
-            self._be_a_shim(connection, packet, pid)
+            self._be_a_shim(connection, request, pid)
         self._idle.cancel()
         self._shims += 1
         pidfd = os.pidfd_open(child)
@@ -194,11 +187,11 @@ class ForkServer:
         if not self._shims:
             self._idle = self._loop.call_later(_IDLE_LIMIT, self._end)
 
-    def _be_a_shim(self, connection: _socket.socket, packet: packets.Packet, asker: int) -> NoReturn:
+    def _be_a_shim(self, connection: _socket.socket, request: bytes, asker: int) -> NoReturn:
         """Does what is asked, to its end; nothing may get back into the server's own code."""
         status = 1
         try:
-            status = become(connection, packet, asker)
+            status = become(connection, request, asker)
         except BaseException:  # noqa: BLE001
             sys.excepthook(*sys.exc_info())
         finally:

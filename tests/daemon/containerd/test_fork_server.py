@@ -1,0 +1,279 @@
+"""`start` with a fork server: as without one, but quicker; and without it whenever it must not be used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shimpy.daemon.containerd import fork_place, fork_server
+from shimpy.daemon.containerd.loaded import LoadedFiles
+from shimpy.daemon.helper import begin, packets
+from tests.support import leaks
+from tests.support.forkservers import end_fork_servers, fork_servers
+from tests.support.leaks import alive, eventually
+from tests.support.shimv2 import Shims, gone
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root's starts use a fork server"),
+]
+
+
+@pytest.fixture
+async def server(shims: Shims) -> AsyncIterator[Path]:
+    """The directory of a server that listens, begun by the start of a container `first`."""
+    shims.fork_server = str(shims.directory / "fork")
+    directory = Path(shims.fork_server)
+    shims.bundle("first")
+    assert shims.start("first").returncode == 0
+    while not fork_servers(directory):
+        await asyncio.sleep(0.005)
+    yield directory
+    end_fork_servers(directory)
+
+
+async def parent(shims: Shims, name: str) -> int:
+    """Returns the parent of the shim of a container."""
+    return int(leaks._stat(str(await shims.pid(shims.path(name))))[1])
+
+
+async def test_the_first_start_begins_it_and_the_next_use_it(shims: Shims, server: Path) -> None:
+    (pid,) = fork_servers(server).values()
+    shims.bundle("web")
+    done = shims.start("web")
+
+    assert (done.returncode, done.stdout.decode()) == (0, f"unix://{shims.path('web')}")
+    assert await parent(shims, "web") == pid
+    assert await parent(shims, "first") != pid
+    assert (shims.directory / "web" / "address").read_bytes() == done.stdout
+
+
+async def test_a_forked_shim_is_a_process_of_its_own(shims: Shims, server: Path) -> None:
+    bundle = shims.bundle("web")
+    # containerd holds the FIFO open for reading and writing.
+    log = os.open(bundle / "log", os.O_RDWR)
+    try:
+        shims.start("web", env={"FOR_THIS_ONE": "1"})
+        pid = await shims.pid(shims.path("web"))
+        held = leaks.descriptors(pid)
+    finally:
+        os.close(log)
+    ours = int(Path("/proc/self/oom_score_adj").read_text())
+
+    assert (held[0], held[1], held[2]) == ("/dev/null", "/dev/null", str(bundle / "log"))
+    assert [each for each in held.values() if each.startswith("pipe:") or str(server) in each] == []
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(ours + 1, 1000)
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+    assert words[-len(shims.command("web", "start")) + 1 :] == shims.command("web", "start")[1:]
+    assert Path(f"/proc/{pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
+
+
+async def test_limits_are_those_of_who_asks(shims: Shims, server: Path) -> None:
+    shims.bundle("web")
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if soft else 4096, hard))
+    try:
+        shims.start("web")
+        wanted = resource.getrlimit(resource.RLIMIT_CORE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+    assert resource.prlimit(await shims.pid(shims.path("web")), resource.RLIMIT_CORE) == wanted
+
+
+async def test_a_start_that_fails_says_why_and_leaves_nothing(shims: Shims, server: Path) -> None:
+    bundle = shims.bundle("web")
+    (bundle / "config.json").unlink()
+    done = shims.start("web")
+
+    assert done.returncode == 1
+    assert b"config.json" in done.stdout
+    assert done.stdout.count(b"\n") == 1
+    assert not (bundle / "address").exists()
+    assert not Path(shims.path("web")).exists()
+
+
+async def test_a_further_container_of_a_group_joins(shims: Shims, server: Path) -> None:
+    for name in ("pod", "web"):
+        shims.bundle(name, {"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}})
+    first, second = (shims.start(name).stdout for name in ("pod", "web"))
+
+    assert first == second == f"unix://{shims.path('pod')}".encode()
+
+
+async def test_when_it_dies_its_shims_go_on_and_the_next_start_begins_another(
+    shims: Shims, server: Path
+) -> None:
+    (pid,) = fork_servers(server).values()
+    shims.bundle("web")
+    shims.start("web")
+    shim = await shims.pid(shims.path("web"))
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+
+    assert await shims.pid(shims.path("web")) == shim
+    shims.bundle("next")
+    assert shims.start("next").returncode == 0
+    await eventually(lambda: list(fork_servers(server).values()) not in ([], [pid]))
+
+
+async def test_one_that_is_stuck_is_done_without(shims: Shims, server: Path) -> None:
+    (pid,) = fork_servers(server).values()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        shims.bundle("web")
+        assert shims.start("web").returncode == 0
+        assert await parent(shims, "web") != pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # What it finds now is a request that nobody waits for: no second shim comes of it.
+    shims.bundle("next")
+    shims.start("next")
+    assert await parent(shims, "next") == pid
+    assert [child for child in leaks.children(pid) if alive(child)] == [await shims.pid(shims.path("next"))]
+
+
+async def test_a_shim_that_ends_is_reaped(shims: Shims, server: Path) -> None:
+    shims.bundle("web")
+    shims.start("web")
+    pid = await shims.pid(shims.path("web"))
+    await shims.shut_down(shims.path("web"), "web")
+
+    await eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.mark.parametrize("option", ["--ipc", "--net", "--uts", "--cgroup"])
+async def test_in_other_namespaces_it_is_another_server(shims: Shims, server: Path, option: str) -> None:
+    (pid,) = fork_servers(server).values()
+    shims.bundle("web")
+    command = ["unshare", option, *shims.command("web", "start")]
+    done = subprocess.run(
+        command, cwd=shims.directory / "web", input=shims.params("web"), capture_output=True, check=True,
+        env={**os.environ, "SHIMPY_FORK_SERVER": shims.fork_server},
+    )  # fmt: skip
+    shims.note(done.stdout)
+
+    assert await parent(shims, "web") != pid
+
+
+async def test_who_may_do_less_gets_no_more_by_it(shims: Shims, server: Path) -> None:
+    (pid,) = fork_servers(server).values()
+    shims.bundle("web")
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-sys_boot", "--inh-caps", "-sys_boot", *shims.command("web", "start")],
+        cwd=shims.directory / "web", input=shims.params("web"), capture_output=True, check=True,
+        env={**os.environ, "SHIMPY_FORK_SERVER": shims.fork_server},
+    )  # fmt: skip
+    shims.note(done.stdout)
+
+    assert await parent(shims, "web") != pid
+
+
+async def test_the_directory_and_the_socket_are_roots_alone(server: Path) -> None:
+    (name,) = fork_servers(server)
+
+    assert server.stat().st_mode & 0o777 == 0o700
+    assert (server / name).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_directory_that_others_can_write_to_is_not_used(shims: Shims) -> None:
+    shims.fork_server = str(shims.directory / "fork")
+    os.mkdir(shims.fork_server)
+    os.chmod(shims.fork_server, 0o777)
+    shims.bundle("web")
+
+    assert shims.start("web").returncode == 0
+    assert os.listdir(shims.fork_server) == []
+
+
+async def test_systemd_passes_the_socket(shims: Shims) -> None:
+    directory = shims.directory / "fork"
+    directory.mkdir(mode=0o700)
+    shims.fork_server = str(directory)
+    listener = packets.listen(str(directory / fork_place.ACTIVATED))
+    command = begin.command("shimpy.daemon.containerd.fork_server", begin.room_for_a_title())
+    # As systemd does it: the process's own number is in its environment.
+    process = subprocess.Popen(
+        ["sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null', "sh", *command],
+        stdin=listener.fileno(),
+    )
+    try:
+        shims.bundle("web")
+        assert shims.start("web").returncode == 0
+        assert await parent(shims, "web") == process.pid
+    finally:
+        process.terminate()
+        process.wait()
+        listener.close()
+    assert (directory / fork_place.ACTIVATED).exists()
+
+
+def test_files_that_have_changed_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "a_module_of_mine.py"
+    module.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__(module.stem)
+    files = LoadedFiles()
+    assert not files.changed()
+
+    # As an installer replaces a package.
+    (tmp_path / "new").write_text("pass")
+    (tmp_path / "new").rename(module)
+
+    assert files.changed()
+
+
+async def test_one_that_is_out_of_date_ends_and_is_replaced(
+    shims: Shims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadedFiles, "changed", lambda _: True)
+    path = str(tmp_path / "server")
+    pid = os.fork()
+    if pid == 0:
+        fork_server.ForkServer(path).run()
+        os._exit(7)
+    await eventually(lambda: os.path.exists(path))
+    connection = packets.connect(path)
+    packets.send(connection, b"a request")
+
+    assert packets.receive(connection).data == b""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert not os.path.exists(path)
+    connection.close()
+
+
+async def test_one_whose_name_is_gone_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "_CHECK_INTERVAL", 0.01)
+    path = str(tmp_path / "server")
+    pid = os.fork()
+    if pid == 0:
+        fork_server.ForkServer(path).run()
+        os._exit(7)
+    await eventually(lambda: os.path.exists(path))
+    os.unlink(path)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"x\0" + b"9\0a", b"x\0-1\0a", b"x\0one\0a"])
+def test_what_is_not_a_request_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"list|invalid"):
+        fork_place.Request(data)
+
+
+def test_a_request_says_what_it_was_made_of() -> None:
+    request = fork_place.Request(fork_place.encode("a program", ["python", "", "x"], ["x", ""]))
+
+    assert (request.program, request.command_line, request.arguments) == (
+        "a program", ["python", "", "x"], ["x", ""],
+    )  # fmt: skip
+    assert request.environment == dict(os.environb)
