@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -335,6 +337,19 @@ async def test_an_object_has_one_thread_until_its_last_shim_ends(sandbox: Callab
         assert threads() == 1
 
     await leaks.eventually(lambda: threads() == 0)
+
+
+def test_without_hooks_nothing_of_them_is_loaded() -> None:
+    program = (
+        "import sys, shimpy.daemon.serve, shimpy.daemon.containerd.daemon as daemon; daemon.load(); "
+        "rooms = 'shimpy.core.hooks', 'shimpy.hooks', 'tomllib'; "
+        "print([name for name in sys.modules if name.startswith(rooms)])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert printed == "[]\n"
 
 
 def _made(**contents: object) -> shimpy.Hooks:
