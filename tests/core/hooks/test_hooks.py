@@ -234,9 +234,11 @@ async def test_a_failed_exec_is_told(sandbox: Callable[..., Any]) -> None:
 class Bad(shimpy.Hooks):
     """Does to one exec what its first argument says, and nothing to others."""
 
-    time_limit = 1.5
+    def __init__(self) -> None:
+        self.asked: list[str] = []
 
     async def before_exec(self, call: shimpy.HookExec) -> Any:
+        self.asked.append(call.args[0])
         match call.args[0]:
             case "hang":
                 await asyncio.sleep(1000)
@@ -273,8 +275,13 @@ class Bad(shimpy.Hooks):
 async def test_a_bad_hook_fails_its_call_and_no_other(
     sandbox: Callable[..., Any], what: str, error: type[shimpy.ShimError], words: str
 ) -> None:
-    async with sandbox(Bad()) as container:
+    hooks = Bad()
+    hooks.time_limit = 1.5
+    async with sandbox(hooks) as container:
         bad = asyncio.ensure_future(container.run([what]))
+        await leaks.eventually(lambda: what in hooks.asked)
+        # The bad one's is running; the others' need not be short on a busy machine.
+        hooks.time_limit = 60
         assert (await container.run(["echo", "good"])).stdout == b"good\n"
         with pytest.raises(error, match=words):
             await bad
