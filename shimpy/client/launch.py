@@ -10,7 +10,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shimpy import linux
 from shimpy.client.connect import connect
@@ -85,7 +85,10 @@ class LaunchOptions:
 
     def hook_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim its hooks."""
-        names = [self.hooks] if isinstance(self.hooks, str) else self.hooks
+        given: Any = self.hooks
+        names = given if isinstance(given, (list, tuple)) else [given]
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"hooks: {wrong[0]!r:.64} is not a string; another process needs module:name")
         return [f"--hooks={name}" for name in names]
 
     def root_arguments(self) -> list[str]:

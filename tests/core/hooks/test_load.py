@@ -167,6 +167,14 @@ def test_a_shim_that_cannot_load_its_hooks_says_so_in_one_line(tmp_path: Path) -
     )
 
 
+async def test_a_shim_of_its_own_takes_names_alone() -> None:
+    hooks: Any = shimpy.Hooks()
+    for wrong in (hooks, [hooks]):
+        with pytest.raises(TypeError, match="is not a string; another process needs module:name"):
+            async with shimpy.launch(hooks=wrong):
+                pass
+
+
 async def test_a_shim_ends_whatever_threads_its_hooks_have(module: Path, tmp_path: Path) -> None:
     (module / "hanging.py").write_text(
         "import shimpy, threading\n"
