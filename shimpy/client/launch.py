@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shimpy import linux
 from shimpy.client.connect import connected
@@ -17,7 +17,7 @@ from shimpy.client.container import delete_container
 from shimpy.client.program import program
 from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
-from shimpy.client.shim_process import Child, ShimStarter
+from shimpy.client.shim_process import SHUTDOWN, Child, ShimStarter
 from shimpy.core.runtime.environment import environment, mark
 from shimpy.errors import ShimError, UnavailableError
 
@@ -84,7 +84,10 @@ class LaunchOptions:
 
     def hook_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim its hooks."""
-        names = [self.hooks] if isinstance(self.hooks, str) else self.hooks
+        given: Any = self.hooks
+        names = given if isinstance(given, (list, tuple)) else [given]
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"hooks: {wrong[0]!r:.64} is not a string; another process needs module:name")
         return [f"--hooks={name}" for name in names]
 
     @property

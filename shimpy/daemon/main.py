@@ -112,7 +112,19 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error))
     except OSError as error:
         return _complain(f"{error.filename or arguments.socket}: {error.strerror}")
+    if arguments.hooks:
+        _leave()
     return 0
+
+
+def _leave() -> NoReturn:
+    """Ends the process. Python would wait for threads that hooks have started, and that may hang."""
+    import logging
+
+    logging.shutdown()
+    with contextlib.suppress(OSError, AttributeError):  # there may be no stderr
+        sys.stderr.flush()
+    os._exit(0)
 
 
 def _load_hooks(names: list[str]) -> tuple[Hooks, ...]:

@@ -30,8 +30,10 @@ async def test_a_line_for_each_that_is_asked_for_and_each_exit(
     bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> None:
     log, name = tmp_path / "audit", new_id()
+    hooks = AuditLog(log, sync=True)
+    hooks.time_limit = 60  # for a disk that is busy
     async with (
-        shimpy.in_process(runtime=RUNTIME, hooks=AuditLog(log, sync=True)) as shim,
+        shimpy.in_process(runtime=RUNTIME, hooks=hooks) as shim,
         shim.container(name, bundle(*INIT)) as container,
     ):
         await container.run(["sh", "-c", "exit 3"], user=shimpy.User(uid=1000, gid=7))

@@ -185,6 +185,11 @@ class _Worker:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
+            # What hooks have begun on their own goes with it.
+            if left := asyncio.all_tasks(self._loop):
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(left))
         finally:
             self._loop.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -232,9 +234,11 @@ async def test_a_failed_exec_is_told(sandbox: Callable[..., Any]) -> None:
 class Bad(shimpy.Hooks):
     """Does to one exec what its first argument says, and nothing to others."""
 
-    time_limit = 1.5
+    def __init__(self) -> None:
+        self.asked: list[str] = []
 
     async def before_exec(self, call: shimpy.HookExec) -> Any:
+        self.asked.append(call.args[0])
         match call.args[0]:
             case "hang":
                 await asyncio.sleep(1000)
@@ -271,8 +275,13 @@ class Bad(shimpy.Hooks):
 async def test_a_bad_hook_fails_its_call_and_no_other(
     sandbox: Callable[..., Any], what: str, error: type[shimpy.ShimError], words: str
 ) -> None:
-    async with sandbox(Bad()) as container:
+    hooks = Bad()
+    hooks.time_limit = 1.5
+    async with sandbox(hooks) as container:
         bad = asyncio.ensure_future(container.run([what]))
+        await leaks.eventually(lambda: what in hooks.asked)
+        # The bad one's is running; the others' need not be short on a busy machine.
+        hooks.time_limit = 60
         assert (await container.run(["echo", "good"])).stdout == b"good\n"
         with pytest.raises(error, match=words):
             await bad
@@ -335,6 +344,19 @@ async def test_an_object_has_one_thread_until_its_last_shim_ends(sandbox: Callab
         assert threads() == 1
 
     await leaks.eventually(lambda: threads() == 0)
+
+
+def test_without_hooks_nothing_of_them_is_loaded() -> None:
+    program = (
+        "import sys, shimpy.daemon.serve, shimpy.daemon.containerd.daemon as daemon; daemon.load(); "
+        "rooms = 'shimpy.core.hooks', 'shimpy.hooks', 'tomllib'; "
+        "print([name for name in sys.modules if name.startswith(rooms)])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert printed == "[]\n"
 
 
 def _made(**contents: object) -> shimpy.Hooks:

@@ -165,3 +165,25 @@ def test_a_shim_that_cannot_load_its_hooks_says_so_in_one_line(tmp_path: Path) -
     assert done.stderr == (
         "shimpy: hooks: no_such_module:x: ModuleNotFoundError: No module named 'no_such_module'\n"
     )
+
+
+async def test_a_shim_of_its_own_takes_names_alone() -> None:
+    hooks: Any = shimpy.Hooks()
+    for wrong in (hooks, [hooks]):
+        with pytest.raises(TypeError, match="is not a string; another process needs module:name"):
+            async with shimpy.launch(hooks=wrong):
+                pass
+
+
+async def test_a_shim_ends_whatever_threads_its_hooks_have(module: Path, tmp_path: Path) -> None:
+    (module / "hanging.py").write_text(
+        "import shimpy, threading\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "hooks = shimpy.Hooks()\n"
+    )
+    (tmp_path / "hooks.toml").write_text(f'python_path = ["{module}"]\n[[hooks]]\nuse = "hanging:hooks"\n')
+    async with asyncio.timeout(50):
+        async with shimpy.launch(hooks=str(tmp_path / "hooks.toml"), timeout=30):
+            began = asyncio.get_running_loop().time()
+        # SIGKILL would come after five.
+        assert asyncio.get_running_loop().time() - began < 4.5
