@@ -119,6 +119,10 @@ async def test_what_cannot_be_copied_is_said(container: shimpy.Container, tmp_pa
         await container.put(tmp_path, "/bin/busybox")
     with pytest.raises(shimpy.NotFoundError, match="no /tmp/missing"):
         await container.get("/tmp/missing", tmp_path)
+    with pytest.raises(shimpy.NotFoundError, match="Not a directory"):
+        await container.get("/bin/busybox", file / "below")
+    with pytest.raises(shimpy.NotFoundError, match="Not a directory"):
+        await container.put(file, "/bin/busybox/below")
     with pytest.raises(shimpy.InvalidArgumentError, match="not absolute"):
         await container.read_file("relative")
     with pytest.raises(shimpy.InvalidArgumentError, match="not a file"):
