@@ -40,9 +40,9 @@ class CommandStream(Session, ObjectReceiveStream["Chunk"]):
 
     def __init__(self, limit: int | None = None) -> None:
         super().__init__(limit)
-        self.stdin = InputStream(lambda: self.process.stdin)
-        self.stdout = OutputStream("stdout", self.output, self.wait)
-        self.stderr = OutputStream("stderr", self.output, self.wait)
+        self.stdin = InputStream(lambda: self._process.stdin)
+        self.stdout = OutputStream("stdout", self._output, self.wait)
+        self.stderr = OutputStream("stderr", self._output, self.wait)
 
     async def receive(self) -> Chunk:
         """Returns the next piece of either output.
@@ -50,7 +50,7 @@ class CommandStream(Session, ObjectReceiveStream["Chunk"]):
         Raises:
             anyio.EndOfStream: the command has ended.
         """
-        chunk = await self.next_chunk()
+        chunk = await self._next_chunk()
         if chunk is None:
             raise anyio.EndOfStream
         return chunk
@@ -91,11 +91,11 @@ async def stream(
         exits,
         create,
         name,
-        take=session.output.put,
+        take=session._output.put,
         stdin=stdin,
         stderr=True,
         created=created,
         deadline=deadline,
     ) as process:
-        session.begin(process, deadline)
+        session._begin(process, deadline)
         yield session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+
+    import anyio
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import Result, StrPath
@@ -29,6 +31,7 @@ async def run(
     input: bytes | None = None,
     timeout: float | None = None,
     output_limit: int | None = None,
+    limiter: anyio.CapacityLimiter | None = None,
     runtime: str = "runc",
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
@@ -45,12 +48,14 @@ async def run(
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
         output_limit: bytes that are kept of each output; the rest is read and thrown away.
+        limiter: how many may run at once, of all that share it.
         runtime: the OCI runtime, a name on PATH or an absolute path.
 
     Raises:
         ShimError: the container could not be made; the class says what kind of reason it was.
     """
     async with (
+        limiter or nullcontext(),
         prepared(root, args, env=env, cwd=cwd, runtime=runtime) as bundle,
         own_shim(runtime) as client,
     ):

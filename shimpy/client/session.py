@@ -27,24 +27,24 @@ class Session:
 
     def __init__(self, limit: int | None) -> None:
         self.timed_out = False
-        self.output = OutputQueue(limit)
+        self._output = OutputQueue(limit)
         self._running: CommandProcess | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
         """The process, as the host numbers it."""
-        return self.process.pid
+        return self._process.pid
 
     @property
     def truncated(self) -> bool:
         """It wrote more than the limit; the rest was read and thrown away."""
-        return self.output.truncated
+        return self._output.truncated
 
     @property
     def oom(self) -> bool:
         """While it was there the OOM killer struck in the container; known once it has ended."""
-        return self.process.oom
+        return self._process.oom
 
     async def write(self, data: bytes) -> None:
         """Writes to what the process reads, waiting while it does not.
@@ -55,9 +55,9 @@ class Session:
         Raises:
             BrokenPipeError: it reads no more.
         """
-        if self.process.stdin is None:
+        if self._process.stdin is None:
             raise BrokenPipeError("the process was given nothing to read")
-        await self.process.stdin.write(data)
+        await self._process.stdin.write(data)
 
     async def kill(self, signal: int = signals.SIGKILL) -> None:
         """Kills the process with all that it started, and returns once that is done; or sends it a signal.
@@ -70,10 +70,10 @@ class Session:
         """
         number = check_signal(signal)
         if number != signals.SIGKILL:
-            await self.process.signal(number)
+            await self._process.signal(number)
             return
-        self.process.kill()
-        await self.process.wait()
+        self._process.kill()
+        await self._process.wait()
 
     async def wait(self) -> int:
         """Waits for the end of the process.
@@ -84,27 +84,27 @@ class Session:
         Returns:
             Its exit code, or 128 + the signal that ended it.
         """
-        return await self.process.wait()
+        return await self._process.wait()
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Brings the output piece by piece, each with the name of where it was written."""
-        while (chunk := await self.next_chunk()) is not None:
+        while (chunk := await self._next_chunk()) is not None:
             yield chunk
 
     async def aclose(self) -> None:
         """Kills the process, if it still runs, and waits until it is gone."""
-        self.process.kill()
-        await settled(self.process.wait())
+        self._process.kill()
+        await settled(self._process.wait())
 
     @property
-    def process(self) -> CommandProcess:
+    def _process(self) -> CommandProcess:
         if self._running is None:
             raise RuntimeError("the process is there only within its `async with` block")
         return self._running
 
-    def begin(self, process: CommandProcess, deadline: Deadline | None) -> None:
+    def _begin(self, process: CommandProcess, deadline: Deadline | None) -> None:
         self._running = process
-        self.output.source = process
+        self._output.source = process
         if deadline is not None and deadline.at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out)
         ending = asyncio.ensure_future(process.wait())
@@ -112,17 +112,17 @@ class Session:
 
     def _time_out(self) -> None:
         self.timed_out = True
-        self.process.kill()
+        self._process.kill()
 
     def _finished(self, ending: asyncio.Future[int]) -> None:
         if not ending.cancelled():
             ending.exception()  # seen: wait() raises it
         if self._timer is not None:
             self._timer.cancel()
-        self.output.end()
+        self._output.end()
 
-    async def next_chunk(self) -> Chunk | None:
-        chunk = await self.output.get()
+    async def _next_chunk(self) -> Chunk | None:
+        chunk = await self._output.get()
         if chunk is None:
-            await self.process.wait()  # raises what went wrong
+            await self._process.wait()  # raises what went wrong
         return chunk

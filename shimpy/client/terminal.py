@@ -35,11 +35,11 @@ class Pty(Session, ByteStream):
     def __init__(self, resize: Callable[[int, int, int], Awaitable[None]], limit: int | None = None) -> None:
         super().__init__(limit)
         self._resize = resize
-        self._input = InputStream(lambda: self.process.stdin)
+        self._input = InputStream(lambda: self._process.stdin)
 
     async def read(self) -> bytes:
         """Returns what the terminal shows next, `b""` once the command has ended."""
-        chunk = await self.next_chunk()
+        chunk = await self._next_chunk()
         return b"" if chunk is None else chunk.data
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -52,9 +52,9 @@ class Pty(Session, ByteStream):
             anyio.EndOfStream: the command has ended.
         """
         check_max_bytes(max_bytes)
-        data = await self.output.get_from("stdout", max_bytes)
+        data = await self._output.get_from("stdout", max_bytes)
         if not data:
-            await self.process.wait()  # raises what went wrong
+            await self._process.wait()  # raises what went wrong
             raise anyio.EndOfStream
         return data
 
@@ -81,7 +81,7 @@ class Pty(Session, ByteStream):
         by then is gone. Idempotent.
         """
         await self._input.aclose()
-        await self.process.hang_up()
+        await self._process.hang_up()
 
     async def resize(self, width: int, height: int) -> None:
         """Sets the terminal's size.
@@ -113,7 +113,7 @@ async def pty(
     """Runs a command on a terminal for the time of the block; see `shimpy.Container.pty`."""
     session = Pty(client.resize)
     async with running(
-        client, exits, create, name, take=session.output.put, stdin=True, stderr=False, created=created
+        client, exits, create, name, take=session._output.put, stdin=True, stderr=False, created=created
     ) as process:
-        session.begin(process, deadline)
+        session._begin(process, deadline)
         yield session

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import shimpy
@@ -317,7 +318,7 @@ async def test_stream_that_nobody_fetches_makes_the_command_wait(container: shim
         size = len(first.data)
         async for _, data in command:
             await asyncio.sleep(0)
-            assert command.output._held["stdout"] < 1 << 19
+            assert command._output._held["stdout"] < 1 << 19
             size += len(data)
         assert (size, await command.wait()) == (3_000_000, 0)
 
@@ -450,6 +451,17 @@ async def test_one_shot_in_a_root_directory(rootfs: Path) -> None:
         rootfs, ["sh", "-c", "cat; pwd; echo $NAME"], input=b"in\n", env={"NAME": "x"}, cwd="/tmp"
     )
     assert result == shimpy.Result(b"in\n/tmp\nx\n", b"", 0)
+
+
+async def test_one_shot_waits_for_its_turn(rootfs: Path) -> None:
+    limiter = anyio.CapacityLimiter(1)
+    limiter.acquire_on_behalf_of_nowait("another")
+    with anyio.move_on_after(0.2) as waiting:
+        await shimpy.run(rootfs, ["true"], timeout=0, limiter=limiter)
+    assert waiting.cancelled_caught
+    limiter.release_on_behalf_of("another")
+    assert (await shimpy.run(rootfs, ["true"], timeout=30, limiter=limiter)).exit_status == 0
+    assert limiter.borrowed_tokens == 0
 
 
 async def test_one_shot_from_a_bundle(bundle: Callable[..., str]) -> None:

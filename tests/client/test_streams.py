@@ -12,6 +12,8 @@ from anyio.streams.text import TextReceiveStream, TextSendStream
 from grpclib.testing import ChannelFor
 
 import shimpy
+from tests.support.leaks import eventually
+from tests.support.sandboxes import inside
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +162,14 @@ async def test_a_shim_without_the_task_api_has_terminals_too(
             with pytest.raises(shimpy.UnimplementedError):
                 await container.stats()
         await client.aclose()
+
+
+async def test_what_a_terminal_s_command_started_ends_with_it(sandboxed: shimpy.Container) -> None:
+    # In a session of its own no hang-up reaches it.
+    async with sandboxed.pty(["sh", "-c", "setsid sleep 1000 & echo ready; wait"]) as terminal:
+        await terminal.read()
+        await eventually(lambda: len(inside(sandboxed.id)) >= 3)
+    await eventually(lambda: inside(sandboxed.id) == {sandboxed.pid})
 
 
 async def test_closing_a_terminal_s_input_ends_what_reads_it(sandboxed: shimpy.Container) -> None:

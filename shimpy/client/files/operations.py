@@ -24,6 +24,7 @@ from shimpy.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    from_oserror,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ async def get(client: ShimCalls, pid: int, path: StrPath, target: StrPath, limit
         is_folder = await in_thread(lambda _: is_directory(tree, origin), f"get: {origin}")
         if is_folder is None:
             raise NotFoundError(f"get: there is no {origin} in the container")
-        directory, name = place_on_host(destination, origin, is_folder=is_folder)
+        directory, name = await in_thread(
+            lambda _: place_on_host(destination, origin, is_folder=is_folder), f"get: {target}"
+        )
         with closing(_host_tree(directory)) as host:
 
             def pack(output: BinaryIO, stop: Event) -> None:
@@ -204,8 +207,8 @@ def _read(tree: FileTree, path: str, limit: int) -> bytes:
 def _host_tree(directory: str) -> FileTree:
     try:
         return FileTree(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no directory {directory}") from error
+    except OSError as error:
+        raise from_oserror(error, f"directory {directory}", default=InvalidArgumentError) from error
 
 
 def _name(path: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from shimpy.core.rootfs import syscalls
 from shimpy.core.rootfs.fsids import file_owner
-from shimpy.errors import FailedPreconditionError, InvalidArgumentError
+from shimpy.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 
 # What the kernel shows of an owner that has no number in a namespace (user_namespaces(7)).
 _OVERFLOW = 65534
@@ -115,6 +115,10 @@ class ContainerTree(FileTree):
                 os.close(process)
         except (FileNotFoundError, ProcessLookupError) as error:
             raise FailedPreconditionError("the container's init has ended, and its root with it") from error
+        except PermissionError as error:
+            raise PermissionDeniedError(
+                "the container's files are reached by its init's /proc/PID/root, which only root may use"
+            ) from error
         super().__init__(root)
         self.uids, self.gids = uids, gids
 

@@ -119,6 +119,10 @@ async def test_what_cannot_be_copied_is_said(container: shimpy.Container, tmp_pa
         await container.put(tmp_path, "/bin/busybox")
     with pytest.raises(shimpy.NotFoundError, match="no /tmp/missing"):
         await container.get("/tmp/missing", tmp_path)
+    with pytest.raises(shimpy.NotFoundError, match="Not a directory"):
+        await container.get("/bin/busybox", file / "below")
+    with pytest.raises(shimpy.NotFoundError, match="Not a directory"):
+        await container.put(file, "/bin/busybox/below")
     with pytest.raises(shimpy.InvalidArgumentError, match="not absolute"):
         await container.read_file("relative")
     with pytest.raises(shimpy.InvalidArgumentError, match="not a file"):
@@ -243,7 +247,7 @@ async def test_a_full_filesystem_is_said_and_nothing_half_is_left(container: shi
 
 
 async def test_a_copy_that_is_cancelled_ends_at_once(container: shimpy.Container, tmp_path: Path) -> None:
-    await sh(container, "truncate -s 1099511627776 /tmp/huge")
+    await sh(container, "truncate -s 4294967296 /tmp/huge")
     out = tmp_path / "out"
     out.mkdir()
     with anyio.move_on_after(0.3) as scope:
