@@ -18,7 +18,7 @@ from shimpy.client.program import program
 from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
 from shimpy.client.shim_process import SHUTDOWN, Child, ShimStarter
-from shimpy.core.runtime.environment import environment, mark
+from shimpy.core.runtime.environment import environment, mark, unmarked
 from shimpy.errors import ShimError, UnavailableError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ async def _spawn(arguments: list[str], notify: str, *, guarded: bool) -> asyncio
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "NOTIFY_SOCKET": notify, **(mark if guarded else {})},
+        env=unmarked() | {"NOTIFY_SOCKET": notify} | (mark if guarded else {}),
         start_new_session=True,
     )
 

@@ -227,13 +227,10 @@ class ShimCalls:
         Raises:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
+        check_kinds(int, pid=pid)
         reply = await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
         self.guard.deleted(pid)
         return reply.exit_status
-        check_kinds(int, pid=pid)
-        return (
-            await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
-        ).exit_status
 
     async def resize(self, pid: int, width: int, height: int, *, timeout: float | None = None) -> None:
         """Sets the size of a process's terminal.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from shimpy.client.launch import LaunchOptions, shim_process
 from shimpy.client.program_guard import note_shim
 from shimpy.client.rpc import settled
-from shimpy.core.runtime.environment import mark
+from shimpy.core.runtime.environment import mark, unmarked
 from shimpy.daemon.forkserver import END
 from shimpy.errors import UnavailableError
 
@@ -74,6 +74,7 @@ class WarmLauncher:
                     "shimpy.daemon.forkserver",
                     stdin=theirs.fileno(),
                     stdout=asyncio.subprocess.DEVNULL,
+                    env=unmarked(),
                     start_new_session=True,
                 )
             except BaseException:

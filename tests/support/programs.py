@@ -20,6 +20,7 @@ from shimpy.core import tempdirs
 from shimpy.core.registry import ProgramDirectory, programs
 from shimpy.core.runtime.environment import PROGRAM
 from tests.support import containers, residue
+from tests.support.leaks import children
 
 # The ways to a container that goes with its program.
 WAYS = ("run", "in_process", "exec", "launch", "warm")
@@ -49,6 +50,7 @@ async def _use(way: str, rootfs: str, bundle: str, container_id: str) -> None:
                 os.waitpid(child, 0)
             if way == "pause":
                 await client.pause()
+                await asyncio.sleep(1000)
             await container.run(_SLEEP, timeout=1 if way == "timeout-exec" else None)
 
 
@@ -98,6 +100,10 @@ class Program:
     def pids(self) -> list[int]:
         """Returns what runs in its container, if that has the id."""
         return residue.processes(self.container_id)
+
+    def commands(self) -> list[int]:
+        """Returns the commands of the runtime that it has under way."""
+        return [pid for pid in children(self.process.pid) if pid not in self.pids()]
 
     def left(self) -> dict[str, list[str]]:
         """Returns what there is on the machine of all that it has made, by kinds."""

@@ -52,6 +52,11 @@ def environment() -> dict[str, str] | None:
     return {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENVIRONMENT} | mark
 
 
+def unmarked() -> dict[str, str]:
+    """Returns our environment without the mark of a program that this one was started by, and goes with."""
+    return {key: value for key, value in os.environ.items() if key != PROGRAM}
+
+
 def clean_prefix(*, sets_oom_score: bool = False) -> list[str]:
     """Returns the command that has to stand before the runtime's, so that what it starts begins clean.
 

@@ -86,6 +86,11 @@ def test_what_a_supervisor_told_us_is_not_for_the_container(monkeypatch: pytest.
     assert given == {name: value for name, value in os.environ.items() if name not in private}
 
 
+def test_mark_of_another_program_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environment.PROGRAM, "program-0")
+    assert environment.PROGRAM not in environment.unmarked()
+
+
 def test_commands_have_the_mark_of_the_program_that_has_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "mark", {environment.PROGRAM: "program-1"})
     assert (environment.environment() or {})[environment.PROGRAM] == "program-1"
