@@ -17,7 +17,7 @@ from shimpy.client.container import delete_container
 from shimpy.client.program import program
 from shimpy.client.program_guard import ProgramGuard
 from shimpy.client.rpc import settled
-from shimpy.client.shim_process import SHUTDOWN, Child, ShimStarter
+from shimpy.client.shim_process import SHUTDOWN, LaunchedShim, ShimStarter
 from shimpy.core.runtime.environment import environment, mark, unmarked
 from shimpy.errors import ShimError, UnavailableError
 
@@ -115,7 +115,7 @@ async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncItera
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
         arguments += options.hook_arguments()
         arguments += options.root_arguments()
-        child = await Child.start(start, arguments, directory, options.timeout, guarded=options.guarded)
+        child = await LaunchedShim.start(start, arguments, directory, options.timeout, guarded=options.guarded)
         try:
             async with connected(path, guard=guard) as client:
                 try:

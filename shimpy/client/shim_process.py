@@ -54,7 +54,7 @@ class ShimStarter(Protocol):
         """
 
 
-class Child:
+class LaunchedShim:
     """The child process and what it says."""
 
     def __init__(self, process: ShimProcess) -> None:
@@ -66,7 +66,7 @@ class Child:
     @classmethod
     async def start(
         cls, start: ShimStarter, arguments: list[str], directory: str, timeout: float, *, guarded: bool
-    ) -> Child:
+    ) -> LaunchedShim:
         """Starts it, and returns once it says that it is ready (sd_notify(3))."""
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM | sockets.SOCK_NONBLOCK) as notify:
             address = f"{directory}/notify"

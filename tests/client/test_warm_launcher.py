@@ -187,7 +187,7 @@ async def test_shim_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch
     async def unheard(_socket: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("shimpy.client.launch._wait_ready", unheard)
+    monkeypatch.setattr("shimpy.client.shim_process._wait_ready", unheard)
     async with Warm() as warm:
         with pytest.raises(shimpy.UnavailableError, match="0 seconds"):
             async with warm.launcher.launch(timeout=0):

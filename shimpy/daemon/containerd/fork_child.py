@@ -32,7 +32,7 @@ def become(connection: _socket.socket, data: bytes, asker: int) -> int:
         data: its request.
         asker: its process id. It is alive as long as it says so.
     """
-    request = fork_place.Request(data)
+    request = fork_place.ForkRequest(data)
     try:
         _take_after(asker)
     except (OSError, ValueError) as error:

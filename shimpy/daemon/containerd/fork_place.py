@@ -92,7 +92,7 @@ def encode(program: str, command_line: Sequence[str], arguments: Sequence[str]) 
     return b"\0".join([*map(os.fsencode, texts), *environment])
 
 
-class Request:
+class ForkRequest:
     """What `encode` encodes.
 
     Attributes:

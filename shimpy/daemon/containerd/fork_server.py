@@ -160,7 +160,7 @@ class ForkServer:
             return False
         try:
             return (
-                fork_place.Request(request).program == self._program
+                fork_place.ForkRequest(request).program == self._program
                 and fork_place.surroundings(pid) == self._surroundings
                 and fork_place.credentials(pid) == self._credentials
             )

@@ -267,11 +267,11 @@ async def test_one_whose_name_is_gone_ends(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("data", [b"", b"x", b"x\0" + b"9\0a", b"x\0-1\0a", b"x\0one\0a"])
 def test_what_is_not_a_request_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"list|invalid"):
-        fork_place.Request(data)
+        fork_place.ForkRequest(data)
 
 
 def test_a_request_says_what_it_was_made_of() -> None:
-    request = fork_place.Request(fork_place.encode("a program", ["python", "", "x"], ["x", ""]))
+    request = fork_place.ForkRequest(fork_place.encode("a program", ["python", "", "x"], ["x", ""]))
 
     assert (request.program, request.command_line, request.arguments) == (
         "a program", ["python", "", "x"], ["x", ""],
