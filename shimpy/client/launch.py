@@ -115,7 +115,9 @@ async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncItera
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
         arguments += options.hook_arguments()
         arguments += options.root_arguments()
-        child = await LaunchedShim.start(start, arguments, directory, options.timeout, guarded=options.guarded)
+        child = await LaunchedShim.start(
+            start, arguments, directory, options.timeout, guarded=options.guarded
+        )
         try:
             async with connected(path, guard=guard) as client:
                 try:

@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from tests.support.leaks import eventually
+from tests.support.leaks import children, eventually
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -39,8 +39,7 @@ async def address(rootfs: Path, tmp_path: Path) -> AsyncIterator[str]:
     )
     assert program.stdout is not None
     yield (await program.stdout.readline()).decode().strip()
-    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
-    await eventually(lambda: children.read_text() == "")
+    await eventually(lambda: not children(program.pid))
     program.send_signal(signal.SIGINT)
     await program.wait()
 

@@ -158,7 +158,7 @@ class PlainIO:
         return fd
 
     def _open_outputs(self, hub: StdioHub, stdout: str, stderr: str) -> tuple[int, int]:
-        if not (stdout or stderr):
+        if not (stdout or stderr or self._tap):
             self._lent.callback(os.close, null := os.open(os.devnull, os.O_WRONLY))
             return null, null
         if stdout == stderr:

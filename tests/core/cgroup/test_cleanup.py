@@ -18,7 +18,7 @@ from shimpy.core.cgroup.hierarchies import memberships
 from tests.support.bundles import make_bundle, make_rootfs
 from tests.support.cgroups import Started, clear
 from tests.support.containers import cgroups, new_id, remove
-from tests.support.leaks import descriptors
+from tests.support.leaks import children, descriptors
 from tests.support.machine import lacking
 from tests.support.rounds import rounds
 
@@ -205,8 +205,5 @@ async def test_a_create_that_was_killed_leaves_no_cgroups(tmp_path: Path) -> Non
 
 def reap() -> None:
     """Waits for the orphans that came to us."""
-    try:
-        while os.waitpid(-1, 0):
-            pass
-    except ChildProcessError:
-        pass
+    while children():
+        os.waitpid(-1, 0)
