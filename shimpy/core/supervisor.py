@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.context import Context
+from shimpy.core.container.create import CreateOptions
 from shimpy.core.model import ContainerEvent, Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import StdioHub
 from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
+
+_DEFAULT_OPTIONS = CreateOptions()
 
 # Is called with each event, in order, in the event loop. It must not raise and not block.
 Observer = Callable[[ContainerEvent], None]
@@ -98,8 +101,7 @@ class Supervisor:
         stdio: StdioPaths,
         *,
         policy: Policy,
-        no_pivot: bool = False,
-        no_new_keyring: bool = False,
+        options: CreateOptions = _DEFAULT_OPTIONS,
     ) -> ManagedContainer:
         """Creates a container, up to where its `start` lets its process run; publishes CREATE.
 
@@ -111,8 +113,7 @@ class Supervisor:
             runtime: whose commands run it.
             stdio: what its process reads and writes.
             policy: how its processes live.
-            no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
-            no_new_keyring: do not make a session keyring (session-keyring(7)).
+            options: how the runtime makes it.
 
         Raises:
             AlreadyExistsError: there is a container of that id.
@@ -126,7 +127,7 @@ class Supervisor:
             await held.wait_rolled_back()
         context = Context(container_id, bundle, runtime, self.reaper, self._hub)
         container = ManagedContainer(context, publish=self._publish, policy=policy)
-        creating = container.create(stdio, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
+        creating = container.create(stdio, options)
         self._containers[container_id] = container
         try:
             await creating
