@@ -26,7 +26,7 @@ run: ready system ## see a container go through its whole life, step by step
 test: ready system others ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
 	$(PYTEST) $(ARGS)
 
-interop: ready system others ## the tests with a containerd, of the binaries in a directory: make interop CONTAINERD=/path/to/bin
+interop: ready system others ## what drives containerd, with the binaries of a directory: make interop CONTAINERD=/path/to/bin
 	SHIMPY_CONTAINERD=$(CONTAINERD) $(PYTEST) tests/daemon/containerd $(ARGS)
 
 coverage: ready system others ## what the tests run of shimpy, branches counted, its child processes included

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from tests.support.containerd import Containerd, run_arguments
 from tests.support.containers import cgroups
 from tests.support.leaks import alive
-from tests.support.rounds import rounds
+from tests.support.rounds import FULL, rounds
 from tests.support.shimv2 import gone
 from tests.support.time_scale import scaled
 
@@ -114,3 +115,14 @@ async def test_ten_pods_have_ten_shims(containerd: Containerd, rootfs: Path, new
         containerd.remove(pod[0])
         await gone(shim)
     assert len(set(shims)) == len(pods)
+
+
+@pytest.mark.skipif(not FULL, reason="200 MB take their time; make stress has them")
+def test_much_out_of_an_exec_is_the_same(containerd: Containerd, running: str) -> None:
+    count = 200_000_000
+    done = containerd.ctr(
+        "tasks", "exec", "--exec-id", "one", running, "sh", "-c", f"yes 0123456789abcde | head -c {count}"
+    )  # fmt: skip
+
+    expected = hashlib.sha256(b"0123456789abcde\n" * (count // 16)).digest()
+    assert hashlib.sha256(done.stdout).digest() == expected
