@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shimpy.daemon.containerd.sockets import path_of
 from tests.support.containerd import Containerd, run_arguments
 from tests.support.containers import cgroups
 from tests.support.leaks import alive
@@ -21,11 +22,9 @@ pytestmark = pytest.mark.anyio
 
 NewId = Callable[[], str]
 
-_SOCKETS = "/run/containerd/s"
 
-
-def sockets() -> set[str]:
-    return set(os.listdir(_SOCKETS)) if os.path.isdir(_SOCKETS) else set()
+def socket_of(containerd: Containerd, name: str) -> str:
+    return path_of(str(containerd.folder / "c.sock"), containerd.namespace, name, "")
 
 
 def test_all_outlive_a_containerd_that_is_killed(
@@ -49,24 +48,25 @@ def test_all_outlive_a_containerd_that_is_killed(
             assert event["exit_status"] == number + 1
 
 
-def test_run_after_run_leaves_nothing(containerd: Containerd, rootfs: Path, new_id: NewId) -> None:
-    before = sockets()
+def test_run_after_run_leaves_nothing(
+    containerd: Containerd, rootfs: Path, new_id: NewId, running: str
+) -> None:
     names = [new_id() for _ in range(rounds(4, 400))]
     statuses = []
     for first in range(0, len(names), 4):
-        running = [
+        started = [
             subprocess.Popen(
                 containerd.command(*run_arguments("--rm", rootfs=rootfs, name=name, command=["true"])),
                 stdin=subprocess.DEVNULL,
             )
             for name in names[first : first + 4]
         ]
-        statuses += [each.wait(scaled(60)) for each in running]
+        statuses += [each.wait(scaled(60)) for each in started]
 
     assert statuses == [0] * len(names)
-    assert containerd.tasks() == []
-    assert sockets() <= before
+    assert containerd.tasks() == [running]
     assert [name for name in names if cgroups(name) or containerd.bundle(name).exists()] == []
+    assert [name for name in [*names, running] if os.path.exists(socket_of(containerd, name))] == [running]
 
 
 async def test_an_execs_child_holds_up_nobody(containerd: Containerd, running: str, tmp_path: Path) -> None:
