@@ -61,10 +61,10 @@ class Policy:
     Attributes:
         exec_cgroups: an exec gets a cgroup of its own, so that its Delete ends what it has started.
             Otherwise what an exited exec has started lives on in the container.
-        relay_output: output to a FIFO or a regular file goes through a pipe of the shim's. So the readers of
-            a FIFO see EOF at Delete although other processes still hold the pipe, which then get SIGPIPE; no
-            process can truncate a file; and CRIU, which knows pipes, can checkpoint the container. That of a
-            terminal ends with its process.
+        relay_output: the output of an exec to a FIFO goes through a pipe of the shim's, so that its readers
+            see EOF at Delete although other processes still hold the pipe, which then get SIGPIPE; so does
+            all output to a regular file, which no process can truncate then; that of a terminal ends with
+            its process.
         hold_stdin: a FIFO as stdin stays open when its writers leave, until `ProcessIO.close_stdin` is
             called; then its end hangs a terminal up.
         drain_timeout: seconds that Delete waits for output to reach its readers; one that does not read must

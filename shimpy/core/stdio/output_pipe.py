@@ -1,8 +1,7 @@
 """A pipe between a process and its output: its readers see EOF though others hold the process's end.
 
 What an exec has started may live on after its Delete, with the exec's output. Only a pipe that the shim
-itself reads lets it end that output for its readers. And CRIU checkpoints what has a pipe, but not what
-has a FIFO of which its container does not see the name. No byte of it is copied on the way to a FIFO,
+itself reads lets it end that output for its readers. No byte of it is copied on the way to a FIFO,
 unless there is so little that a page takes it: splice(2) would give each line a page, and a FIFO has
 sixteen. To a file that is appended to splice(2) does not write at all.
 """

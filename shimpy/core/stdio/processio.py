@@ -170,7 +170,9 @@ class PlainIO:
         self._hold_stdin = policy.hold_stdin
         self._start = start
         self._logger: Logger | None = None
-        self._relays_output = policy.relay_output
+        self._relays_files = policy.relay_output
+        # An init takes all others with it, so that EOF comes to its own FIFO without a relay.
+        self._relays_fifos = policy.relay_output and is_exec
         self._relays: list[OutputPipe] = []
         # Pipes, those behind FIFOs among them, that the process itself has open.
         self._pipes: list[int] = []
@@ -214,7 +216,7 @@ class PlainIO:
             return first, first if same else self._open_output(hub, err)
 
     def _open_output(self, hub: StdioHub, stream: Stream) -> int:
-        relayed = self._relays_output and (stream.is_fifo or stream.is_file)
+        relayed = self._relays_fifos if stream.is_fifo else self._relays_files and stream.is_file
         fd = open_output(hub, stream, self._kept, blocking=not relayed)
         if relayed:
             relay = OutputPipe(fd)
