@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test coverage stress soak fuzz bench bench-compare vm lint format proto docs build release-check clean python system others ready emulator
+.PHONY: help run test interop coverage stress soak fuzz bench bench-compare vm lint format proto docs build release-check clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ run: ready system ## see a container go through its whole life, step by step
 
 test: ready system others ## every test, on the real runtime (ARGS="-k exec -x" goes to pytest)
 	$(PYTEST) $(ARGS)
+
+interop: ready system others ## what drives containerd, with the binaries of a directory: make interop CONTAINERD=/path/to/bin
+	SHIMPY_CONTAINERD=$(CONTAINERD) $(PYTEST) tests/daemon/containerd $(ARGS)
 
 coverage: ready system others ## what the tests run of shimpy, branches counted, its child processes included
 	@mkdir -p build/coverage
@@ -98,10 +101,10 @@ system:
 	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
 	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
-# The tests drive a second runtime too, and are driven by containerd.
+# The tests drive a second runtime too, and are driven by containerd, which checkpoints by CRIU.
 others:
 	@missing=; \
-	for each in crun containerd; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	for each in crun containerd criu; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
 	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 
 emulator:

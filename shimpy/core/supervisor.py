@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.context import Context
+from shimpy.core.container.create import CreateOptions
 from shimpy.core.model import ContainerEvent, Policy, StdioPaths
 from shimpy.core.reaper import Reaper
 from shimpy.core.runtime import Runtime
@@ -17,6 +18,8 @@ from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
 if TYPE_CHECKING:
     from shimpy.core.hooks.hook_set import HookSet
     from shimpy.core.hooks.interface import Hooks
+
+_DEFAULT_OPTIONS = CreateOptions()
 
 # Is called with each event, in order, in the event loop. It must not raise and not block.
 Observer = Callable[[ContainerEvent], None]
@@ -108,8 +111,7 @@ class Supervisor:
         stdio: StdioPaths,
         *,
         policy: Policy,
-        no_pivot: bool = False,
-        no_new_keyring: bool = False,
+        options: CreateOptions = _DEFAULT_OPTIONS,
         hooks: HookSet | None = None,
     ) -> ManagedContainer:
         """Creates a container, up to where its `start` lets its process run; publishes CREATE.
@@ -122,8 +124,7 @@ class Supervisor:
             runtime: whose commands run it.
             stdio: what its process reads and writes.
             policy: how its processes live.
-            no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
-            no_new_keyring: do not make a session keyring (session-keyring(7)).
+            options: how the runtime makes it.
             hooks: asked and told of this container instead of the supervisor's; closed by `aclose`.
 
         Raises:
@@ -144,7 +145,7 @@ class Supervisor:
             if hook_set not in self._hook_sets:
                 self._hook_sets.append(hook_set)
         container = ManagedContainer(context, publish=self._publish, policy=policy)
-        creating = container.create(stdio, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
+        creating = container.create(stdio, options)
         self._containers[container_id] = container
         try:
             await creating

@@ -22,6 +22,10 @@ from tests.support.forkservers import end_fork_servers
 from tests.support.time_scale import scaled
 
 RUNTIME = "io.containerd.shimpy.v2"
+STOCK = "io.containerd.runc.v2"
+
+# The directory of other binaries than the system's: containerd, ctr and containerd-shim-runc-v2.
+BINARIES = os.environ.get("SHIMPY_CONTAINERD", "")
 
 _CONFIG = """\
 version = 2
@@ -71,10 +75,10 @@ class Containerd:
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        path = ":".join(filter(None, [f"{self.folder}/bin", BINARIES, os.environ["PATH"]]))
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                ["containerd", "--config", self.folder / "config.toml"],
+                [os.path.join(BINARIES, "containerd"), "--config", self.folder / "config.toml"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, "PATH": path, "SHIMPY_FORK_SERVER": self._fork_server},
             )  # fmt: skip
@@ -91,16 +95,27 @@ class Containerd:
     def pid(self) -> int:
         return self._process.pid
 
-    def restart(self) -> None:
-        """Kills it and starts another, which finds what this one has left."""
+    def kill(self) -> None:
+        """Kills it."""
         self._process.kill()
         self._process.wait()
+
+    def restart(self) -> None:
+        """Kills it and starts another, which finds what this one has left."""
+        self.kill()
         self._process = self._start()
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Returns a command line of ctr(8)."""
         address = str(self.folder / "c.sock")
-        return ["ctr", "--address", address, "--namespace", self.namespace, *map(str, arguments)]
+        return [
+            os.path.join(BINARIES, "ctr"),
+            "--address",
+            address,
+            "--namespace",
+            self.namespace,
+            *map(str, arguments),
+        ]
 
     def ctr(
         self, *arguments: str | Path, stdin: bytes = b"", check: bool = True
@@ -203,8 +218,10 @@ class Containerd:
         shutil.rmtree(self.folder)
 
 
-def run_arguments(*options: str, rootfs: Path, name: str, command: Sequence[str]) -> list[str]:
-    """Returns what makes `ctr run` run a container of shimpy's."""
+def run_arguments(
+    *options: str, rootfs: Path, name: str, command: Sequence[str], runtime: str = RUNTIME
+) -> list[str]:
+    """Returns what makes `ctr run` run a container."""
     # Without an image nothing says where programs are.
-    usual = ["--runtime", RUNTIME, "--env", "PATH=/bin", "--rootfs", "--read-only"]
+    usual = ["--runtime", runtime, "--env", "PATH=/bin", "--rootfs", "--read-only"]
     return ["run", *usual, *options, str(rootfs), name, *command]

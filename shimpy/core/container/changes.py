@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from shimpy.core.container.context import Created
 from shimpy.core.container.process_table import ProcessTable
@@ -32,15 +35,18 @@ class Changes:
     async def start(self, created: Created) -> None:
         """Lets init run."""
         init, start = created.init, created.start
+        had_process = init.child is not None
         try:
             await start.run()
         except ShimError as error:
-            if not start.begun and init.exit_status is not None:
+            if not start.begun and had_process and init.exit_status is not None:
                 raise FailedPreconditionError(
                     f"start: init of container {self._id} has died with status {init.exit_status}: {error}"
                 ) from error
             raise
         finally:
+            if not had_process and not start.begun:
+                self.state = State.STOPPED
             if start.begun:
                 if init.exit_status is None:
                     self.state = State.RUNNING
@@ -64,6 +70,21 @@ class Changes:
                 self._resumed(created)
             raise
         self._resumed(created)
+
+    async def checkpoint(self, created: Created, command: Coroutine[Any, Any, None]) -> None:
+        """Runs the runtime's command; called off because init has died, it completes: it may have ended it.
+
+        Raises:
+            ShimError: the runtime refused.
+        """
+        running = asyncio.ensure_future(command)
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            if created.init.exit_status is None:
+                running.cancel()
+            await asyncio.wait([running])
+        await running
 
     def _resumed(self, created: Created) -> None:
         if self.state is State.PAUSED:

@@ -11,31 +11,32 @@ from typing import Any
 from shimpy.core.cgroup import Cgroup
 from shimpy.core.container.changes import Changes
 from shimpy.core.container.context import Context, Created
-from shimpy.core.container.create import Create
+from shimpy.core.container.create import Create, CreateOptions
 from shimpy.core.container.death import InitDeath
 from shimpy.core.container.delete import Delete
 from shimpy.core.container.execs import Execs
 from shimpy.core.container.operation import Operation, Operations
 from shimpy.core.container.pause import Pause
-from shimpy.core.container.prepare import Prepare, hooked_create, prepare_create
+from shimpy.core.container.prepare import Prepare, RunCreate, hooked_create, prepare_create
 from shimpy.core.container.process import Process
 from shimpy.core.container.process_table import ProcessTable
+from shimpy.core.container.restore import Restore
 from shimpy.core.container.signals import send_signal
 from shimpy.core.container.start import Start
 from shimpy.core.container.state import State, require
 from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
 from shimpy.core.runtime.bundle import Bundle
-from shimpy.core.stdio import check_window
 from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
 
 _log = logging.getLogger(__name__)
+
+_DEFAULT_OPTIONS = CreateOptions()
 
 
 class ManagedContainer:
     """A container of the runtime: its init process and any number of exec'd ones.
 
-    The services call it; the container knows no protocol. Each method is all or
-    nothing: when it raises, or is cancelled, nothing of what it began is left.
+    It knows no protocol. Of a method that raises, or is cancelled, nothing that it began is left.
 
     Args:
         context: what it is made with.
@@ -125,11 +126,7 @@ class ManagedContainer:
         return iter(list(self._table))
 
     def get(self, exec_id: str) -> Process:
-        """Returns a process that is not deleted; "" is init.
-
-        Raises:
-            NotFoundError: there is none, or no longer.
-        """
+        """Returns a process that is not deleted; see `ProcessTable.get`."""
         return self._table.get(exec_id)
 
     def state_of(self, process: Process) -> State:
@@ -142,27 +139,21 @@ class ManagedContainer:
             return State.CREATED
         return State.RUNNING if self.state is State.CREATED else self.state
 
-    async def create(
-        self, stdio: StdioPaths, *, no_pivot: bool = False, no_new_keyring: bool = False
-    ) -> Process:
-        """Creates it, up to where `start` lets its process run.
+    async def create(self, stdio: StdioPaths, options: CreateOptions = _DEFAULT_OPTIONS) -> Process:
+        """Creates it, up to where `start` lets its process run, or restores it from a checkpoint.
 
         Args:
             stdio: what init reads and writes; the bundle has to say the same of a terminal.
-            no_pivot: do not use pivot_root(2), for a rootfs on a ramdisk.
-            no_new_keyring: do not make a session keyring (session-keyring(7)).
+            options: how the runtime makes it.
 
         Returns:
             Its init.
         """
         self.bundle.check_terminal(terminal=stdio.terminal)
-        how = {"no_pivot": no_pivot, "no_new_keyring": no_new_keyring}
         ended = self._init_exited, self._death.noticed
-        prepare = partial(prepare_create, self._context, stdio, self._policy, *ended)
-        if self._context.hooks is None:
-            work = self._run_create(prepare(), **how)
-        else:
-            work = self._run_hooked_create(prepare, **how)
+        prepare = partial(prepare_create, self._context, stdio, self._policy, options, *ended)
+        run = self._run_create if options.checkpoint is None else self._run_create_restored
+        work = run(*prepare()) if self._context.hooks is None else self._run_hooked_create(run, prepare)
         self._create_operation = self._operations.begin(work)
         return await self._create_operation.result()
 
@@ -211,20 +202,8 @@ class ManagedContainer:
             options: of the runtime's command.
         """
         await self._require("checkpoint")
-        await self._operations.begin(self.runtime.checkpoint(self.id, options), "checkpointed").result()
-
-    def resize(self, process: Process, width: int, height: int) -> None:
-        """Sets the window size of a process's terminal, also before it is started.
-
-        Args:
-            process: one of its processes.
-            width: in columns.
-            height: in rows.
-        """
-        check_window(width, height)
-        if process.exit_status is not None:
-            raise FailedPreconditionError(f"pid: process {process.pid} is stopped")
-        process.io.resize(width, height)
+        checkpoint = self._changes.checkpoint(self._existing(), self.runtime.checkpoint(self.id, options))
+        await self._operations.begin(checkpoint, "checkpointed").result()
 
     async def delete(self, process: Process) -> int:
         """Kills a process if it still runs, with what its policy says, and forgets it.
@@ -255,20 +234,37 @@ class ManagedContainer:
             self._created.cgroup.forget()
         self._held.close()
 
-    async def _run_hooked_create(self, prepare: Prepare, **how: bool) -> Process:
+    async def _run_hooked_create(self, run: RunCreate, prepare: Prepare) -> Process:
         async with hooked_create(self._context, self._held) as hooked:
-            return await self._run_create(prepare(hooked), **how)
+            return await run(*prepare(hooked))
 
-    async def _run_create(self, prepared: tuple[Create, Process], **how: bool) -> Process:
-        create, init = prepared
-        cgroup = await create.run(init, **how)
+    async def _run_create(self, create: Create, init: Process) -> Process:
+        try:
+            cgroup = await create.run(init)
+        except BaseException:
+            create.release()
+            raise
         self._held.callback(create.release)
-        self._held.callback(self._context.reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
-        start = Start(self.id, init, self.runtime)
-        self._created = Created(init, cgroup, start, Pause(self.id, cgroup, self.runtime))
+        self._hold(init, cgroup, Start(self.id, init, self.runtime))
         _log.info("container %s created with init %d", self.id, init.pid)
         self._table.created(init, cgroup)
         return init
+
+    async def _run_create_restored(self, create: Create, init: Process) -> Process:
+        """Has it restored by its start; until then there is nothing but its name and its stdio."""
+        self._held.callback(create.release)
+        self._hold(init, Cgroup(), Restore(create, init, self._restored))
+        _log.info("container %s created, to be restored from a checkpoint", self.id)
+        self._table.created(init, Cgroup())
+        return init
+
+    def _restored(self, cgroup: Cgroup) -> None:
+        self._hold(self._existing().init, cgroup, self._existing().start)
+        self._table.use(cgroup)
+
+    def _hold(self, init: Process, cgroup: Cgroup, start: Start | Restore) -> None:
+        self._held.callback(self._context.reaper.claim(cgroup.had, watch=self.bundle.shares_pids))
+        self._created = Created(init, cgroup, start, Pause(self.id, cgroup, self.runtime))
 
     async def _run_delete(self, init: Process) -> int:
         status = await self._delete.init(init, self._existing().cgroup, self._death.tasks)
@@ -298,3 +294,7 @@ class ManagedContainer:
         await self._operations.wait_rolled_back()
         exclusive = "deleted" if self._delete.is_deleting_init else self._operations.exclusive
         require(call, self.id, self.state, exclusive)
+        if call != "start" and self.init is not None and self.init.pid == 0:
+            raise FailedPreconditionError(
+                f"{call}: container {self.id} is to be restored from a checkpoint; start it first"
+            )

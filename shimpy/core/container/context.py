@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shimpy.core.cgroup import Cgroup
 from shimpy.core.container.pause import Pause
 from shimpy.core.container.process import Process
+from shimpy.core.container.restore import Restore
 from shimpy.core.container.start import Start
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import Reaper
@@ -93,11 +94,11 @@ class Created:
     Attributes:
         init: its first process.
         cgroup: its cgroups.
-        start: starts it.
+        start: starts it, or restores it from a checkpoint.
         pause: pauses and resumes it.
     """
 
     init: Process
     cgroup: Cgroup
-    start: Start
+    start: Start | Restore
     pause: Pause

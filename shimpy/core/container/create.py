@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from shimpy.core.cgroup import Cgroup, Leftovers
 from shimpy.core.container.operation import undo
@@ -26,26 +28,65 @@ _log = logging.getLogger(__name__)
 UNDO_TIMEOUT = 5.0
 
 
+class CreateCommand(Protocol):
+    """The runtime's command that makes a container, such as `Runtime.create`, with its own options."""
+
+    def __call__(
+        self, container_id: str, bundle: str, stdio: tuple[int, int, int], *, console_socket: str | None
+    ) -> Awaitable[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """How the runtime makes a container.
+
+    Attributes:
+        no_pivot: it does not use pivot_root(2), for a rootfs on a ramdisk.
+        no_new_keyring: it does not make a session keyring (session-keyring(7)).
+        checkpoint: options of its `restore`, by which the container's start brings it back; until then the
+            container has no process.
+    """
+
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    checkpoint: Sequence[str] | None = None
+
+    def command(self, runtime: Runtime, bundle: Bundle) -> CreateCommand:
+        """Returns the runtime's command that makes the container of a bundle."""
+        if self.checkpoint is not None:
+            return partial(runtime.restore, options=self.checkpoint)
+        return partial(
+            runtime.create,
+            no_pivot=self.no_pivot,
+            no_new_keyring=self.no_new_keyring,
+            sets_oom_score=bundle.sets_oom_score,
+        )
+
+
 class Create:
     """One try to create a container.
 
     Args:
         container_id: the id it is to have.
         bundle: what it is made from.
-        runtime: whose commands create it and remove what is left.
+        runtime: whose commands remove what is left of it.
         reaper: who waits for its init.
+        command: makes it, and returns the pid of its init.
 
-    The id is taken from now on, until the create has failed or `release` is called.
+    The id is taken from now on, until `release` is called.
 
     Raises:
         AlreadyExistsError: the runtime, or another supervisor of this process, has a container of that id.
     """
 
-    def __init__(self, container_id: str, bundle: Bundle, runtime: Runtime, reaper: Reaper) -> None:
+    def __init__(
+        self, container_id: str, bundle: Bundle, runtime: Runtime, reaper: Reaper, command: CreateCommand
+    ) -> None:
         self._id = container_id
         self._bundle = bundle
         self._runtime = runtime
         self._reaper = reaper
+        self._command = command
         self._taken = ContainerId(runtime, container_id)
         if has_state(runtime, container_id):
             self.release()
@@ -57,7 +98,7 @@ class Create:
         """Lets others take the id: there is no such container, or no longer. Idempotent."""
         self._taken.release()
 
-    async def run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
+    async def run(self, init: Process) -> Cgroup:
         """Creates the container, with `init` as its first process.
 
         Returns:
@@ -66,15 +107,6 @@ class Create:
         Raises:
             ShimError: the runtime refused, or did not do what it said.
         """
-        try:
-            cgroup = await self._run(init, no_pivot=no_pivot, no_new_keyring=no_new_keyring)
-        except BaseException:
-            self.release()
-            raise
-        self._taken.created()
-        return cgroup
-
-    async def _run(self, init: Process, *, no_pivot: bool, no_new_keyring: bool) -> Cgroup:
         try:
             await init.io.prepare()
         except BaseException:
@@ -85,14 +117,8 @@ class Create:
         cgroup: Cgroup | None = None
         try:
             with self._reaper.spawning():
-                pid = await self._runtime.create(
-                    self._id,
-                    self._bundle.directory,
-                    init.io.fds,
-                    console_socket=init.io.console_socket,
-                    no_pivot=no_pivot,
-                    no_new_keyring=no_new_keyring,
-                    sets_oom_score=self._bundle.sets_oom_score,
+                pid = await self._command(
+                    self._id, self._bundle.directory, init.io.fds, console_socket=init.io.console_socket
                 )
                 init.track(self._reaper, pid)
             cgroup = Cgroup.of(pid, made=leftovers)
@@ -101,6 +127,7 @@ class Create:
             remove_state = not isinstance(error, AlreadyExistsError)
             await undo(self._undo(init, cgroup, leftovers, began, remove_state=remove_state))
             raise
+        self._taken.created()
         return cgroup
 
     async def _undo(

@@ -80,6 +80,8 @@ class Delete:
                 FailedPreconditionError(f"container {self._id} is being deleted")
             )
             await self._table.kill()
+            if init.child is None and init.exit_status is None:
+                init.mark_start_failed()
             await init.exit_published()
             if tasks:
                 # Begun when init's exit was noticed. One may be about to thaw again what it has frozen, of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from shimpy.core.container.context import Context
-from shimpy.core.container.create import Create
+from shimpy.core.container.create import Create, CreateOptions
 from shimpy.core.container.process import Process
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.runtime.changed_bundle import changed_bundle
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 # `prepare_create` once all but the last argument is known.
 Prepare = Callable[..., tuple[Create, Process]]
+# Does it, with what `prepare_create` returned, and returns init.
+RunCreate = Callable[[Create, Process], Awaitable[Process]]
 
 
 def prepare_create(
     context: Context,
     stdio: StdioPaths,
     policy: Policy,
+    options: CreateOptions,
     on_exit: Callable[[Process], None],
     on_death: Callable[[], None],
     hooked: Hooked | None = None,
@@ -33,6 +36,7 @@ def prepare_create(
         context: the container's.
         stdio: what its client wants for init.
         policy: how init lives.
+        options: how the runtime makes the container.
         on_exit: see `Process`.
         on_death: see `Process`.
         hooked: what hooks know of init.
@@ -40,7 +44,8 @@ def prepare_create(
     Raises:
         ShimError: the id is taken, or the stdio cannot be used.
     """
-    create = Create(context.id, context.bundle, context.runtime, context.reaper)
+    command = options.command(context.runtime, context.bundle)
+    create = Create(context.id, context.bundle, context.runtime, context.reaper, command)
     try:
         spec = context.bundle.process
         return create, context.open_process(stdio, spec, policy, on_exit, on_death, hooked=hooked)

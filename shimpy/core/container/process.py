@@ -12,7 +12,8 @@ from shimpy.core.cgroup import Tree
 from shimpy.core.container.operation import Operation
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.reaper import LOST_STATUS, Child, Reaper
-from shimpy.core.stdio import ProcessIO
+from shimpy.core.stdio import ProcessIO, check_window
+from shimpy.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from shimpy.core.hooks.container_hooks import Hooked
@@ -159,6 +160,18 @@ class Process:
         """Notes that its exit is published, and wakes who waits for that."""
         self._exit_published = True
         self._wake()
+
+    def resize(self, width: int, height: int) -> None:
+        """Sets the window size of its terminal, also before it is started.
+
+        Args:
+            width: in columns.
+            height: in rows.
+        """
+        check_window(width, height)
+        if self.exit_status is not None:
+            raise FailedPreconditionError(f"pid: process {self.pid} is stopped")
+        self.io.resize(width, height)
 
     async def kill(self) -> None:
         """Kills it with everything that it started, and waits until it has been reaped.

@@ -79,10 +79,14 @@ class ProcessTable:
     def created(self, init: Process, cgroup: Cgroup) -> None:
         """Takes up the created container's init; publishes CREATE, and from now on OOMs."""
         self.init = init
-        self._cgroup = cgroup
         self.publish(EventKind.CREATE, init)
-        self._oom = cgroup.watch_oom(self._oom_struck)
+        self.use(cgroup)
         init.announce()
+
+    def use(self, cgroup: Cgroup) -> None:
+        """Takes up the container's cgroup, in place of none."""
+        self._cgroup = cgroup
+        self._oom = cgroup.watch_oom(self._oom_struck)
 
     def started(self, init: Process) -> None:
         """Publishes START; `finish` has not been asked for yet, so that the exit comes after."""

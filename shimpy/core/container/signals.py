@@ -21,7 +21,8 @@ def send_signal(process: Process, signum: int, created: Created, *, everything: 
     if process.exit_status is not None:
         raise NotFoundError(f"process {process.pid} has exited already")
     if process.child is None:
-        raise FailedPreconditionError(f"exec_id: exec {process.exec_id} is not started")
+        what = f"exec_id: exec {process.exec_id}" if process.exec_id else "kill: the container"
+        raise FailedPreconditionError(f"{what} is not started")
     process.child.kill(signum)
     if everything:
         created.cgroup.signal(signum)

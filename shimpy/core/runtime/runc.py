@@ -110,6 +110,22 @@ class Runc:
     async def checkpoint(self, container_id: str, options: Sequence[str]) -> None:
         await self._run("checkpoint", *options, container_id)
 
+    async def restore(
+        self,
+        container_id: str,
+        bundle: str,
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        options: Sequence[str] = (),
+    ) -> int:
+        with CommandFiles(self._reaper.directories) as files:
+            # Who waits for what CRIU has forked is this process, not the runtime.
+            told = ["--detach", "--no-subreaper", f"--pid-file={files.make_pid()}", f"--bundle={bundle}"]
+            prefix, options = clean_prefix(), [*told, *options]
+            await self._detach(files, prefix, "restore", options, container_id, stdio, console_socket)
+            return files.read_pid(self.name)
+
     async def version(self) -> str:
         return (await self._ask("--version")).decode(errors="replace")
 

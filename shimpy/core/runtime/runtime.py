@@ -87,6 +87,25 @@ class Runtime(Protocol):
             options: of the runtime's `checkpoint`, such as --image-path=DIR.
         """
 
+    async def restore(
+        self,
+        container_id: str,
+        bundle: str,
+        stdio: tuple[int, int, int],
+        *,
+        console_socket: str | None = None,
+        options: Sequence[str] = (),
+    ) -> int:
+        """Brings a container back that was checkpointed, running, and returns the pid of its init process.
+
+        Args:
+            container_id: the container's id.
+            bundle: the bundle's directory.
+            stdio: the file descriptors in place of those that were 0, 1 and 2 of the container's process.
+            console_socket: where to send the terminal's master to.
+            options: of the runtime's `restore`, such as --image-path=DIR.
+        """
+
     async def version(self) -> str:
         """Returns what the runtime prints of its version."""
 

@@ -12,6 +12,7 @@ from grpclib.const import Handler
 from shimpy import api
 from shimpy.core import tempdirs
 from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.create import CreateOptions
 from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
 from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
@@ -140,7 +141,7 @@ class Shim(api.ShimBase):
             runtime,
             stdio,
             policy=self._policy,
-            no_pivot=request.no_pivot,
+            options=CreateOptions(no_pivot=request.no_pivot),
         )
         return api.CreateResponse(pid=container.get("").pid)
 
@@ -188,8 +189,8 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION without a terminal.
         """
-        container, process = self._find(pty_request.pid)
-        container.resize(process, pty_request.width, pty_request.height)
+        _, process = self._find(pty_request.pid)
+        process.resize(pty_request.width, pty_request.height)
         return Empty()
 
     async def events(self, events_request: api.EventsRequest) -> AsyncIterator[api.Event]:

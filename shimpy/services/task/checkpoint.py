@@ -1,8 +1,9 @@
-"""The options of a checkpoint, as arguments of the runtime's command."""
+"""The options of a checkpoint and of a restore, as arguments of the runtime's commands."""
 
 from __future__ import annotations
 
 from shimpy.api import linux_options, runc_options, task
+from shimpy.core.runtime.options import RuntimeOptions
 from shimpy.errors import InvalidArgumentError
 from shimpy.services.task.encoding import type_name
 from shimpy.transport.protobuf import decode
@@ -44,3 +45,26 @@ def checkpoint_options(request: task.CheckpointTaskRequest) -> list[str]:
         "--parent-path": getattr(options, "parent_path", ""),
     }
     return found + [f"{flag}={value}" for flag, value in values.items() if value]
+
+
+def restore_options(request: task.CreateTaskRequest, options: RuntimeOptions) -> list[str]:
+    """Returns the arguments of `runc restore` that a request asks for.
+
+    The parent of a checkpoint that the request may name is not among them: CRIU finds it by a link that is
+    in the checkpoint.
+
+    Args:
+        request: names the directory of the checkpoint.
+        options: the runtime's.
+
+    Raises:
+        InvalidArgumentError: the checkpoint is not an absolute path.
+    """
+    if not request.checkpoint.startswith("/"):
+        raise InvalidArgumentError(f"checkpoint: {request.checkpoint!r} is not an absolute path")
+    values = {
+        "--image-path": request.checkpoint,
+        "--work-path": options.criu_work_path,
+    }
+    found = [f"{flag}={value}" for flag, value in values.items() if value]
+    return [*found, "--no-pivot"] if options.no_pivot_root else found

@@ -12,6 +12,7 @@ from typing import Any, Final
 from shimpy.api import task
 from shimpy.core.cgroup.stats import StatsReader, v1, v2
 from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.create import CreateOptions
 from shimpy.core.container.process import Process
 from shimpy.core.model import ContainerEvent, Policy, StdioPaths
 from shimpy.core.rootfs.attach import mount_rootfs, unmount_rootfs
@@ -20,7 +21,8 @@ from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.options import RuntimeOptions
 from shimpy.core.supervisor import Supervisor
-from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError, UnimplementedError
+from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
+from shimpy.services.task.checkpoint import restore_options
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
 from shimpy.services.task.hooks import TaskHooks
@@ -80,12 +82,12 @@ class Containers:
         Raises:
             ShimError: see `Supervisor.create` and `mount_rootfs`.
         """
-        if request.checkpoint:
-            raise UnimplementedError("checkpoint: this shim does not restore containers from checkpoints")
         hooks = await self._hooks.find(request.options)
         if request.id in self._records:
             raise AlreadyExistsError(f"id: container {request.id} exists already; delete it first")
         options = read_options(request.options)
+        # containerd looks for it in the options of runtimes that it knows, and passes on those of others.
+        request.checkpoint = request.checkpoint or options.criu_image_path
         bundle = Bundle.read(request.bundle)
         options.save(bundle.path)
         runtime = Runc(
@@ -107,8 +109,11 @@ class Containers:
                     runtime,
                     StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
                     policy=self._policy(options),
-                    no_pivot=options.no_pivot_root,
-                    no_new_keyring=options.no_new_keyring,
+                    options=CreateOptions(
+                        options.no_pivot_root,
+                        options.no_new_keyring,
+                        restore_options(request, options) if request.checkpoint else None,
+                    ),
                     hooks=hooks,
                 )
             except BaseException:
@@ -118,12 +123,20 @@ class Containers:
         except BaseException:
             self._records.pop(request.id, None)
             raise
-        pid = container.get("").pid
-        # Read while init lives: once it is dead nothing says where its cgroups are.
-        with suppress(OSError):
-            record.stats = StatsReader.of(pid)
-        _write_pid(bundle.path, pid)
+        if not request.checkpoint:
+            _note_init(record, container)
         return container
+
+    async def start(self, container: ManagedContainer) -> None:
+        """Starts a container; one that was created from a checkpoint is restored.
+
+        Raises:
+            ShimError: the state of the container forbids it, or the runtime refused.
+        """
+        await container.start()
+        record = self._records.get(container.id)
+        if record is not None and record.request.checkpoint:
+            _note_init(record, container)
 
     async def add_exec(
         self, container: ManagedContainer, exec_id: str, spec: Mapping[str, Any], stdio: StdioPaths
@@ -179,6 +192,15 @@ class Containers:
         record = self._records.get(event.container_id)
         if record is not None and self._forward is not None:
             self._forward(*translate(event, record.request))
+
+
+def _note_init(record: _Record, container: ManagedContainer) -> None:
+    """Notes where the cgroups of a container are, and the pid of its init."""
+    pid = container.get("").pid
+    # Read while init lives: once it is dead nothing says where its cgroups are.
+    with suppress(OSError):
+        record.stats = StatsReader.of(pid)
+    _write_pid(container.bundle.path, pid)
 
 
 def _write_pid(bundle: str, pid: int) -> None:

@@ -121,7 +121,7 @@ class TaskService:
         if request.exec_id:
             await _complete(container.execs.start(process))
         else:
-            await _complete(container.start())
+            await _complete(self._containers.start(container))
         return task.StartResponse(pid=process.pid)
 
     async def delete(self, request: task.DeleteRequest) -> task.DeleteResponse:
@@ -194,9 +194,9 @@ class TaskService:
 
     async def resize_pty(self, request: task.ResizePtyRequest) -> well_known.Empty:
         """Sets the window size of a process's terminal, also before it is started; none has no effect."""
-        container, process = self._find(request.id, request.exec_id)
+        _, process = self._find(request.id, request.exec_id)
         if process.stdio.terminal and process.exit_status is None:
-            container.resize(process, request.width, request.height)
+            process.resize(request.width, request.height)
         return _EMPTY
 
     async def close_io(self, request: task.CloseIoRequest) -> well_known.Empty:

@@ -34,7 +34,7 @@ async def container(bundle: Callable[..., str], new_id: Callable[[], str]) -> As
     reaper.open()
     context = Context(new_id(), Bundle.read(bundle("sleep", "1000")), Runc("runc", None, reaper), reaper, hub)
     container = ManagedContainer(context, publish=lambda _event: None, policy=Policy())
-    await container.create(StdioPaths(), no_pivot=False)
+    await container.create(StdioPaths())
     await container.start()
     yield container
     if not container.deleted:

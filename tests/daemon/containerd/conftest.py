@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import machine
-from tests.support.containerd import Containerd
+from tests.support.containerd import BINARIES, Containerd
 from tests.support.shimv2 import Shims
 
 
@@ -26,7 +26,7 @@ async def shims() -> AsyncIterator[Shims]:
 @pytest.fixture(scope="session")
 def session_containerd() -> Iterator[Containerd]:
     """A containerd for all tests of a worker."""
-    if shutil.which("containerd") is None or shutil.which("ctr") is None:
+    if not BINARIES and (shutil.which("containerd") is None or shutil.which("ctr") is None):
         pytest.skip("containerd is not installed")
     if lacking := machine.lacking():
         pytest.skip(f"containers need {lacking}")

@@ -16,7 +16,6 @@ from shimpy.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
 )
 from shimpy.transport.protobuf import decode
 from tests.services.task.conftest import Task
@@ -236,11 +235,6 @@ async def test_of_two_creates_of_one_id_the_first_wins(tasks: Tasks, bundle: Mak
     assert len(pids) == 1
     assert [type(outcome) for outcome in outcomes].count(AlreadyExistsError) == 4
     assert await one.start() == pids[0]
-
-
-async def test_a_checkpoint_cannot_be_restored(tasks: Tasks, bundle: MakeBundle) -> None:
-    with pytest.raises(UnimplementedError, match="checkpoint"):
-        await tasks(bundle("true")).create(checkpoint="/nowhere")
 
 
 @pytest.mark.parametrize(
