@@ -18,8 +18,9 @@ from tests.support.leaks import children, descriptors, opened_since
 def _as_before() -> Iterator[None]:
     """Everything that the reaper may change, and what it may leave."""
     before, opened = (is_subreaper(), signal.getsignal(signal.SIGCHLD)), descriptors()
+    others = children()
     yield
-    left = children()
+    left = {pid: state for pid, state in children().items() if pid not in others}
     # All of them first: one that another of them traces cannot be waited for while that lives.
     for pid in left:
         os.kill(pid, signal.SIGKILL)
