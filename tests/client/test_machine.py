@@ -18,7 +18,7 @@ from shimpy.core.journal.lines import encode
 from shimpy.core.journal.replay import boot_id
 from shimpy.core.reaper.procfs import start_time
 from tests.support import containers
-from tests.support.leaks import eventually
+from tests.support.leaks import alive, eventually
 from tests.support.programs import Program
 
 pytestmark = pytest.mark.anyio
@@ -41,8 +41,7 @@ async def program(
     await eventually(lambda: any(each.pid for each in program.directory.containers()))
     yield program
     if program.process.returncode is None:
-        program.end(signal.SIGKILL)
-        await eventually(lambda: not _guardian(program))
+        await end_with_guardian(program)
         await prune()
 
 
@@ -56,6 +55,15 @@ def _guardian(program: Program) -> int:
         if program.directory.path.encode() in words:
             return int(entry)
     return 0
+
+
+async def end_with_guardian(program: Program) -> None:
+    """Kills a program and its guardian, so that what they have made is left."""
+    guardian = _guardian(program)
+    os.kill(guardian, signal.SIGKILL)
+    program.end(signal.SIGKILL)
+    # Whoever still has it open holds the lock on the program's directory.
+    await eventually(lambda: not alive(guardian))
 
 
 def only(listed: list[ListedContainer]) -> ListedContainer:
@@ -73,8 +81,7 @@ async def test_container_of_a_program_that_lives_is_listed_and_stays(program: Pr
 
 
 async def test_container_is_no_ones_when_the_guardian_is_killed_too(program: Program) -> None:
-    os.kill(_guardian(program), signal.SIGKILL)
-    program.end(signal.SIGKILL)
+    await end_with_guardian(program)
 
     assert only(list_containers()).state == "orphaned"
     assert only(await prune()).state == "removed"
