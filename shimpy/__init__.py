@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     )
     from shimpy.services.shim_v1 import Shim
 
-__all__ = [  # noqa: RUF022 - grouped
+__all__ = [  # noqa: RUF022 - grouped by use, as the reference is
     # Ways to a shim
     "connect",
     "in_process",

@@ -19,7 +19,7 @@ def main() -> int:
     with import_stubs.imports():
         import asyncio  # noqa: F401 - the loop that all commands run in; none of them needs TLS
     try:
-        import typer  # noqa: F401 - the extra may not be installed
+        import typer  # noqa: F401 - only to see whether the extra is there
     except ModuleNotFoundError:
         sys.stderr.write("shimpy: the command line needs an extra: pip install 'shimpy[cli]'\n")
         return 1
@@ -32,9 +32,9 @@ def _prepare() -> None:
     """Undoes what the process was started with and trips over; what was meant for it stays."""
     open_standard_fds()
     # Python has None where it was started without one.
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as it lives
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open for good
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open for good
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as stdin
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as stdin
     ignored = [number for number in _STAY_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
     umask = os.umask(0o022)
     clean_slate()

@@ -116,7 +116,7 @@ def disable_reconnect(channel: Channel) -> None:
     Closing a grpclib channel does not: the next call opens it again. One that was never given an
     address dials grpclib's default, where any program may listen.
     """
-    channel._create_connection = _ended  # type: ignore[method-assign] # there is no other way to say it
+    channel._create_connection = _ended  # type: ignore[method-assign] # grpclib has no public way
 
 
 async def _ended() -> H2Protocol:

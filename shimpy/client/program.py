@@ -153,7 +153,7 @@ class _Program:
             self._control.close()
             self._control = None
         if self.guardian:
-            with suppress(ChildProcessError):  # somebody else waits for all children
+            with suppress(ChildProcessError):  # the program has reaped it, by waitpid(-1)
                 os.waitpid(self.guardian, 0)
             self.guardian = 0
 

@@ -25,7 +25,7 @@ _LIMITS = [value for name, value in sorted(vars(resource).items()) if name.start
 def become(connection: _socket.socket, data: bytes, asker: int) -> int:
     """Starts a shim and is it to its end; returns the exit status.
 
-    Nothing is done before the asker has said so, so that who has lost patience can do it himself.
+    Nothing is done before the asker says so: one whose timeout is over starts the shim itself.
 
     Args:
         connection: to the asker.

@@ -103,7 +103,7 @@ def _group(container_id: str) -> str:
     """Returns the group that the bundle in the current directory names, or the container's id.
 
     Raises:
-        CommandError: there is no bundle, or it is not one.
+        CommandError: config.json is missing or invalid.
     """
     import json
 
