@@ -71,6 +71,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         help="an object or class with hooks (shimpy.Hooks), or a TOML file that names some; may be repeated",
     )
+    parser.add_argument(
+        "--supervise",
+        action="store_true",
+        help="keep the shim: one that dies is started again and loses nothing; SIGHUP starts it anew",
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: %(default)s")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -86,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     open_standard_fds()
     arguments = _arguments(argv)
     clean_slate()
+    if arguments.supervise:
+        return _keep(arguments)
 
     # All that takes time to import comes after the arguments are known to be good.
     with import_stubs.imports():
@@ -115,6 +122,23 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.hooks:
         _leave()
     return 0
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    """Becomes a keeper; returns only if that fails."""
+    from shimpy.daemon.keeper.start import become_keeper
+    from shimpy.errors import ShimError
+
+    plain = ("socket", "runtime", "root", "log_level", "log_format")
+    given = {name: getattr(arguments, name) for name in plain}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+    options += [f"--hooks={name}" for name in arguments.hooks]
+    try:
+        become_keeper(arguments.socket, arguments.log_format, options)
+    except ShimError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename or arguments.socket}: {error.strerror}")
 
 
 def _leave() -> NoReturn:

@@ -53,6 +53,11 @@ def detach(*, log: int | None = None, keep: Sequence[int] = ()) -> None:
         # One that is kept has been given as stdin, say, and stays there.
         if target not in keep:
             os.dup2(log if target == 2 and log is not None else null, target)
+    close_others(keep)
+
+
+def close_others(keep: Sequence[int]) -> None:
+    """Closes every file descriptor but 0, 1, 2 and those that are to be kept."""
     first = 3
     for fd in sorted(fd for fd in set(keep) if fd >= first):
         os.closerange(first, fd)

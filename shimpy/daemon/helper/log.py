@@ -15,17 +15,25 @@ _LONGEST_LINE = 4096
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
 
 
-def write(level: str, name: str, message: str) -> None:
+def write(level: str, name: str, message: str, *, json: bool = False) -> None:
     """Writes a line to stderr; one that stderr does not take at once is dropped.
 
     Args:
         level: debug, info, warning or error.
         name: of the helper.
         message: what there is to say; control characters are escaped.
+        json: write an object with time, level, logger and message.
     """
     now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
-    text = f"{stamp}.{int(now % 1 * 1000):03d} {level} {name}: {message.translate(_ESCAPES)}"
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now) if json else time.localtime(now))
+    stamp = f"{stamp}.{int(now % 1 * 1000):03d}"
+    message = message.translate(_ESCAPES)
+    if json:
+        # By hand: the module for it is half as large as a helper.
+        quoted = message.replace("\\", "\\\\").replace('"', '\\"')
+        text = f'{{"time": "{stamp}Z", "level": "{level}", "logger": "{name}", "message": "{quoted}"}}'
+    else:
+        text = f"{stamp} {level} {name}: {message}"
     line = text.encode("utf-8", "backslashreplace")[: _LONGEST_LINE - 1] + b"\n"
     # It is not made non-blocking: it may be shared with the process that began this one.
     poll = select.poll()
