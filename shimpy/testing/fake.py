@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shimpy.testing.faults import Fault
-from shimpy.testing.shell import COMMANDS, SCRIPT, TIMES, Command
+from shimpy.testing.shell import COMMANDS, FAULT, SCRIPT, TIMES, Command
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -97,17 +97,18 @@ class FakeRuntime:
         Args:
             command: the command.
             fault: what is to happen.
-            times: how often it happens before the command works again; None for always.
+            times: how often it happens before the command works again, counted by `calls`; None for
+                always.
 
         Raises:
             ValueError: there is no such command.
         """
         if command not in COMMANDS:
             raise ValueError(f"no command that a fault can be set for: {command}")
-        script = fault.script()
+        script = FAULT.format(script=fault.script())
         if times is not None:
             self._faults += 1
-            script = TIMES.format(id=self._faults, times=times, script=script)
+            script += TIMES.format(id=self._faults, times=times)
         self._write(command, script)
 
     def clear(self, command: Command | None = None) -> None:

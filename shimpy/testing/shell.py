@@ -28,8 +28,16 @@ def letters(count: int) -> str:
 WORK: Final = '_fake_work "$@"'
 
 # Each name begins with _fake_ because to assign to a variable that is in the environment is to
-# change what the real runtime sees. `true` with a redirection is how a shell without a fork asks
-# for O_CREAT | O_EXCL, so that of commands which run side by side each takes one turn.
+# change what the real runtime sees.
+FAULT: Final = """\
+_fake_fault() {{
+:
+{script}
+}}
+"""
+
+# `true` with a redirection is how a shell without a fork asks for O_CREAT | O_EXCL, so that of commands
+# which run side by side each takes one turn.
 TIMES: Final = """\
 _fake_turn=0
 _fake_hit=
@@ -39,9 +47,7 @@ while [ -z "$_fake_hit" ] && [ "$_fake_turn" -lt {times} ]; do
     {{ true >"$_fake_directory/turn.{id}.$_fake_turn"; }} 2>/dev/null && _fake_hit=1
 done
 set +C
-if [ "$_fake_hit" ]; then
-{script}
-fi
+[ "$_fake_hit" ] || _fake_fault() {{ :; }}
 """
 
 SCRIPT: Final = r"""
@@ -86,13 +92,16 @@ for _fake_word do
     esac
 done
 
-# Before the call is noted, so that a release reaches all calls that have been.
+# Before the call is noted, so that a release reaches all calls that have been, and a call that was seen and
+# then killed has had its turn.
 read -r _fake_hold <"$_fake_directory/hold"
-printf '%s\0' "$_fake_command" $$ $# "$@" >>"$_fake_directory/calls"
+_fake_fault() { :; }
 case $_fake_command in
     create | start | exec | pause | resume | kill | delete | state)
         . "$_fake_directory/$_fake_command" ;;
 esac
+printf '%s\0' "$_fake_command" $$ $# "$@" >>"$_fake_directory/calls"
+_fake_fault "$@"
 [ "$_fake_real" ] || exit 0
 exec "$_fake_real" "$@"
 """

@@ -352,6 +352,17 @@ class TestEachFault:
 
         assert statuses == [1, 0, 1, 0]
 
+    def test_a_call_that_is_killed_as_soon_as_it_is_seen_has_had_its_turn(self, fake: FakeRuntime) -> None:
+        for turn in range(20):
+            fake.fault("exec", Hang(), times=1)
+            killed = subprocess.Popen([fake.path, "exec", "web"])
+            while len(fake.calls) < 2 * turn + 1:
+                pass  # wait_until_called would give it time
+            killed.kill()
+            killed.wait()
+
+            assert run(fake, "exec", "web").returncode == 0
+
     def test_a_command_that_no_fault_can_be_set_for_is_refused(self, fake: FakeRuntime) -> None:
         with pytest.raises(ValueError, match="features"):
             fake.fault("features", Fails())  # type: ignore[arg-type]
