@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from shimpy import linux
 from shimpy.core.reaper import procfs
 from shimpy.core.reaper.command import Command
 from shimpy.core.reaper.orphans import Orphans
@@ -83,6 +84,8 @@ class Reaper:
             self._restore.append(partial(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)))
             loop.add_signal_handler(signal.SIGCHLD, self._orphans.sweep)
             self._restore.append(partial(loop.remove_signal_handler, signal.SIGCHLD))
+            # The kernel first: the interpreter complains of a signal that comes while its handler is removed.
+            self._restore.append(partial(linux.reset_signal, signal.SIGCHLD))
         self.directories.open()
         self._tracking.open(loop)
         self._orphans.open(loop)

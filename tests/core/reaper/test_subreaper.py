@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -93,6 +94,24 @@ async def test_a_handler_of_the_programs_own_stays() -> None:
             assert signal.getsignal(signal.SIGCHLD) is handler
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+async def test_no_sigchld_comes_while_its_handler_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter would complain: "Signal 17 ignored due to race condition"."""
+    loop = asyncio.get_running_loop()
+    remove, caught = loop.remove_signal_handler, []
+
+    def note(number: int) -> bool:
+        status = Path("/proc/self/status").read_text()
+        mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+        caught.append(bool(mask & 1 << number - 1))
+        return remove(number)
+
+    monkeypatch.setattr(loop, "remove_signal_handler", note)
+    reaper = Reaper(sweep_orphans=True)
+    reaper.open()
+    reaper.close()
+    assert caught == [False]
 
 
 async def test_close_lets_go_of_the_processes() -> None:
