@@ -31,7 +31,7 @@ _CONFIG = """\
 version = 2
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = {disabled}
 [grpc]
   address = "{folder}/c.sock"
 [ttrpc]
@@ -54,6 +54,8 @@ class Containerd:
 
     Args:
         fork_server: whether the shims are forked by a server, of this containerd's own.
+        cri: tables of config.toml for the CRI plugin, with `{folder}` for the folder; without any the plugin
+            is not loaded.
 
     Attributes:
         folder: the folder.
@@ -62,12 +64,14 @@ class Containerd:
         shim: the command by which it finds shimpy.
     """
 
-    def __init__(self, *, fork_server: bool = False) -> None:
+    def __init__(self, *, fork_server: bool = False, cri: str = "") -> None:
         # Not the test's own folder: the path of a socket in it may be too long.
         self.folder = Path(tempfile.mkdtemp(prefix="shimpy-test-containerd-", dir="/tmp"))
         self.namespace = f"shimpy-test-{os.getpid()}"
         (self.shim,) = install(str(self.folder))
-        (self.folder / "config.toml").write_text(_CONFIG.format(folder=self.folder))
+        disabled = "[]" if cri else '["io.containerd.grpc.v1.cri"]'
+        config = (_CONFIG + cri).format(folder=self.folder, disabled=disabled)
+        (self.folder / "config.toml").write_text(config)
         self.log = self.folder / "log"
         # Below the folder, so that this containerd has one to itself.
         self.fork_servers = self.folder / "fork"
