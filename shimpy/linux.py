@@ -29,6 +29,9 @@ _UMOUNT_NOFOLLOW = 8
 # The number of rt_sigaction(2), which is the only way past the C library.
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174}
 
+# The number of pidfd_getfd(2), the same on every architecture.
+_PIDFD_GETFD = 438
+
 # struct ucred: the process, its user and its group.
 _CREDENTIALS = struct.Struct("iII")
 
@@ -95,6 +98,20 @@ def peer(connection: socket.socket) -> Peer:
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(data)
     return Peer(pid, uid)
+
+
+def take_fd(pidfd: int, number: int) -> int:
+    """Returns a file descriptor, closed on exec, for what another process has open (pidfd_getfd(2)).
+
+    Args:
+        pidfd: of the process.
+        number: the file descriptor there.
+
+    Raises:
+        OSError: the process or its file descriptor has gone, this process may not trace it (ptrace(2)), or
+            the kernel is older than 5.6.
+    """
+    return _checked(_libc.syscall(_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
 
 
 def is_child_subreaper() -> bool:

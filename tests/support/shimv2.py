@@ -33,6 +33,7 @@ class Shims:
         address: what is said to be the address of containerd's socket.
         sockets: where the sockets are to be.
         fork_server: the directory of the fork servers, or "off".
+        program: the command, without its arguments.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,6 +42,7 @@ class Shims:
         self.address = str(directory / "containerd.sock")
         self.sockets = directory / "s"
         self.fork_server = "off"
+        self.program: tuple[str, ...] = COMMAND
         self._paths: set[str] = set()
 
     def bundle(self, container_id: str, config: Mapping[str, Any] | None = None) -> Path:
@@ -59,7 +61,7 @@ class Shims:
     def command(self, container_id: str, *action: str) -> list[str]:
         """Returns a command line."""
         names = ["-namespace", self.namespace, "-address", self.address, "-id", container_id]
-        return [*COMMAND, *names, "-publish-binary", "/usr/bin/containerd", *action]
+        return [*self.program, *names, "-publish-binary", "/usr/bin/containerd", *action]
 
     def start(
         self, container_id: str, *, stdin: bytes | None = None, env: Mapping[str, str] | None = None

@@ -7,72 +7,68 @@ import os
 import resource
 
 from shimpy.daemon.containerd import fork_place
+from shimpy.daemon.containerd.delete import delete
+from shimpy.daemon.containerd.errors import UsageError
 from shimpy.daemon.containerd.flags import Flags
 from shimpy.daemon.containerd.main import report
 from shimpy.daemon.containerd.start import Prepared, detach, limit, prepare
-from shimpy.daemon.helper import begin, log, packets
+from shimpy.daemon.helper import begin, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket as _socket
-
-# File descriptors that come with the word to go on: the three standard ones, and the bundle.
-_FDS = 4
+    from shimpy.daemon.containerd.fork_asker import Asker
 
 _LIMITS = [value for name, value in sorted(vars(resource).items()) if name.startswith("RLIMIT_")]
 
 
-def become(connection: _socket.socket, data: bytes, asker: int) -> int:
-    """Starts a shim and is it to its end; returns the exit status.
-
-    Nothing is done before the asker says so: one whose timeout is over starts the shim itself.
+def become(asker: Asker) -> int:
+    """Does what a command was started for; of a `start` it is the shim to its end. Returns the exit status.
 
     Args:
-        connection: to the asker.
-        data: its request.
-        asker: its process id. It is alive as long as it says so.
+        asker: the command, with what has been taken of it.
     """
-    request = fork_place.ForkRequest(data)
     try:
-        _take_after(asker)
+        _take_after(asker.pid)
     except (OSError, ValueError) as error:
-        log.write("info", "fork server", f"process {asker} does without: {error}")
+        log.write("info", "fork server", f"process {asker.pid} does without: {error}")
         return 0
-    packets.send(connection, fork_place.READY, wait=False)
-    packet = packets.receive(connection, fds=_FDS)
-    if packet.data != fork_place.GO or len(packet.fds) != _FDS:
-        return 0
+    os.write(asker.answer, fork_place.BEGUN)
     os.environ.clear()
-    os.environb.update(request.environment)
-    *standard, bundle = packet.fds
-    for target, fd in enumerate(standard):
+    os.environb.update(asker.environment)
+    for target, fd in enumerate(asker.standard):
         os.dup2(fd, target)
-    os.fchdir(bundle)
-    packet.close()
-    begin.set_title(request.command_line)
-    program, *arguments = request.arguments
-    begin.set_name(os.path.basename(program))
+    os.fchdir(asker.directory)
+    begin.set_title([asker.program, *asker.arguments])
+    begin.set_name(os.path.basename(asker.program))
     prepared = None
 
-    def start() -> None:
+    def act() -> None:
         nonlocal prepared
-        prepared = prepare(Flags(arguments), lambda _, score, cgroup: limit(score, cgroup))
+        flags = Flags(asker.arguments)
+        flags.check_names()
+        if flags.action == "start":
+            prepared = prepare(flags, lambda _, score, cgroup: limit(score, cgroup))
+        elif flags.action == "delete":
+            delete(flags)
+        else:
+            raise UsageError(f"{flags.action!r} is neither start nor delete")
 
-    status = report(program, start)
-    return _tell(connection, prepared, status)
+    status = report(asker.program, act)
+    return _tell(asker, prepared, status)
 
 
-def _tell(connection: _socket.socket, prepared: Prepared | None, status: int) -> int:
+def _tell(asker: Asker, prepared: Prepared | None, status: int) -> int:
     """Lets go of the asker's file descriptors, which containerd waits for, and tells it the outcome."""
+    answer = asker.answer
     if prepared is None:
-        for fd in (0, 1, 2):
+        for fd in (0, 1, 2, *asker.standard):
             os.close(fd)
     else:
-        detach(keep=(prepared.place.listener.fileno(), connection.fileno()))
+        detach(keep=(prepared.place.listener.fileno(), answer))
     # One that was killed is not told: containerd will not come, and the shim ends by itself.
-    with contextlib.suppress(OSError):
-        packets.send(connection, str(status).encode(), wait=False)
-    connection.close()
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answer, str(status).encode())
+    os.close(answer)
     return status if prepared is None else prepared.run()
 
 

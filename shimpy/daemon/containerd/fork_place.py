@@ -1,21 +1,22 @@
-"""Where a fork server listens, and for whom: the same is worked out by who asks and by who answers."""
+"""Where a fork server listens, and for whom: the same is worked out by who begins it and by who asks it."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 # Where the servers listen, unless the variable names another directory; `off` is for none.
 DIRECTORY = "/run/shimpy-fork"
 VARIABLE = "SHIMPY_FORK_SERVER"
 OFF = "off"
 
-# The name at which a systemd unit listens, whoever the server that it begins is for.
+# The FIFO on which a systemd unit listens, whoever the server that it begins is for.
 ACTIVATED = "activated"
+
+# The file descriptors of who waits: the FIFO, by which it shows that it could open it; and where to answer,
+# which is its stdout too, but for the moment in which it writes.
+SHOWN = 3
+ANSWER = 4
 
 # The namespaces that a process is born into, as /proc/PID/ns has them.
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
@@ -26,24 +27,26 @@ _CREDENTIALS = (
     b"Seccomp:",
 )  # fmt: skip
 
-# What the server says to a request: it can be asked to go on, or why it cannot.
-READY = b"ready"
+# What a command is told once something is being done for it; the exit status follows.
+BEGUN = b"-"
 
-# What it is told then; without that nothing happens.
-GO = b"go"
-
-# Seconds for a server to say one of the two; for a shim to be started after that.
-ANSWER_TIMEOUT = 2.0
-START_TIMEOUT = 30.0
-
-# Bytes that a request may have. The environment is its largest part; a longer one goes without a server.
-LONGEST_REQUEST = 1 << 17
+# Seconds for that; then the command does it itself.
+PATIENCE = 2
 
 
-def program() -> str:
+def key() -> str:
     """Returns which interpreter this is, and which shimpy: one server is for one of both."""
     shimpy = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return f"{os.path.abspath(sys.executable)} {sys.version} {shimpy}"
+    return _digest([os.path.abspath(sys.executable), shimpy])
+
+
+def name() -> str:
+    """Returns what the name of the server for processes like this one begins with.
+
+    Raises:
+        OSError: /proc is not mounted.
+    """
+    return f"{key()}.{_digest(surroundings('self'))}"
 
 
 def surroundings(pid: int | str) -> list[str]:
@@ -67,57 +70,13 @@ def credentials(pid: int | str) -> list[bytes]:
 
 
 def directory() -> str:
-    """Returns the directory of the servers' sockets; empty, if there are to be none."""
+    """Returns the directory of the servers' FIFOs; empty, if there are to be none."""
     named = os.environ.get(VARIABLE) or DIRECTORY
     return "" if named == OFF else named
 
 
-def name() -> str:
-    """Returns the name at which the server for processes like this one listens.
-
-    Raises:
-        OSError: /proc is not mounted.
-    """
+def _digest(texts: list[str]) -> str:
     # Not by hashlib, which loads all of OpenSSL.
     from _blake2 import blake2b
 
-    text = "\n".join([program(), *surroundings("self")])
-    return str(blake2b(os.fsencode(text), digest_size=16).hexdigest())
-
-
-def encode(program: str, command_line: Sequence[str], arguments: Sequence[str]) -> bytes:
-    """Returns a request: for whom, the command line to be seen by, its arguments, and this environment."""
-    texts = [program, str(len(command_line)), *command_line, str(len(arguments)), *arguments]
-    environment = [name + b"=" + value for name, value in os.environb.items()]
-    return b"\0".join([*map(os.fsencode, texts), *environment])
-
-
-class ForkRequest:
-    """What `encode` encodes.
-
-    Attributes:
-        program: whose server is asked.
-        command_line: by which the shim is to be seen.
-        arguments: of the command.
-        environment: of the process that asks.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        """Decodes it.
-
-        Raises:
-            ValueError: it is not one.
-        """
-        first, *parts = data.split(b"\0")
-        self.program = os.fsdecode(first)
-        self.command_line, parts = _counted(parts)
-        self.arguments, parts = _counted(parts)
-        self.environment = dict(part.split(b"=", 1) for part in parts if b"=" in part)
-
-
-def _counted(parts: list[bytes]) -> tuple[list[str], list[bytes]]:
-    """Takes a list of texts off the front."""
-    number = int(parts[0]) if parts else -1
-    if not 0 <= number < len(parts):
-        raise ValueError("a list is longer than the request")
-    return [os.fsdecode(part) for part in parts[1 : number + 1]], parts[number + 1 :]
+    return str(blake2b(os.fsencode("\n".join(texts)), digest_size=8).hexdigest())

@@ -1,30 +1,34 @@
 """A process that has imported all that a shim needs, and forks the shims of its machine's containerds.
 
-The first `start` begins it, with a lock as its file descriptor 3, or a systemd unit does, with the listening
-socket there. It never has a second thread nor an event loop of asyncio's, so that what is forked from it is
-whole. It answers only who could be itself: of the same user, with the same capabilities, in the same
+The first `start` begins it, with a lock as its file descriptor 3, or a systemd unit does, with the FIFO to
+listen on there. It never has a second thread nor an event loop of asyncio's, so that what is forked from it
+is whole. It answers only who could be itself: of the same user, with the same capabilities, in the same
 namespaces, of the same version; all others do without. When it dies, the shims go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import glob
 import os
 import signal
+import stat
 import sys
 from typing import NoReturn
 
 from shimpy.daemon.containerd import fork_place
+from shimpy.daemon.containerd.fork_asker import Asker
 from shimpy.daemon.containerd.fork_child import become
 from shimpy.daemon.containerd.loaded import LoadedFiles
 from shimpy.daemon.containerd.warm import warm_up
-from shimpy.daemon.helper import begin, log, packets
+from shimpy.daemon.helper import begin, log
 from shimpy.daemon.helper.loop import HelperLoop
 from shimpy.daemon.process_state import clean_slate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket as _socket
+    from collections.abc import Iterator
 
 _NAME = "fork server"
 
@@ -34,7 +38,10 @@ _FIRST = 3
 # Seconds without a request and without a shim after which the server ends.
 _IDLE_LIMIT = 600.0
 
-# Seconds from one look at the socket's name to the next.
+# Bytes of requests that are read at a time: more than the FIFO holds.
+_LONGEST_READ = 1 << 20
+
+# Seconds from one look at the FIFO's name to the next.
 _CHECK_INTERVAL = 30.0
 
 
@@ -42,7 +49,7 @@ def main(arguments: list[str]) -> int:
     """Forks shims until it is no longer needed, and returns the exit status.
 
     Args:
-        arguments: where to listen; nothing, if systemd has passed the socket.
+        arguments: what the name of the FIFO begins with; nothing, if systemd has passed the FIFO.
     """
     clean_slate()
     activated = os.environ.get("LISTEN_PID") == str(os.getpid())
@@ -51,7 +58,12 @@ def main(arguments: list[str]) -> int:
     begin.detach(keep=[_FIRST])
     begin.set_title(["shimpy: fork server for containerd"])
     warm_up()
-    server = ForkServer("" if activated else arguments[0], packets.adopt(_FIRST) if activated else None)
+    if activated:
+        server = ForkServer(fifo=_FIRST)
+    else:
+        server = ForkServer(arguments[0])
+        # It listens: the next one may be begun as soon as this one has ended.
+        os.ftruncate(_FIRST, 0)
     server.run()
     return 0
 
@@ -60,20 +72,22 @@ class ForkServer:
     """Answers requests, one after the other.
 
     Args:
-        path: where to listen; empty if `listener` is given. Nobody else makes a socket there meanwhile.
-        listener: a socket that listens already; its name is not this process's to remove.
+        prefix: what the name of its FIFO begins with; empty if `fifo` is given. Nobody else makes one of such
+            a name meanwhile.
+        fifo: a FIFO, open for reading and writing; its name is not this process's to remove.
     """
 
-    def __init__(self, path: str, listener: _socket.socket | None = None) -> None:
-        self._path = path
-        self._program = fork_place.program()
+    def __init__(self, prefix: str = "", fifo: int = -1) -> None:
+        self._path = f"{prefix}.{os.getpid()}" if prefix else ""
+        self._key = fork_place.key()
         self._surroundings = fork_place.surroundings("self")
         self._credentials = fork_place.credentials("self")
         self._files = LoadedFiles()
         self._shims = 0
         self._loop = HelperLoop()
-        self._listener = listener or self._listen()
-        self._identity = os.lstat(path).st_ino if path else 0
+        self._fifo = _make_fifo(prefix) if prefix else fifo
+        status = os.fstat(self._fifo)
+        self._identity = status.st_dev, status.st_ino
         self._idle = self._loop.call_later(_IDLE_LIMIT, self._end)
         # What is frozen the collector never touches, so that its pages stay shared.
         gc.collect()
@@ -81,20 +95,17 @@ class ForkServer:
 
     def run(self) -> None:
         """Serves until it is idle, out of date, or told to end by SIGTERM or SIGINT."""
-        self._listener.setblocking(False)
-        self._loop.watch(self._listener.fileno(), self._accept)
+        os.set_blocking(self._fifo, False)
+        self._loop.watch(self._fifo, self._read)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.handle_signal(number, self._end)
         self._loop.call_later(_CHECK_INTERVAL, self._check)
         self._loop.run()
-        self._listener.close()
+        # They do it themselves, and need not wait to find out.
+        for asker in self._askers():
+            asker.close()
+        os.close(self._fifo)
         self._loop.close()
-
-    def _listen(self) -> _socket.socket:
-        # That of one that has died: who holds the lock is alone here.
-        if os.path.lexists(self._path):
-            os.unlink(self._path)
-        return packets.listen(self._path)
 
     def _check(self) -> None:
         """Ends a server that nobody finds any more, because somebody has tidied up."""
@@ -107,52 +118,38 @@ class ForkServer:
 
     def _is_found(self) -> bool:
         try:
-            return os.lstat(self._path).st_ino == self._identity
+            found = os.lstat(self._path)
         except OSError:
             return False
+        return (found.st_dev, found.st_ino) == self._identity
 
     def _end(self) -> None:
-        """Ends this server. Whoever has connected and not been answered does it himself."""
+        """Ends this server."""
         if self._path and self._is_found():
             os.unlink(self._path)
         self._loop.stop()
 
-    def _accept(self) -> None:
-        try:
-            connection, sender = packets.accept(self._listener)
-        except OSError:
-            return  # it has gone, or there is no file descriptor for it: it will do without
-        fd = connection.fileno()
+    def _read(self) -> None:
+        for asker in self._askers():
+            with contextlib.closing(asker):
+                if self._may_stand_in(asker):
+                    self._fork(asker)
 
-        def told() -> None:
-            self._loop.unwatch(fd)
-            giving_up.cancel()
+    def _askers(self) -> Iterator[Asker]:
+        """Yields those who have asked by now."""
+        try:
+            # Lines are written as a whole (PIPE_BUF, pipe(7)). One that is cut here is no request, and its
+            # asker does without.
+            lines = os.read(self._fifo, _LONGEST_READ).splitlines()
+        except BlockingIOError:
+            return
+        for line in lines:
             try:
-                self._answer(connection, sender.pid)
-            finally:
-                connection.close()
+                yield Asker(line, self._identity)
+            except (OSError, ValueError) as error:
+                log.write("info", _NAME, f"a request is passed over: {error}")
 
-        def give_up() -> None:
-            self._loop.unwatch(fd)
-            connection.close()
-
-        if sender.uid != os.geteuid():
-            connection.close()
-            return
-        self._loop.watch(fd, told)
-        giving_up = self._loop.call_later(fork_place.ANSWER_TIMEOUT, give_up)
-
-    def _answer(self, connection: _socket.socket, pid: int) -> None:
-        """Forks a process for a request, or closes the connection, by which the asker does without."""
-        try:
-            packet = packets.receive(connection, longest=fork_place.LONGEST_REQUEST, fds=0)
-        except (OSError, packets.CutPacketError) as error:
-            log.write("warning", _NAME, f"a request of process {pid}: {error}")
-            return
-        if packet.data and self._may_stand_in(pid, packet.data):
-            self._fork(connection, packet.data, pid)
-
-    def _may_stand_in(self, pid: int, request: bytes) -> bool:
+    def _may_stand_in(self, asker: Asker) -> bool:
         """Whether a child of this process would be what the asker would become."""
         if self._files.changed():
             log.write("info", _NAME, "the program has changed: the next start begins another server")
@@ -160,21 +157,26 @@ class ForkServer:
             return False
         try:
             return (
-                fork_place.ForkRequest(request).program == self._program
-                and fork_place.surroundings(pid) == self._surroundings
-                and fork_place.credentials(pid) == self._credentials
+                asker.key == self._key
+                and fork_place.surroundings(asker.pid) == self._surroundings
+                and fork_place.credentials(asker.pid) == self._credentials
             )
-        except (OSError, ValueError):
+        except OSError:
             return False
 
-    def _fork(self, connection: _socket.socket, request: bytes, pid: int) -> None:
+    def _fork(self, asker: Asker) -> None:
+        try:
+            asker.take()
+        except OSError as error:
+            log.write("info", _NAME, f"process {asker.pid} does without: {error.strerror}")
+            return
         try:
             child = self._loop.fork()
         except OSError as error:
             log.write("warning", _NAME, f"cannot fork: {error.strerror}")
             return
         if child == 0:
-            self._be_a_shim(connection, request, pid)
+            _be_a_shim(asker)
         self._idle.cancel()
         self._shims += 1
         pidfd = os.pidfd_open(child)
@@ -187,12 +189,24 @@ class ForkServer:
         if not self._shims:
             self._idle = self._loop.call_later(_IDLE_LIMIT, self._end)
 
-    def _be_a_shim(self, connection: _socket.socket, request: bytes, asker: int) -> NoReturn:
-        """Does what is asked, to its end; nothing may get back into the server's own code."""
-        status = 1
-        try:
-            status = become(connection, request, asker)
-        except BaseException:  # noqa: BLE001
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
+
+def _make_fifo(prefix: str) -> int:
+    """Makes the FIFO in place of those of servers that have died: who holds the lock is alone here."""
+    for path in glob.glob(f"{glob.escape(prefix)}.*"):
+        if stat.S_ISFIFO(os.lstat(path).st_mode):
+            os.unlink(path)
+    path = f"{prefix}.{os.getpid()}"
+    os.mkfifo(path, 0o600)
+    # Open for writing too, so that it does not end with each that has written.
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _be_a_shim(asker: Asker) -> NoReturn:
+    """Does what is asked, to its end; nothing may get back into the server's own code."""
+    status = 1
+    try:
+        status = become(asker)
+    except BaseException:  # noqa: BLE001
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from shimpy.daemon.containerd import fork_place
 from shimpy.errors import AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError, from_oserror
 
 DEFAULT_PREFIX = "/usr/local"
@@ -15,14 +17,37 @@ DEFAULT_NAME = "shimpy"
 _MARK = "# Written by `shimpy containerd install`."
 _MODE = 0o755
 
-# Bytes of a script's first line that the kernel reads, since Linux 5.1 (execve(2)).
-_LONGEST_FIRST_LINE = 255
-
-# Isolated, so that what containerd's environment says of Python does not matter; and without `site`, which
-# takes as long as all the rest of a `delete`. So the script says itself where shimpy is.
+# A shell starts in a tenth of the time that an interpreter takes. So it asks a fork server first, if one
+# listens and is of the same pid namespace: that takes the shell's file descriptors, writes the answer where
+# `sleep` would write, and ends it. An interpreter is isolated, so that what containerd's environment says of
+# Python does not matter, and without `site`; so the script, which is Python's too, says where shimpy is.
 _SCRIPT = """\
-#!{interpreter} -IS
+#!/bin/sh
 {mark}
+''':'
+directory=${{{variable}:-{directory}}}
+case $* in
+*start | *delete)
+    for ask in "$directory"/{key}.*.[0-9]* "$directory/{activated}"; do
+        [ -p "$ask" ] && [ -O "$directory" ] || continue
+        server=/proc/${{ask##*.}}/ns/pid
+        [ /proc/self/ns/pid -ef "$server" ] || [ "$ask" = "$directory/{activated}" ] || continue
+        status=$(
+            exec 2>/dev/null {shown}<>"$ask" {answer}>&1
+            read -r waiting _ </proc/self/stat
+            echo {key} $$ "$waiting" >&{shown}
+            exec sleep {patience}
+        )
+        case $status in
+        {begun}0) exit 0 ;;
+        {begun}?*) exit 1 ;;
+        {begun}) echo "${{0##*/}}: the shim ended before it was ready" >&2 && exit 1 ;;
+        esac
+    done
+    ;;
+esac
+exec {interpreter} -IS "$0" "$@"
+'''
 import sys
 sys.path += {paths!r}
 from shimpy.daemon.containerd.main import main
@@ -116,10 +141,6 @@ def _script() -> str:
     packages = [module.__file__ for module in (shimpy, betterproto)]
     paths = list(dict.fromkeys(os.path.dirname(os.path.dirname(path)) for path in packages if path))
     interpreter = os.path.abspath(sys.executable)
-    if " " in interpreter or len(os.fsencode(interpreter)) + len("#! -IS") > _LONGEST_FIRST_LINE:
-        raise InternalError(
-            f"the path of the interpreter, {interpreter}, cannot stand in a script's first line"
-        )
     check = subprocess.run(
         [interpreter, "-I", "-S", "-c", _CHECK.format(paths=paths)],
         check=False, capture_output=True, text=True, cwd="/",
@@ -127,7 +148,12 @@ def _script() -> str:
     if check.returncode != 0:
         *_, last = check.stderr.strip().splitlines() or ["it said nothing"]
         raise InternalError(f"{interpreter} cannot run the shim: {last}")
-    return _SCRIPT.format(interpreter=interpreter, mark=_MARK, paths=paths)
+    return _SCRIPT.format(
+        interpreter=shlex.quote(interpreter), mark=_MARK, paths=paths, key=fork_place.key(),
+        variable=fork_place.VARIABLE, directory=fork_place.DIRECTORY, activated=fork_place.ACTIVATED,
+        shown=fork_place.SHOWN, answer=fork_place.ANSWER, patience=fork_place.PATIENCE,
+        begun=fork_place.BEGUN.decode(),
+    )  # fmt: skip
 
 
 def _is_ours(path: str) -> bool:

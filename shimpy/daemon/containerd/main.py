@@ -23,15 +23,15 @@ def main() -> int:
     return report(program, lambda: _act(Flags(sys.argv[1:]), program))
 
 
-def report(program: str, action: Callable[[], int | None]) -> int:
+def report(program: str, action: Callable[[], None]) -> int:
     """Does something, and returns the exit status.
 
     Args:
         program: whose failure it is, on stderr.
-        action: what to do; returns the exit status, if it knows that of another process.
+        action: what to do.
     """
     try:
-        return action() or 0
+        action()
     except CommandError as error:
         return _complain(program, str(error), 2 if isinstance(error, UsageError) else 1)
     except OSError as error:
@@ -43,9 +43,10 @@ def report(program: str, action: Callable[[], int | None]) -> int:
         if not isinstance(error, ShimError):
             raise
         return _complain(program, str(error), 1)
+    return 0
 
 
-def _act(flags: Flags, program: str) -> int | None:
+def _act(flags: Flags, program: str) -> None:
     if flags.version:
         from shimpy.daemon.containerd.info import version
 
@@ -57,11 +58,10 @@ def _act(flags: Flags, program: str) -> int | None:
         print_info(program)
     elif flags.action == "start":
         flags.check_names()
-        from shimpy.daemon.containerd.fork_client import hand_over
-
-        if (status := hand_over()) is not None:
-            return status
+        from shimpy.daemon.containerd.fork_begin import begin_server
         from shimpy.daemon.containerd.start import start
+
+        begin_server()
 
         start(flags)
     elif flags.action == "delete":
@@ -69,9 +69,24 @@ def _act(flags: Flags, program: str) -> int | None:
         from shimpy.daemon.containerd.delete import delete
 
         delete(flags)
+    elif flags.action == "fork-server":
+        _exec_fork_server()
     else:
         raise UsageError(f"{flags.action!r} is neither start nor delete; containerd calls this program")
-    return None
+
+
+def _exec_fork_server() -> None:
+    """Becomes a fork server, as a systemd unit wants it.
+
+    Raises:
+        UsageError: systemd has not passed the FIFO.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        raise UsageError("fork-server is for a systemd unit with ListenFIFO; else `start` begins one itself")
+    from shimpy.daemon.helper import begin
+
+    command = begin.command("shimpy.daemon.containerd.fork_server", begin.room_for_a_title())
+    os.execv(command[0], command)
 
 
 def _complain(program: str, message: str, status: int) -> int:

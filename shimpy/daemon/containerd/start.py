@@ -225,8 +225,8 @@ def detach(keep: Sequence[int]) -> None:
 def limit(score: int, cgroup: str) -> None:
     """Gives this process its OOM score and, if they are wanted, its cgroup and its scheduling cookie."""
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"%d" % score)
     except PermissionError:
         pass  # containerd's has been lowered meanwhile: this process keeps the higher one
     if cgroup or os.environ.get("SCHED_CORE"):

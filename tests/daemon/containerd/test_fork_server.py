@@ -7,14 +7,18 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from shimpy.daemon.containerd import fork_place, fork_server
+from shimpy.api import task
+from shimpy.daemon.containerd import fork_begin, fork_place, fork_server
+from shimpy.daemon.containerd.fork_asker import Asker
+from shimpy.daemon.containerd.install import install
 from shimpy.daemon.containerd.loaded import LoadedFiles
-from shimpy.daemon.helper import begin, packets
 from tests.support import leaks
 from tests.support.forkservers import end_fork_servers, fork_servers
 from tests.support.leaks import alive, eventually
@@ -26,11 +30,24 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The command as it is installed."""
+    (path,) = install(str(tmp_path_factory.mktemp("prefix")))
+    return path
+
+
 @pytest.fixture
-async def server(shims: Shims) -> AsyncIterator[Path]:
-    """The directory of a server that listens, begun by the start of a container `first`."""
+def directory(shims: Shims, command: str) -> Path:
+    """The directory of the servers of starts by the command."""
+    shims.program = (command,)
     shims.fork_server = str(shims.directory / "fork")
-    directory = Path(shims.fork_server)
+    return Path(shims.fork_server)
+
+
+@pytest.fixture
+async def server(shims: Shims, directory: Path) -> AsyncIterator[Path]:
+    """The directory of a server that listens, begun by the start of a container `first`."""
     shims.bundle("first")
     assert shims.start("first").returncode == 0
     while not fork_servers(directory):
@@ -73,7 +90,7 @@ async def test_a_forked_shim_is_a_process_of_its_own(shims: Shims, server: Path)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(ours + 1, 1000)
     words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
-    assert words[-len(shims.command("web", "start")) + 1 :] == shims.command("web", "start")[1:]
+    assert words == shims.command("web", "start")
     assert Path(f"/proc/{pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
 
 
@@ -178,43 +195,87 @@ async def test_who_may_do_less_gets_no_more_by_it(shims: Shims, server: Path) ->
     assert await parent(shims, "web") != pid
 
 
-async def test_the_directory_and_the_socket_are_roots_alone(server: Path) -> None:
+async def test_the_directory_and_the_fifo_are_roots_alone(server: Path) -> None:
     (name,) = fork_servers(server)
 
     assert server.stat().st_mode & 0o777 == 0o700
     assert (server / name).stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_directory_that_others_can_write_to_is_not_used(shims: Shims) -> None:
-    shims.fork_server = str(shims.directory / "fork")
-    os.mkdir(shims.fork_server)
-    os.chmod(shims.fork_server, 0o777)
+async def test_a_directory_that_others_can_write_to_is_not_used(shims: Shims, directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o777)
     shims.bundle("web")
 
     assert shims.start("web").returncode == 0
-    assert os.listdir(shims.fork_server) == []
+    assert os.listdir(directory) == []
 
 
-async def test_systemd_passes_the_socket(shims: Shims) -> None:
-    directory = shims.directory / "fork"
+async def test_systemd_passes_the_fifo(shims: Shims, directory: Path) -> None:
     directory.mkdir(mode=0o700)
-    shims.fork_server = str(directory)
-    listener = packets.listen(str(directory / fork_place.ACTIVATED))
-    command = begin.command("shimpy.daemon.containerd.fork_server", begin.room_for_a_title())
+    fifo = directory / fork_place.ACTIVATED
+    os.mkfifo(fifo)
+    fd = os.open(fifo, os.O_RDWR)
     # As systemd does it: the process's own number is in its environment.
-    process = subprocess.Popen(
-        ["sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null', "sh", *command],
-        stdin=listener.fileno(),
-    )
+    as_systemd = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'
+    process = subprocess.Popen(["sh", "-c", as_systemd, "sh", *shims.program, "fork-server"], stdin=fd)
     try:
+        await eventually(lambda: _watches(process.pid, fifo))
         shims.bundle("web")
         assert shims.start("web").returncode == 0
         assert await parent(shims, "web") == process.pid
     finally:
         process.terminate()
         process.wait()
-        listener.close()
-    assert (directory / fork_place.ACTIVATED).exists()
+        os.close(fd)
+    assert fifo.exists()
+
+
+def test_a_server_for_systemd_needs_systemd(command: str) -> None:
+    done = subprocess.run([command, "fork-server"], check=False, capture_output=True)
+
+    assert done.returncode == 2
+    assert b"ListenFIFO" in done.stderr
+
+
+def _watches(pid: int, fifo: Path) -> bool:
+    """Returns whether a process has come so far that it waits for a FIFO."""
+    held = leaks.descriptors(pid)
+    return held.get(3) == str(fifo) and "anon_inode:[eventpoll]" in held.values()
+
+
+async def test_a_delete_is_done_by_it_too(shims: Shims, server: Path, tmp_path: Path) -> None:
+    # A command that can do nothing itself.
+    command = tmp_path / "containerd-shim-test-v2"
+    command.write_text(Path(shims.program[0]).read_text().replace(f"exec {sys.executable}", "exec false"))
+    command.chmod(0o755)
+    shims.program = (str(command),)
+    bundle = shims.bundle("web")
+    (bundle / "init.pid").write_text("4711")
+    done = subprocess.run(
+        shims.command("web", "-bundle", str(bundle), "delete"), cwd="/", capture_output=True, check=True,
+        env={**os.environ, "SHIMPY_FORK_SERVER": str(server)},
+    )  # fmt: skip
+
+    told = task.DeleteResponse().parse(done.stdout)
+    assert (told.pid, told.exit_status) == (4711, 137)
+    assert done.stderr == b""
+
+
+async def test_one_that_cannot_be_loaded_is_not_begun_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(fork_begin, "_spawn", lambda command, *_: begun.append(command))
+    monkeypatch.setenv(fork_place.VARIABLE, str(tmp_path / "fork"))
+    fork_begin.begin_server()
+    fork_begin.begin_server()
+    assert len(begun) == 1
+
+    (lock,) = (tmp_path / "fork").glob("*.lock")
+    os.utime(lock, (0, time.time() - 61))
+    fork_begin.begin_server()
+    assert len(begun) == 2
 
 
 def test_files_that_have_changed_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,48 +293,69 @@ def test_files_that_have_changed_are_noticed(tmp_path: Path, monkeypatch: pytest
     assert files.changed()
 
 
-async def test_one_that_is_out_of_date_ends_and_is_replaced(
-    shims: Shims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_one_that_is_out_of_date_ends_and_is_done_without(
+    shims: Shims, server: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(LoadedFiles, "changed", lambda _: True)
-    path = str(tmp_path / "server")
-    pid = os.fork()
-    if pid == 0:
-        fork_server.ForkServer(path).run()
-        os._exit(7)
-    await eventually(lambda: os.path.exists(path))
-    connection = packets.connect(path)
-    packets.send(connection, b"a request")
+    (pid,) = fork_servers(server).values()
+    module = Path(fork_server.__file__)
+    status = module.stat()
+    os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    try:
+        shims.bundle("web")
+        began = time.monotonic()
+        assert shims.start("web").returncode == 0
+    finally:
+        os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-    assert packets.receive(connection).data == b""
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    assert not os.path.exists(path)
-    connection.close()
+    assert time.monotonic() - began < fork_place.PATIENCE
+    assert await parent(shims, "web") != pid
+    await gone(pid)
+    assert pid not in fork_servers(server).values()
 
 
 async def test_one_whose_name_is_gone_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "_CHECK_INTERVAL", 0.01)
-    path = str(tmp_path / "server")
     pid = os.fork()
     if pid == 0:
-        fork_server.ForkServer(path).run()
+        fork_server.ForkServer(str(tmp_path / "server")).run()
         os._exit(7)
-    await eventually(lambda: os.path.exists(path))
-    os.unlink(path)
+    path = tmp_path / f"server.{pid}"
+    await eventually(path.exists)
+    path.unlink()
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"x\0" + b"9\0a", b"x\0-1\0a", b"x\0one\0a"])
+async def test_what_dead_ones_have_left_is_removed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "server.1234567")
+    (tmp_path / "server.lock").touch()
+    server = fork_server.ForkServer(str(tmp_path / "server"))
+
+    assert sorted(os.listdir(tmp_path)) == sorted(["server.lock", f"server.{os.getpid()}"])
+    server._end()
+    server.run()
+    assert os.listdir(tmp_path) == ["server.lock"]
+
+
+@pytest.mark.parametrize("data", [b"", b"key 1", b"key 1 2 3", b"key one 2", b"key -1 2", b"key 0 0"])
 def test_what_is_not_a_request_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"list|invalid"):
-        fork_place.ForkRequest(data)
+    with pytest.raises((ValueError, OSError)):
+        Asker(data, (0, 0))
 
 
-def test_a_request_says_what_it_was_made_of() -> None:
-    request = fork_place.ForkRequest(fork_place.encode("a program", ["python", "", "x"], ["x", ""]))
-
-    assert (request.program, request.command_line, request.arguments) == (
-        "a program", ["python", "", "x"], ["x", ""],
-    )  # fmt: skip
-    assert request.environment == dict(os.environb)
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_request_in_the_name_of_another_process_is_refused(tmp_path: Path, shown: bool) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    fd = os.open(tmp_path / "fifo" if shown else os.devnull, os.O_RDWR)
+    status = os.stat(tmp_path / "fifo")
+    script = f"exec {fork_place.SHOWN}<&0; exec sleep 1000000"
+    with subprocess.Popen(["sh", "-c", script], stdin=fd) as waiting:
+        try:
+            # The parent of who waits is this process: another one is named, or the FIFO is not shown.
+            pid = 1 if shown else os.getpid()
+            with pytest.raises((ValueError, OSError)):
+                Asker(b"key %d %d" % (pid, waiting.pid), (status.st_dev, status.st_ino))
+            assert waiting.poll() is None
+        finally:
+            waiting.kill()
+    os.close(fd)
