@@ -98,6 +98,7 @@ python:
 system:
 	@missing=; \
 	command -v runc >/dev/null || missing="$$missing runc"; \
+	command -v tini-static >/dev/null || missing="$$missing tini"; \
 	{ busybox=$$(command -v busybox) && ! ldd "$$busybox" >/dev/null 2>&1; } || missing="$$missing busybox-static"; \
 	[ -z "$$missing" ] || { $(call install,$${missing# }); }
 

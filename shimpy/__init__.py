@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         Stats,
         StrPath,
     )
-    from shimpy.client.one_shot import run
+    from shimpy.client.one_shot import run, temporary_bundle
+    from shimpy.client.sandbox.options import BindMount, SandboxOptions
     from shimpy.client.spawned_process import SpawnedProcess
     from shimpy.client.subscription import EventStream
     from shimpy.client.terminal import Pty
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022 - grouped by use, as the reference is
     "launch",
     "run",
     "Shim",
+    "temporary_bundle",
     "WarmLauncher",
     "write_bundle",
     # What one works with
@@ -84,6 +86,7 @@ __all__ = [  # noqa: RUF022 - grouped by use, as the reference is
     "Hooks",
     "Tee",
     # Records
+    "BindMount",
     "Chunk",
     "ContainerState",
     "Event",
@@ -93,6 +96,7 @@ __all__ = [  # noqa: RUF022 - grouped by use, as the reference is
     "ProcessState",
     "Result",
     "Rlimit",
+    "SandboxOptions",
     "Stats",
     "StrPath",
     "User",
@@ -118,7 +122,10 @@ _MODULES = {
     "in_process": "shimpy.client.embed",
     "launch": "shimpy.client.launch",
     "run": "shimpy.client.one_shot",
+    "temporary_bundle": "shimpy.client.one_shot",
     "write_bundle": "shimpy.client.bundle",
+    "BindMount": "shimpy.client.sandbox.options",
+    "SandboxOptions": "shimpy.client.sandbox.options",
     "CommandStream": "shimpy.client.command_stream",
     "Container": "shimpy.client.container",
     "HookContainer": "shimpy.core.hooks.interface",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -118,21 +117,13 @@ def new_id(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="session")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root filesystem of busybox, shared by the bundles of the run."""
+def rootfs() -> Iterator[Path]:
+    """A root filesystem of busybox, shared by the bundles of the run, that every user may reach."""
     if lacking := machine.lacking():
         pytest.skip(f"containers need {lacking}")
-    return bundles.make_rootfs(tmp_path_factory.mktemp("rootfs", numbered=False))
-
-
-@pytest.fixture(scope="module")
-def open_rootfs(rootfs: Path) -> Iterator[Path]:
-    """A root filesystem that every user may reach, unlike pytest's directories."""
-    directory = Path(tempfile.mkdtemp(prefix="rootfs-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    shutil.copytree(rootfs, directory / "rootfs", symlinks=True)
-    yield directory / "rootfs"
-    shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory(prefix="shimpy-tests-", dir="/var/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield bundles.make_rootfs(Path(directory, "rootfs"))
 
 
 @pytest.fixture

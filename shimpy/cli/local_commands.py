@@ -22,6 +22,28 @@ from shimpy.cli.options import (
     Timeout,
     environment,
 )
+from shimpy.cli.sandbox_options import (
+    Capabilities,
+    Cpus,
+    Devices,
+    Hostname,
+    Init,
+    Memory,
+    Mounts,
+    Network,
+    Pids,
+    ReadOnly,
+    RootFiles,
+    Sandboxed,
+    SecurityOptions,
+    Tmpfs,
+    Ulimits,
+    UserName,
+    UserNamespace,
+    Volumes,
+    sandbox_options,
+)
+from shimpy.cli.users import find_user
 from shimpy.daemon import import_stubs
 
 if TYPE_CHECKING:
@@ -51,33 +73,66 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         interactive: Interactive = False,
         env: Env = None,
         cwd: Cwd = None,
-        writable: Annotated[
-            bool, typer.Option("--writable", help="Let it write to ROOT, if that is not a bundle.")
-        ] = False,
+        memory: Memory = None,
+        cpus: Cpus = None,
+        pids_limit: Pids = None,
+        user: UserName = None,
+        userns: UserNamespace = None,
+        volume: Volumes = None,
+        mount: Mounts = None,
+        tmpfs: Tmpfs = None,
+        network: Network = None,
+        read_only: ReadOnly = None,
+        cap_add: Capabilities = None,
+        security_opt: SecurityOptions = None,
+        ulimit: Ulimits = None,
+        device: Devices = None,
+        hostname: Hostname = None,
+        init: Init = None,
+        sandbox: Sandboxed = None,
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
         timeout: Timeout = None,
         runtime: Runtime = "runc",
     ) -> int:
         """Run one command in a container of its own; its exit status is the command's."""
+        options = sandbox_options(
+            sandbox=sandbox,
+            memory=memory,
+            cpus=cpus,
+            pids=pids_limit,
+            userns=userns,
+            volumes=volume,
+            mounts=mount,
+            tmpfs=tmpfs,
+            network=network,
+            read_only=read_only,
+            capabilities=cap_add,
+            security=security_opt,
+            ulimits=ulimit,
+            devices=device,
+            hostname=hostname,
+            init=init,
+        )
         if tty and interactive:
             warn_without_terminal()
         with import_stubs.imports():
-            from shimpy.client.one_shot import new_id, own_shim, prepared
+            from shimpy.client.one_shot import new_id, own_shim, temporary_bundle
 
         async def work() -> int:
             variables = environment(env)
             if tty and "TERM" in os.environ:
                 variables = {"TERM": os.environ["TERM"], **variables}
             container = name or new_id()
+            if user is not None:
+                options["user"] = await find_user(user, RootFiles(root))
             async with (
-                prepared(
+                temporary_bundle(
                     root,
                     args or None,
                     env=variables,
                     cwd=cwd,
                     terminal=tty,
-                    writable=writable,
-                    runtime=runtime,
+                    **options,
                 ) as bundle,
                 own_shim(runtime) as client,
             ):
@@ -103,16 +158,50 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         env: Env = None,
         cwd: Cwd = None,
         tty: Terminal = False,
-        writable: Annotated[
-            bool, typer.Option("--writable", help="Let the container write to the rootfs.")
-        ] = False,
-        runtime: Runtime = "runc",
+        memory: Memory = None,
+        cpus: Cpus = None,
+        pids_limit: Pids = None,
+        user: UserName = None,
+        userns: UserNamespace = None,
+        volume: Volumes = None,
+        mount: Mounts = None,
+        tmpfs: Tmpfs = None,
+        network: Network = None,
+        read_only: ReadOnly = None,
+        cap_add: Capabilities = None,
+        security_opt: SecurityOptions = None,
+        ulimit: Ulimits = None,
+        device: Devices = None,
+        hostname: Hostname = None,
+        init: Init = None,
+        sandbox: Sandboxed = None,
         json: Json = False,
     ) -> int:
-        """Write a bundle, starting from what the runtime's own spec command gives."""
+        """Write a bundle: of a sandbox, unless the options say otherwise."""
         from shimpy.client.bundle import write_bundle
 
+        options = sandbox_options(
+            sandbox=sandbox,
+            memory=memory,
+            cpus=cpus,
+            pids=pids_limit,
+            userns=userns,
+            volumes=volume,
+            mounts=mount,
+            tmpfs=tmpfs,
+            network=network,
+            read_only=read_only,
+            capabilities=cap_add,
+            security=security_opt,
+            ulimits=ulimit,
+            devices=device,
+            hostname=hostname,
+            init=init,
+        )
+
         async def work() -> None:
+            if user is not None:
+                options["user"] = await find_user(user, RootFiles(rootfs or path / "rootfs"))
             made = await write_bundle(
                 path,
                 args or None,
@@ -120,8 +209,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
                 env=environment(env),
                 cwd=cwd,
                 terminal=tty,
-                writable=writable,
-                runtime=runtime,
+                **options,
             )
             if json:
                 output.as_json({"bundle": str(made)})

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import typer
 
 from shimpy.core.model import User
 from shimpy.errors import NotFoundError
 
-if TYPE_CHECKING:
-    from shimpy.client.container import Container
-
 # Bytes of a container's passwd(5) or group(5) that are read.
 _LONGEST = 1 << 20
 
 
-async def find_user(text: str, container: Container) -> User:
+class Files(Protocol):
+    """Whose files are looked into."""
+
+    async def read_file(self, path: str, *, limit: int) -> bytes: ...
+
+
+async def find_user(text: str, container: Files) -> User:
     """Returns whom `USER[:GROUP[,GROUP…]]` means, by names of the container or by numbers.
 
     As with docker, a user without groups is in those that the container's files say, if they say any.
@@ -58,7 +61,7 @@ def _group(name: str, entries: list[list[str]]) -> int:
     raise NotFoundError(f"--user: the container's /etc/group has no group {name}")
 
 
-async def _entries(container: Container, path: str) -> list[list[str]]:
+async def _entries(container: Files, path: str) -> list[list[str]]:
     """Returns the entries of a file such as passwd(5); none if it is not there."""
     try:
         text = (await container.read_file(path, limit=_LONGEST)).decode(errors="replace")

@@ -44,18 +44,18 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
     if unknown:
         known = ", ".join(sorted(ExecOptions.__optional_keys__))
         raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
-    _check_strings("args", args)
+    check_strings("args", args)
     _check_env(options.get("env"))
-    _check_user(options.get("user"))
+    check_user(options.get("user"))
     if (capabilities := options.get("capabilities")) is not None:
-        _check_strings("capabilities", capabilities)
+        check_strings("capabilities", capabilities)
     cwd: object = options.get("cwd")
     if cwd is not None and not isinstance(cwd, str | os.PathLike):
         raise TypeError(f"cwd must be a path, not {cwd!r}")
     for field, kind in _KINDS.items():
         check_kinds(kind, **{field: options.get(field)})
     if (rlimits := options.get("rlimits")) is not None:
-        _check_rlimits(rlimits)
+        check_rlimits(rlimits)
 
 
 def check_kinds(kind: type, **values: object) -> None:
@@ -102,7 +102,8 @@ def check_signal(signal: object) -> int:
     return int(signal)
 
 
-def _check_strings(field: str, strings: object) -> None:
+def check_strings(field: str, strings: object) -> None:
+    """Refuses what is not a sequence of strings (TypeError)."""
     if isinstance(strings, str | bytes) or not isinstance(strings, Iterable):
         raise TypeError(f"{field} must be a sequence of strings, not {strings!r}")
     for string in strings:
@@ -122,7 +123,8 @@ def _check_env(env: object) -> None:
             raise TypeError(f"env: the value of {name!r} is not a string: {value!r}")
 
 
-def _check_user(user: object) -> None:
+def check_user(user: object) -> None:
+    """Refuses what is neither None nor a user that there can be."""
     if user is None:
         return
     if not isinstance(user, User):
@@ -134,7 +136,8 @@ def _check_user(user: object) -> None:
         _check_number("user", number, _UINT32)
 
 
-def _check_rlimits(rlimits: object) -> None:
+def check_rlimits(rlimits: object) -> None:
+    """Refuses what is not a sequence of limits."""
     if not isinstance(rlimits, Iterable):
         raise TypeError(f"rlimits must be a sequence of shimpy.Rlimit, not {rlimits!r}")
     for limit in rlimits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shimpy.client.requests import environment
-from shimpy.client.rpc import settled
-from shimpy.core.runtime import find_runtime
-from shimpy.core.runtime.environment import environment as runtime_environment
-from shimpy.core.runtime.log_errors import not_started
+from shimpy.client.sandbox.base import new_spec
+from shimpy.client.sandbox.ids import claim
+from shimpy.client.sandbox.options import Sandbox, SandboxOptions
+from shimpy.client.sandbox.root import check_cwd, check_program, check_root
+from shimpy.client.sandbox.spec import apply, wants_ids
 from shimpy.errors import (
     EXHAUSTED,
     AlreadyExistsError,
-    InternalError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -27,13 +26,12 @@ from shimpy.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Unpack
 
     from shimpy.client.model import StrPath
+    from shimpy.client.sandbox.ids import IdRange
 
 T = TypeVar("T")
-
-# The exit status that asyncio reports for a child that was waited for elsewhere.
-_UNKNOWN = 255
 
 
 async def write_bundle(
@@ -44,53 +42,83 @@ async def write_bundle(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     terminal: bool = False,
-    writable: bool = False,
-    runtime: str = "runc",
+    **options: Unpack[SandboxOptions],
 ) -> Path:
-    """Writes a bundle, starting from what the runtime's own `spec` command gives.
+    """Writes a bundle: of a sandbox, unless *options* say otherwise.
+
+    With a user namespace the bundle has its range of ids until it is removed.
 
     Args:
         path: the bundle's directory; it is made if it is not there.
-        args: what init runs; None: what the runtime's `spec` has, which is `sh`.
+        args: what init runs; None: `sh`.
         rootfs: the directory that becomes the container's `/`; None: `rootfs` in the bundle.
-        env: variables that are added to those of the spec, or replace them.
+        env: variables beside PATH and TERM, or in their place.
         cwd: the directory that init starts in, inside the container; None: `/`.
         terminal: init gets a terminal.
-        writable: the container may write to *rootfs*.
-        runtime: the OCI runtime, a name on PATH or an absolute path.
+        options: see `shimpy.SandboxOptions`.
 
     Returns:
         The bundle's directory.
 
     Raises:
+        TypeError: there is no such option, or an argument is of the wrong type.
+        ValueError: a limit is out of range.
         AlreadyExistsError: it has a `config.json`, or is something else than a directory.
-        NotFoundError: the runtime or *rootfs* is not there.
-        InvalidArgumentError: what no bundle can say, or no runtime run; the message names it.
-        PermissionDeniedError: nothing may be written there.
-        ResourceExhaustedError: there is no room.
-        InternalError: the runtime would not write a spec.
+        NotFoundError: *rootfs*, or the program in it, is not there.
+        InvalidArgumentError: what no bundle can say, or no runtime run; the message names it, and for a
+            *rootfs* that the container could not use what to do about it.
+        PermissionDeniedError: nothing may be written there, or the program may not be run.
+        ResourceExhaustedError: there is no room, or no range of ids.
     """
     directory = Path(os.path.abspath(path))
-    root = "rootfs" if rootfs is None else os.path.abspath(rootfs)
-    _check_text("rootfs", root)
-    if not os.path.isdir(directory / root):
-        raise NotFoundError(f"rootfs: there is no directory {directory / root}")
-    program = find_runtime(runtime)
     config = directory / "config.json"
     with _writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    if config.exists():
-        raise AlreadyExistsError(f"{config} is there already; remove it first")
-    try:
-        await _spec(program, runtime, directory)
-        spec = read_config(directory)
-        spec["root"] = {"path": root, "readonly": not writable}
-        _change(spec, args, env, cwd, terminal=terminal)
-        _write(config, spec)
-    except BaseException:
-        config.unlink(missing_ok=True)
-        raise
+        if config.exists():
+            raise AlreadyExistsError(f"{config} is there already; remove it first")
+    made = compose_bundle(
+        directory, args, rootfs=rootfs, env=env, cwd=cwd, terminal=terminal, options=options
+    )
+    if made is not None:
+        made.keep()
     return directory
+
+
+def compose_bundle(
+    directory: Path,
+    args: Sequence[str] | None,
+    *,
+    rootfs: StrPath | None,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    terminal: bool,
+    options: SandboxOptions,
+) -> IdRange | None:
+    """Does what `write_bundle` says, and returns the range of ids, if the bundle has one."""
+    sandbox = Sandbox.of_root(options)
+    root = "rootfs" if rootfs is None else os.path.abspath(rootfs)
+    _check_text("rootfs", root)
+    whole = os.path.join(directory, root)
+    if not os.path.isdir(whole):
+        raise NotFoundError(f"rootfs: there is no directory {whole}")
+    spec = new_spec(root, sandboxed=sandbox.sandboxed)
+    _change(spec, args, env, cwd, terminal=terminal)
+    program = dict(spec["process"])
+    ids = None
+    if wants_ids(spec, sandbox):
+        ids = claim(str(directory / "config.json"))
+    try:
+        apply(spec, sandbox, ids)
+        check_root(whole, spec)
+        if spec["process"]["args"] != program["args"]:
+            check_program(whole, {**spec, "process": program})
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / "config.json", spec)
+    except BaseException:
+        if ids is not None:
+            ids.release()
+        raise
+    return ids
 
 
 def derive_bundle(
@@ -101,8 +129,9 @@ def derive_bundle(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     terminal: bool,
-) -> Path:
-    """Writes a bundle that is like another but for what init runs; the other's files serve it.
+    options: SandboxOptions | None = None,
+) -> IdRange | None:
+    """Writes a bundle that is like another but for what is said here; the other's files serve it.
 
     Args:
         path: the new bundle's directory, which is there.
@@ -111,11 +140,17 @@ def derive_bundle(
         env: variables that are added, or replace those that are there.
         cwd: the directory that init starts in; None: as there.
         terminal: init gets a terminal.
+        options: see `shimpy.SandboxOptions`; what is not named is as there.
+
+    Returns:
+        The range of ids that it has got, if the other has none.
 
     Raises:
+        TypeError: there is no such option, or one is of the wrong type.
         NotFoundError: the other has no `config.json`.
         InvalidArgumentError: that cannot be understood, or be as it is asked for here.
     """
+    sandbox = Sandbox.of_bundle(options or {})
     base = os.path.abspath(origin)
     _check_text("bundle", base)
     spec = read_config(base)
@@ -126,8 +161,16 @@ def derive_bundle(
         if {"bind", "rbind"} & set(_list(mount, "options", str)):
             mount["source"] = os.path.join(base, _string(mount, "source", ""))
     _change(spec, args, env, cwd, terminal=terminal)
-    _write(Path(path) / "config.json", spec)
-    return Path(path)
+    config = os.path.join(path, "config.json")
+    ids = claim(config) if wants_ids(spec, sandbox) else None
+    try:
+        apply(spec, sandbox, ids)
+        _write(Path(config), spec)
+    except BaseException:
+        if ids is not None:
+            ids.release()
+        raise
+    return ids
 
 
 def read_config(bundle: StrPath) -> dict[str, Any]:
@@ -179,6 +222,7 @@ def _change(
         _check_text("cwd", cwd)
         if not cwd.startswith("/"):
             raise InvalidArgumentError(f"cwd: {cwd!r} is not an absolute path")
+        check_cwd(cwd)
         process["cwd"] = cwd
     if env:
         for text in (*env.keys(), *env.values()):
@@ -253,30 +297,3 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno in EXHAUSTED:
             raise ResourceExhaustedError(what) from error
         raise InvalidArgumentError(what) from error
-
-
-async def _spec(program: str, runtime: str, directory: Path) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            "spec",
-            cwd=directory,
-            env=runtime_environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise not_started(runtime, error) from error
-    try:
-        _, said = await process.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await settled(process.wait())
-        raise
-    # A status that the kernel has thrown away, as it does where SIGCHLD is ignored, is asyncio's 255 too.
-    lost = process.returncode == _UNKNOWN and not said and (directory / "config.json").exists()
-    if process.returncode != 0 and not lost:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InternalError(f"{runtime} spec failed: {last[-500:] or f'exit status {process.returncode}'}")

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client.arguments import check_signal
+from shimpy.client.limits import resources
 from shimpy.client.rpc import seconds
-from shimpy.client.task_calls import resources
 from shimpy.errors import FailedPreconditionError, UnimplementedError
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from shimpy.client.sandbox.ids import remove_abandoned
 from shimpy.core import tempdirs
 from shimpy.core.journal import journal_directories, read_records, replay
 from shimpy.core.reaper import Reaper
@@ -73,6 +74,7 @@ async def prune(*, running: bool = False) -> list[ListedContainer]:
     for program in programs():
         with suppress(FileNotFoundError):  # it has just ended
             found += await _prune_program(program)
+    remove_abandoned()
     for directory, state in _journals():
         if directory.is_kept():
             continue

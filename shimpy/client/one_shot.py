@@ -6,20 +6,26 @@ import os
 import secrets
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from shimpy.client.bundle import derive_bundle, wants_terminal, write_bundle
+from shimpy.client.advice import advised
+from shimpy.client.bundle import compose_bundle, derive_bundle, wants_terminal
 from shimpy.client.embed import in_process
 from shimpy.client.program import program
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from typing import Unpack
 
     import anyio
 
     from shimpy.client.client import ShimClient
     from shimpy.client.model import Result, StrPath
+    from shimpy.client.sandbox.options import SandboxOptions
+
+# Bytes of each output that are kept by default.
+OUTPUT_LIMIT: Final = 16 << 20
 
 
 async def run(
@@ -30,14 +36,18 @@ async def run(
     cwd: str | None = None,
     input: bytes | None = None,
     timeout: float | None = None,
-    output_limit: int | None = None,
+    output_limit: int | None = OUTPUT_LIMIT,
     limiter: anyio.CapacityLimiter | None = None,
     runtime: str = "runc",
+    **options: Unpack[SandboxOptions],
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
 
     Example:
         result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
+
+    The container of a directory is a sandbox for code that nobody trusts; a bundle runs as it is written.
+    *options* change what they name, `sandbox=False` all of the former.
 
     Args:
         root: a directory to be the container's `/`, or a bundle.
@@ -47,16 +57,20 @@ async def run(
         input: what the command reads; None: nothing.
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
-        output_limit: bytes that are kept of each output; the rest is read and thrown away.
+        output_limit: bytes that are kept of each output; the rest is read and thrown away. None: all.
         limiter: how many may run at once, of all that share it.
         runtime: the OCI runtime, a name on PATH or an absolute path.
+        options: see `shimpy.SandboxOptions`.
 
     Raises:
+        TypeError: there is no such option, or an argument is of the wrong type.
+        ValueError: a limit is out of range.
         ShimError: the container could not be made; the class says what kind of reason it was.
     """
     async with (
         limiter or nullcontext(),
-        prepared(root, args, env=env, cwd=cwd, runtime=runtime) as bundle,
+        temporary_bundle(root, args, env=env, cwd=cwd, **options) as bundle,
+        advised(runtime),
         own_shim(runtime) as client,
     ):
         return await client.run(new_id(), bundle, input=input, timeout=timeout, output_limit=output_limit)
@@ -88,39 +102,55 @@ def new_id() -> str:
 
 
 @asynccontextmanager
-async def prepared(
+async def temporary_bundle(
     root: StrPath,
     args: Sequence[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     terminal: bool = False,
-    writable: bool = False,
-    runtime: str = "runc",
+    **options: Unpack[SandboxOptions],
 ) -> AsyncIterator[Path]:
-    """Gives a bundle for the time of the block: *root* itself if it is one that says just this.
+    """Gives a bundle for the time of the block: *root* itself, if it is one that says just this.
 
-    The arguments are those of `run`; *terminal* gives the command one, *writable* lets it
-    write to a *root* that is not a bundle.
+    Example:
+        async with (
+            shimpy.temporary_bundle("/srv/rootfs", ["sleep", "infinity"], memory=1 << 30) as bundle,
+            shimpy.in_process() as shim,
+            shim.container("job", bundle) as container,
+        ):
+            ...
+
+    Args:
+        root: a directory to be the container's `/`, or a bundle.
+        args: what init runs; None: what the bundle says.
+        env: variables that are added to those of the bundle.
+        cwd: the directory that init starts in, inside the container; None: as the bundle says, else `/`.
+        terminal: init gets a terminal.
+        options: see `shimpy.SandboxOptions`.
+
+    Raises:
+        TypeError: there is no such option, or an argument is of the wrong type.
+        ValueError: a limit is out of range.
+        ShimError: as `shimpy.write_bundle` has it.
     """
     origin = Path(root)
     is_bundle = os.path.exists(origin / "config.json")
-    if is_bundle and args is None and not env and cwd is None and wants_terminal(origin) == terminal:
+    changed = args is not None or env or cwd is not None or options
+    if is_bundle and not changed and wants_terminal(origin) == terminal:
         yield origin
         return
     if not is_bundle and args is None:
         raise InvalidArgumentError(f"args: {os.fspath(root)} is not a bundle; give a command")
     with program.folder() as directory:
         if is_bundle:
-            yield derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal)
+            ids = derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal, options=options)
         else:
-            yield await write_bundle(
-                directory,
-                args,
-                rootfs=origin,
-                env=env,
-                cwd=cwd,
-                terminal=terminal,
-                writable=writable,
-                runtime=runtime,
+            ids = compose_bundle(
+                Path(directory), args, rootfs=origin, env=env, cwd=cwd, terminal=terminal, options=options
             )
+        try:
+            yield Path(directory)
+        finally:
+            if ids is not None:
+                ids.keep() if directory in program.kept else ids.release()

@@ -30,10 +30,12 @@ class _Program:
     Attributes:
         guardian: the guardian's pid, 0 before there is one. It is a child of this process, in a session of
             its own, and lives as long as this process.
+        kept: folders that `folder` leaves to the guardian.
     """
 
     def __init__(self) -> None:
         self.guardian = 0
+        self.kept: set[str] = set()
         self._directory: ProgramDirectory | None = None
         self._lock_fd = -1
         self._control: socket.socket | None = None
@@ -75,7 +77,8 @@ class _Program:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            if directory not in self.kept:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def make_folder(self) -> str:
         """Makes a temporary directory, which the caller removes, and returns its path.
@@ -105,6 +108,7 @@ class _Program:
         """Lets go of what is another process's, as a fork of it has to."""
         self._opening = threading.Lock()
         self._directory = None
+        self.kept.clear()
         environment.mark.clear()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)

@@ -114,7 +114,9 @@ class ProgramGuard:
             self._remove(entry)
 
     def keep(self) -> None:
-        """Leaves what could not be removed for when the program has ended."""
+        """Leaves what could not be removed for when the program has ended, with its bundle and its ids."""
+        if self._current is not None:
+            program.kept.add(self._current[1].bundle)
         self._entries.clear()
 
     def _target(self, pid: int) -> dict[str, Any] | None:

@@ -397,7 +397,7 @@ def test_bundle(run: Run, tmp_path: Path, rootfs: Path) -> None:
     done = run("bundle", tmp_path / "b", "--rootfs", rootfs, "--env", "A=b", "--", "echo", "-n", "hi")
     assert (done.stdout, done.returncode) == (f"{tmp_path / 'b'}\n", 0)
     process = json.loads((tmp_path / "b" / "config.json").read_text())["process"]
-    assert (process["args"], process["terminal"]) == (["echo", "-n", "hi"], False)
+    assert (process["args"], process["terminal"]) == (["/dev/init", "--", "echo", "-n", "hi"], False)
     assert run("run", tmp_path / "b").stdout == "hi"
     assert run("bundle", tmp_path / "b", "--rootfs", rootfs).returncode == 4
 

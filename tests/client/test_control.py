@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import shimpy
-from shimpy.client.task_calls import resources
+from shimpy.client.limits import resources
 from tests.support.sandboxes import inside, sandbox
 
 pytestmark = pytest.mark.anyio

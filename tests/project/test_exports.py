@@ -16,6 +16,7 @@ from shimpy import errors
 def test_names() -> None:
     assert sorted(shimpy.__all__) == [
         "AlreadyExistsError",
+        "BindMount",
         "CanceledError",
         "Chunk",
         "CommandStream",
@@ -42,6 +43,7 @@ def test_names() -> None:
         "ResourceExhaustedError",
         "Result",
         "Rlimit",
+        "SandboxOptions",
         "Shim",
         "ShimClient",
         "ShimError",
@@ -57,6 +59,7 @@ def test_names() -> None:
         "in_process",
         "launch",
         "run",
+        "temporary_bundle",
         "write_bundle",
     ]
 

@@ -177,12 +177,12 @@ async def test_fifos_and_devices_are_not_opened(container: shimpy.Container, tmp
 
 
 async def test_owners_are_numbered_as_in_the_container(
-    bundle: Callable[..., str], new_id: Callable[[], str], open_rootfs: Path
+    bundle: Callable[..., str], new_id: Callable[[], str], rootfs: Path
 ) -> None:
     mapping = {"containerID": 0, "hostID": 100_000, "size": 65_536}
 
     def change(spec: dict[str, Any]) -> None:
-        spec["root"]["path"] = str(open_rootfs)
+        spec["root"]["path"] = str(rootfs)
         spec["linux"]["namespaces"].append({"type": "user"})
         spec["linux"] |= {"uidMappings": [mapping], "gidMappings": [mapping]}
 

@@ -40,12 +40,12 @@ def runtime(request: pytest.FixtureRequest, bundle: Callable[..., str], new_id: 
 
 
 @pytest.fixture
-def prepare(live: Callable[..., Life], open_rootfs: Path) -> Callable[..., Life]:
+def prepare(live: Callable[..., Life], rootfs: Path) -> Callable[..., Life]:
     """Prepares containers in a user namespace of their own."""
 
     def prepare(*args: str, **options: Any) -> Life:
         def change(spec: Spec) -> None:
-            spec["root"]["path"] = str(open_rootfs)
+            spec["root"]["path"] = str(rootfs)
             spec["linux"]["namespaces"].append({"type": "user"})
             mapping = {"containerID": 0, "hostID": HOST_ID, "size": 65536}
             spec["linux"] |= {"uidMappings": [mapping], "gidMappings": [mapping]}

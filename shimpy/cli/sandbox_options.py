@@ -1,0 +1,263 @@
+"""The options of a sandbox by docker's names, and what is read out of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shimpy.cli.options import rlimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shimpy.client.sandbox.options import BindMount, SandboxOptions
+
+Sandboxed = Annotated[
+    bool | None,
+    typer.Option(
+        "--sandbox/--no-sandbox",
+        help="Safe for code that nobody trusts, as a directory is by default; or as runc's own spec has it.",
+        show_default=False,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", "-m", metavar="BYTES", help="What it may use, such as 512m; 0: any number."),
+]
+Cpus = Annotated[float | None, typer.Option("--cpus", metavar="NUMBER", help="How many it may use.")]
+Pids = Annotated[
+    int | None, typer.Option("--pids-limit", metavar="NUMBER", help="Processes and threads; -1: any number.")
+]
+UserName = Annotated[
+    str | None,
+    typer.Option("--user", "-u", metavar="USER[:GROUP]", help="By names of its /etc/passwd, or numbers."),
+]
+UserNamespace = Annotated[
+    str | None,
+    typer.Option("--userns", metavar="private|host", help="host: its ids are those of this machine."),
+]
+Volumes = Annotated[
+    list[str] | None,
+    typer.Option("--volume", "-v", metavar="SOURCE:TARGET[:ro]", help="A file or directory from here."),
+]
+Mounts = Annotated[
+    list[str] | None,
+    typer.Option("--mount", metavar="type=bind|tmpfs,source=,target=,readonly", help="The same, or a tmpfs."),
+]
+Tmpfs = Annotated[
+    list[str] | None,
+    typer.Option("--tmpfs", metavar="PATH[:size=BYTES]", help="A directory in memory, in place of /tmp."),
+]
+Network = Annotated[
+    str | None,
+    typer.Option("--network", metavar="none|host|PATH", help="None, this machine's, or a network namespace."),
+]
+ReadOnly = Annotated[
+    bool | None,
+    typer.Option("--read-only/--writable", help="Whether it may write to its root.", show_default=False),
+]
+Capabilities = Annotated[
+    list[str] | None, typer.Option("--cap-add", metavar="NAME", help="A capability, such as NET_RAW.")
+]
+SecurityOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--security-opt",
+        metavar="seccomp=unconfined|FILE",
+        help="Any system call, or a filter as the runtime-spec has it.",
+    ),
+]
+Ulimits = Annotated[
+    list[str] | None, typer.Option("--ulimit", metavar="NAME=SOFT[:HARD]", help="A limit of each process.")
+]
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", metavar="PATH", help="A device of this machine's.")
+]
+Hostname = Annotated[str | None, typer.Option("--hostname", metavar="NAME", help="Its own name for itself.")]
+Init = Annotated[
+    bool | None,
+    typer.Option("--init/--no-init", help="Whether tini starts its program.", show_default=False),
+]
+
+# Bytes of a size for a tmpfs that is given without one, as the default /tmp has.
+_TMPFS = 64 << 20
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def sandbox_options(
+    *,
+    sandbox: bool | None,
+    memory: str | None,
+    cpus: float | None,
+    pids: int | None,
+    userns: str | None,
+    volumes: Iterable[str] | None,
+    mounts: Iterable[str] | None,
+    tmpfs: Iterable[str] | None,
+    network: str | None,
+    read_only: bool | None,
+    capabilities: Iterable[str] | None,
+    security: Iterable[str] | None,
+    ulimits: Iterable[str] | None,
+    devices: list[str] | None,
+    hostname: str | None,
+    init: bool | None,
+) -> SandboxOptions:
+    """Returns the options that were given; those that were not are left out."""
+    binds = [_volume(text) for text in volumes or ()]
+    places = dict(_tmpfs(text) for text in tmpfs or ())
+    for text in mounts or ():
+        fields = _fields(text)
+        if fields.get("type", "bind") == "tmpfs":
+            places[fields["target"]] = (
+                size("--mount", fields["tmpfs-size"]) if "tmpfs-size" in fields else _TMPFS
+            )
+        else:
+            binds.append(_bind(fields["source"], fields["target"], read_only="readonly" in fields))
+    options: dict[str, Any] = {
+        "sandbox": sandbox,
+        "cpus": cpus,
+        "mounts": binds or None,
+        "tmpfs": places or None,
+        "network": network,
+        "read_only": read_only,
+        "capabilities": [_capability(name) for name in capabilities or ()] or None,
+        "rlimits": [rlimit(f"RLIMIT_{text.upper()}") for text in ulimits or ()] or None,
+        "devices": devices or None,
+        "hostname": hostname,
+        "init": init,
+        **_security(security or ()),
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if memory is not None:
+        options["memory"] = size("--memory", memory) or None
+    if pids is not None:
+        options["pids"] = pids if pids > 0 else None
+    if userns is not None:
+        if userns not in ("private", "host"):
+            raise typer.BadParameter(f"--userns: {userns!r} is neither private nor host")
+        options["userns"] = userns == "private"
+    return options  # type: ignore[return-value] # its fields are checked where they are used
+
+
+def size(option: str, text: str) -> int:
+    """Returns bytes that were given as a number with a unit: b, k, m, g or t.
+
+    Args:
+        option: for which, for the message.
+        text: what was given.
+    """
+    number = text.lower().removesuffix("ib").removesuffix("b") if text.lower() != "b" else ""
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    digits = number.removesuffix(unit)
+    if unit not in _UNITS or not digits.isdecimal():
+        raise typer.BadParameter(f"{option}: {text!r} is not a number of bytes such as 512m")
+    return int(digits) * _UNITS[unit]
+
+
+def _volume(text: str) -> BindMount:
+    source, _, rest = text.partition(":")
+    target, _, access = rest.partition(":")
+    if not target or access not in ("", "ro", "rw"):
+        raise typer.BadParameter(f"--volume: {text!r} is not SOURCE:TARGET[:ro]")
+    return _bind(source, target, read_only=access == "ro")
+
+
+def _bind(source: str, target: str, *, read_only: bool) -> BindMount:
+    from shimpy.client.sandbox.options import BindMount
+
+    return BindMount(source, target, read_only)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Returns the parts of a `--mount`, by docker's names."""
+    names = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+    fields = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        fields[names.get(name, name)] = value
+    known = {"type", "source", "target", "readonly", "tmpfs-size"}
+    kind = fields.get("type", "bind")
+    needed = {"target"} if kind == "tmpfs" else {"source", "target"}
+    if not fields.keys() <= known or kind not in ("bind", "tmpfs") or not needed <= fields.keys():
+        raise typer.BadParameter(f"--mount: {text!r} is not type=bind|tmpfs,source=PATH,target=PATH,readonly")
+    return fields
+
+
+def _tmpfs(text: str) -> tuple[str, int]:
+    path, _, options = text.partition(":")
+    if not options:
+        return path, _TMPFS
+    name, _, value = options.partition("=")
+    if name != "size":
+        raise typer.BadParameter(f"--tmpfs: {text!r} is not PATH[:size=BYTES]")
+    return path, size("--tmpfs", value)
+
+
+def _capability(name: str) -> str:
+    name = name.upper()
+    return name if name.startswith("CAP_") else f"CAP_{name}"
+
+
+def _security(texts: Iterable[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name == "no-new-privileges" and value in ("", "true"):
+            continue  # it is so in any case
+        if name != "seccomp" or not value:
+            raise typer.BadParameter(f"--security-opt: {text!r} is not seccomp=unconfined|FILE")
+        if value == "unconfined":
+            found["seccomp"] = False
+            continue
+        try:
+            found["seccomp"] = json.loads(Path(value).read_text())
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"--security-opt: {value} cannot be read: {error}") from None
+    return found
+
+
+class RootFiles:
+    """The files of a root filesystem that no container runs from yet.
+
+    Args:
+        root: its directory, or a bundle.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def read_file(self, path: str, *, limit: int) -> bytes:
+        """Returns what a file of it holds.
+
+        Args:
+            path: of the file, inside; links lead to no other place than inside.
+            limit: bytes at most.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        from shimpy.client.bundle import read_config
+        from shimpy.core.rootfs.syscalls import open_in_root
+        from shimpy.errors import from_oserror
+
+        root = self._root
+        if (root / "config.json").exists():
+            root /= str((read_config(root).get("root") or {}).get("path", "rootfs"))
+        try:
+            directory = os.open(root, os.O_PATH | os.O_DIRECTORY)
+            try:
+                fd = open_in_root(directory, path, os.O_RDONLY | os.O_NONBLOCK)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise from_oserror(error, f"{root}{path}") from error
+        try:
+            return os.read(fd, limit)
+        finally:
+            os.close(fd)
