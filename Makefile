@@ -11,7 +11,8 @@ ARGS  ?=
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # Most of a test is waiting. ARGS="-n0" has them one after the other, as a debugger needs it.
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# What pytest has made of a test file is kept for the next run, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -79,7 +80,7 @@ clean: ## remove what was built and installed here
 
 # PYTHONDONTWRITEBYTECODE does not hinder compileall, and a start that need not compile is three times as quick.
 ready: $(STAMP)
-	@$(BIN)/python -m compileall -q shimpy
+	@$(BIN)/python -m compileall -q shimpy tests
 
 $(STAMP): pyproject.toml | python
 	@echo "installing shimpy, and what its tests need, into $(VENV) (a minute, once)"
