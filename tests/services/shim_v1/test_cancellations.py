@@ -197,12 +197,12 @@ async def test_an_exec_that_is_cut_off_leaves_no_process_or_one_that_was_told_of
     for after in points():
         through = await attempt(after)
         # On its way out it may still come to its end, and be told of after a State that was quicker.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while set(children()) != {life.pid}:
                 for pid in [pid for pid in await life.states() if pid != life.pid]:
                     await life.recorder.wait_for(EventType.EXEC_ADDED, pid)
                     await life.delete(pid)
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.01)
         if through:
             break
     assert (await life.run("sh", "-c", "ps | grep -c '[s]leep 1000'")).stdout == "1\n"
