@@ -37,11 +37,13 @@ def set_up(level: str, style: str) -> None:
         level: one of LEVELS, of shimpy's own lines; what libraries say is logged from warnings on.
         style: one of FORMATS.
     """
-    handler = _Stderr()
-    handler.setFormatter(_JSON() if style == "json" else _Text())
     root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
+    handler = next((each for each in root.handlers if isinstance(each, _Stderr)), None)
+    if handler is None:
+        handler = _Stderr()
+        root.addHandler(handler)
+        root.setLevel(logging.WARNING)
+    handler.setFormatter(_JSON() if style == "json" else _Text())
     logging.getLogger("shimpy").setLevel(level.upper())
     # A logger that cannot write has nowhere to report it.
     logging.raiseExceptions = False

@@ -40,6 +40,11 @@ def clean_slate() -> None:
     _reset_signals_of_the_c_library()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
+    raise_file_limit()
+
+
+def raise_file_limit() -> None:
+    """Raises the soft limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

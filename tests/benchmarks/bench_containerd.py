@@ -31,7 +31,7 @@ async def measure(bench: Bench) -> None:
         bench.note(f"containerd: {missing[0]} is not installed, not measured")
         return
     for fork_server in (True, False):
-        containerd = Containerd(fork_server=fork_server)
+        containerd = Containerd(fork_server=fork_server, level="info")
         try:
             runs = _Runs(bench, containerd)
             await asyncio.to_thread(runs.warm_up)

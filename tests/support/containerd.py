@@ -37,7 +37,7 @@ disabled_plugins = {disabled}
 [ttrpc]
   address = "{folder}/c.sock.ttrpc"
 [debug]
-  level = "debug"
+  level = "{level}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/opt"
 """
@@ -56,6 +56,7 @@ class Containerd:
         fork_server: whether the shims are forked by a server, of this containerd's own.
         cri: tables of config.toml for the CRI plugin, with `{folder}` for the folder; without any the plugin
             is not loaded.
+        level: of its log, and of the shims'.
 
     Attributes:
         folder: the folder.
@@ -64,13 +65,13 @@ class Containerd:
         shim: the command by which it finds shimpy.
     """
 
-    def __init__(self, *, fork_server: bool = False, cri: str = "") -> None:
+    def __init__(self, *, fork_server: bool = False, cri: str = "", level: str = "debug") -> None:
         # Not the test's own folder: the path of a socket in it may be too long.
         self.folder = Path(tempfile.mkdtemp(prefix="shimpy-test-containerd-", dir="/tmp"))
         self.namespace = f"shimpy-test-{os.getpid()}"
         (self.shim,) = install(str(self.folder))
         disabled = "[]" if cri else '["io.containerd.grpc.v1.cri"]'
-        config = (_CONFIG + cri).format(folder=self.folder, disabled=disabled)
+        config = (_CONFIG + cri).format(folder=self.folder, disabled=disabled, level=level)
         (self.folder / "config.toml").write_text(config)
         self.log = self.folder / "log"
         # Below the folder, so that this containerd has one to itself.

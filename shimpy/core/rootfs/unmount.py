@@ -90,4 +90,6 @@ def _refused(point: str, failure: OSError | None) -> Exception:
 
 
 def _unescape(field: bytes) -> str:
+    if b"\\" not in field:  # as nearly always
+        return os.fsdecode(field)
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

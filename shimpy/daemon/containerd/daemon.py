@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from shimpy.daemon import import_stubs, logs
 from shimpy.daemon.containerd.sockets import Place
-from shimpy.daemon.process_state import clean_slate
 
 
 def load() -> None:
@@ -24,6 +23,8 @@ def load() -> None:
 def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, debug: bool) -> int:
     """Serves the containers of a group until they are gone, and returns the exit status.
 
+    The process has a clean slate (`shimpy.daemon.process_state`).
+
     Args:
         place: where containerd connects to.
         container_id: the first container.
@@ -31,7 +32,6 @@ def run(place: Place, *, container_id: str, namespace: str, ttrpc_address: str, 
         ttrpc_address: where containerd takes events.
         debug: whether to log much.
     """
-    clean_slate()
     logs.set_up("debug" if debug else "info", "text")
     sys.excepthook = logs.report_crash
     load()

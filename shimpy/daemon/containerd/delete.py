@@ -38,13 +38,34 @@ def delete(flags: Flags) -> None:
         OSError: it is not known.
     """
     bundle = flags.bundle or os.getcwd()
-    pid = _init_pid(bundle)
+    answer = _answer(bundle)
     _delete_container(flags, bundle)
     _unmount(os.path.join(bundle, "rootfs"))
     _remove_dead_socket(bundle)
+    os.write(1, answer)
+
+
+def answer_if_gone(flags: Flags) -> bytes | None:
+    """Returns what `delete` would print, if it would find nothing to do; else None.
+
+    Raises:
+        OSError: it is not known.
+    """
+    bundle = flags.bundle
+    if not os.path.isabs(bundle) or not _is_without_options(bundle):
+        return None
+    if os.path.lexists(os.path.join(RUNTIME_ROOT, flags.namespace, flags.id)):
+        return None
+    if _is_mounted(os.path.join(bundle, "rootfs")) or os.path.lexists(_socket_of(bundle)):
+        return None
+    return _answer(bundle)
+
+
+def _answer(bundle: str) -> bytes:
+    """Returns a DeleteResponse."""
     now = time.time_ns()
     timestamp = wire.write({1: now // 10**9, 2: now % 10**9})
-    os.write(1, wire.write({1: pid, 2: _KILLED, 3: timestamp}))
+    return wire.write({1: _init_pid(bundle), 2: _KILLED, 3: timestamp})
 
 
 def _init_pid(bundle: str) -> int:
@@ -64,10 +85,14 @@ def _read(path: str) -> bytes:
         return b""
 
 
+def _is_without_options(bundle: str) -> bool:
+    return _read(os.path.join(bundle, "options.json")).strip() in (b"", b"{}")
+
+
 def _delete_container(flags: Flags, bundle: str) -> None:
     binary, root, systemd_cgroup = "runc", RUNTIME_ROOT, False
     # Without options, which is what most have, nothing has to be imported.
-    if _read(os.path.join(bundle, "options.json")).strip() not in (b"", b"{}"):
+    if not _is_without_options(bundle):
         from shimpy.core.runtime.options import RuntimeOptions
 
         options = RuntimeOptions.load(bundle)
@@ -91,11 +116,8 @@ def _delete_container(flags: Flags, bundle: str) -> None:
 
 def _unmount(rootfs: str) -> None:
     """Unmounts what is at and below the root filesystem, and warns if that fails, as containerd expects."""
-    name = os.path.join(os.path.realpath(os.path.dirname(rootfs)), os.path.basename(rootfs))
-    escaped = name.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
-    with open("/proc/self/mountinfo", "rb") as file:
-        if os.fsencode(f" {escaped}") not in file.read():
-            return
+    if not _is_mounted(rootfs):
+        return
     from shimpy.core.rootfs.unmount import unmount_all
     from shimpy.errors import ShimError
 
@@ -105,10 +127,23 @@ def _unmount(rootfs: str) -> None:
         sys.stderr.write(f"{error}\n")
 
 
+def _is_mounted(rootfs: str) -> bool:
+    """Whether something may be mounted at or below the root filesystem."""
+    name = os.path.join(os.path.realpath(os.path.dirname(rootfs)), os.path.basename(rootfs))
+    escaped = name.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
+    with open("/proc/self/mountinfo", "rb") as file:
+        return os.fsencode(f" {escaped}") in file.read()
+
+
+def _socket_of(bundle: str) -> str:
+    """Returns the path of the shim's socket, empty if it is not known."""
+    return os.fsdecode(_read(os.path.join(bundle, "address"))).removeprefix("unix://")
+
+
 def _remove_dead_socket(bundle: str) -> None:
     """Removes the socket of a shim that was killed; that of one with other containers is left alone."""
-    path = os.fsdecode(_read(os.path.join(bundle, "address"))).removeprefix("unix://")
-    if path and os.path.lexists(path):
+    path = _socket_of(bundle)
+    if os.path.lexists(path):
         from shimpy.daemon.containerd.sockets import remove_dead
 
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 
 from shimpy.daemon.containerd import fork_place
 from shimpy.daemon.containerd.delete import delete
@@ -13,22 +12,24 @@ from shimpy.daemon.containerd.flags import Flags
 from shimpy.daemon.containerd.main import report
 from shimpy.daemon.containerd.start import Prepared, detach, limit, prepare
 from shimpy.daemon.helper import begin, log
+from shimpy.daemon.process_state import raise_file_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shimpy.daemon.containerd.fork_asker import Asker
+    from shimpy.daemon.containerd.fork_inherit import Inherited
 
-_LIMITS = [value for name, value in sorted(vars(resource).items()) if name.startswith("RLIMIT_")]
 
-
-def become(asker: Asker) -> int:
+def become(asker: Asker, theirs: Inherited, own: Inherited) -> int:
     """Does what a command was started for; of a `start` it is the shim to its end. Returns the exit status.
 
     Args:
         asker: the command, with what has been taken of it.
+        theirs: what this process would have inherited of it.
+        own: what this process has inherited instead.
     """
     try:
-        _take_after(asker.pid)
+        theirs.adopt(own)
     except (OSError, ValueError) as error:
         log.write("info", "fork server", f"process {asker.pid} does without: {error}")
         return 0
@@ -69,26 +70,8 @@ def _tell(asker: Asker, prepared: Prepared | None, status: int) -> int:
     with contextlib.suppress(BrokenPipeError):
         os.write(answer, str(status).encode())
     os.close(answer)
-    return status if prepared is None else prepared.run()
-
-
-def _take_after(asker: int) -> None:
-    """Takes what a child would inherit of the asker and this process has of the server's own."""
-    for number in _LIMITS:
-        limits = resource.prlimit(asker, number)
-        if limits != resource.getrlimit(number):
-            resource.setrlimit(number, limits)
-    with open(f"/proc/{asker}/oom_score_adj", "rb") as score, open("/proc/self/oom_score_adj", "r+b") as own:
-        if (theirs := score.read()) != own.read():
-            own.write(theirs)
-    os.sched_setaffinity(0, os.sched_getaffinity(asker))
-    nice = os.getpriority(os.PRIO_PROCESS, asker)
-    if nice != os.getpriority(os.PRIO_PROCESS, 0):
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    with open(f"/proc/{asker}/cgroup", "rb") as theirs_file, open("/proc/self/cgroup", "rb") as file:
-        cgroups = theirs_file.read()
-        if cgroups == file.read():
-            return
-    from shimpy.daemon.containerd.limits import join_cgroups_of
-
-    join_cgroups_of(os.fsdecode(cgroups))
+    if prepared is None:
+        return status
+    # All else of a clean slate it has of the server.
+    raise_file_limit()
+    return prepared.run()

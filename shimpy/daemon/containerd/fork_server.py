@@ -18,8 +18,12 @@ import sys
 from typing import NoReturn
 
 from shimpy.daemon.containerd import fork_place
+from shimpy.daemon.containerd.delete import answer_if_gone
+from shimpy.daemon.containerd.errors import CommandError
+from shimpy.daemon.containerd.flags import Flags
 from shimpy.daemon.containerd.fork_asker import Asker
 from shimpy.daemon.containerd.fork_child import become
+from shimpy.daemon.containerd.fork_inherit import Inherited
 from shimpy.daemon.containerd.loaded import LoadedFiles
 from shimpy.daemon.containerd.warm import warm_up
 from shimpy.daemon.helper import begin, log
@@ -166,9 +170,12 @@ class ForkServer:
 
     def _fork(self, asker: Asker) -> None:
         try:
+            own, theirs = Inherited(os.getpid()), Inherited(asker.pid)
             asker.take()
         except OSError as error:
             log.write("info", _NAME, f"process {asker.pid} does without: {error.strerror}")
+            return
+        if _answer_at_once(asker):
             return
         try:
             child = self._loop.fork()
@@ -176,7 +183,7 @@ class ForkServer:
             log.write("warning", _NAME, f"cannot fork: {error.strerror}")
             return
         if child == 0:
-            _be_a_shim(asker)
+            _be_a_shim(asker, theirs, own)
         self._idle.cancel()
         self._shims += 1
         pidfd = os.pidfd_open(child)
@@ -201,11 +208,26 @@ def _make_fifo(prefix: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _be_a_shim(asker: Asker) -> NoReturn:
+def _answer_at_once(asker: Asker) -> bool:
+    """Answers a `delete` that has nothing to do, as it is after each that containerd has asked a shim for."""
+    try:
+        flags = Flags(asker.arguments)
+        flags.check_names()
+        told = answer_if_gone(flags) if flags.action == "delete" else None
+        if told is None:
+            return False
+        os.write(asker.standard[1], told)
+        os.write(asker.answer, fork_place.BEGUN + b"0")
+    except (OSError, CommandError):
+        return False
+    return True
+
+
+def _be_a_shim(asker: Asker, theirs: Inherited, own: Inherited) -> NoReturn:
     """Does what is asked, to its end; nothing may get back into the server's own code."""
     status = 1
     try:
-        status = become(asker)
+        status = become(asker, theirs, own)
     except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
     finally:

@@ -123,7 +123,7 @@ def _write_address(address: bytes) -> None:
     """Writes the file by which containerd 1 finds the shim after a restart: all of it, or nothing."""
     temporary = f".address.{os.getpid()}"
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", buffering=0) as file:
             file.write(address)
         os.rename(temporary, "address")
     except BaseException:
@@ -174,7 +174,7 @@ def _oom_score() -> int:
 
     This process has containerd's.
     """
-    with open("/proc/self/oom_score_adj", "rb") as file:
+    with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
         return min(int(file.read()) + 1, _LARGEST_OOM_SCORE)
 
 
@@ -190,6 +190,9 @@ def _be_the_daemon(prepared: Prepared, score: int, cgroup: str, report: int) -> 
             raise
         os.write(report, _READY)
         os.close(report)
+        from shimpy.daemon.process_state import clean_slate
+
+        clean_slate()
         status = prepared.run()
     except BaseException:  # noqa: BLE001 - nothing may get back into the code of the start
         import sys

@@ -7,13 +7,14 @@ import sys
 
 import betterproto
 
-from shimpy.daemon import import_stubs
+from shimpy.daemon import import_stubs, logs
 from shimpy.daemon.containerd.daemon import load
 
 
 def warm_up() -> None:
     """Imports what is otherwise imported when it is first needed, and fills the caches of what has been."""
     load()
+    logs.set_up("info", "text")
     with import_stubs.imports():
         import shimpy.api.linux_options
         import shimpy.api.metrics_v1

@@ -16,6 +16,9 @@ _LONGEST_NAME = 15
 _ROOM = 1024
 
 
+_place: list[int] = []
+
+
 def command(module: str, *arguments: str) -> list[str]:
     """Returns the command line that runs `main(arguments)` of a module, which returns the exit status.
 
@@ -78,17 +81,24 @@ def set_title(words: Sequence[str]) -> None:
     """
     import ctypes
 
-    with open("/proc/self/stat", "rb") as file:
-        # The second field, in parentheses, may hold anything; wanted are 48 and 49 (proc_pid_stat(5)).
-        fields = file.read().rpartition(b")")[2].split()
-    first, last = int(fields[45]), int(fields[46])
+    first, last = _command_line()
     if 0 < first < last:
         # The kernel takes a command line that does not end with NUL to go on behind.
         text = b"".join(os.fsencode(word) + b"\0" for word in words)[: last - first - 1]
         ctypes.memmove(first, text.ljust(last - first, b"\0"), last - first)
 
 
+def _command_line() -> tuple[int, int]:
+    """Returns where the kernel has put the command line; a fork has it at the same place."""
+    if not _place:
+        with open("/proc/self/stat", "rb") as file:
+            # The second field, in parentheses, may hold anything; wanted are 48 and 49 (proc_pid_stat(5)).
+            fields = file.read().rpartition(b")")[2].split()
+        _place.extend(map(int, fields[45:47]))
+    return _place[0], _place[1]
+
+
 def set_name(name: str) -> None:
     """Sets what ps(1) and top(1) show this process as; only the first 15 bytes are shown."""
-    with open("/proc/self/comm", "wb") as file:
+    with open("/proc/self/comm", "wb", buffering=0) as file:
         file.write(os.fsencode(name)[:_LONGEST_NAME])
