@@ -111,7 +111,7 @@ def test_call_it(rootfs: Path) -> None:
 def _terminal(rootfs: Path, script: str) -> pexpect.spawn[str]:
     command, *arguments = _elsewhere(rootfs, "bash", "-c", script)
     return pexpect.spawn(
-        command, arguments, encoding="utf-8", timeout=20, env=_environment(), dimensions=(24, 100)
+        command, arguments, encoding="utf-8", timeout=60, env=_environment(), dimensions=(24, 100)
     )
 
 
