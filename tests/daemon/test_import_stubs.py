@@ -37,6 +37,8 @@ def test_what_a_shim_never_uses_is_not_loaded() -> None:
         "importlib.metadata",
         "google.protobuf",
         "shutil",
+        "shimpy.core.cgroup.stats.v1",
+        "shimpy.core.cgroup.stats.v2",
     }
     assert run(LEAN + f"print(sorted({unused} & sys.modules.keys()))") == "[]"
 
@@ -59,6 +61,12 @@ def test_what_is_loaded_already_stays_as_it_is() -> None:
 
 def test_a_message_that_the_api_does_not_have_is_still_a_message() -> None:
     assert run(LEAN + "from betterproto import BoolValue; print(bytes(BoolValue()))") == "b''"
+
+
+def test_classes_are_made_without_signatures_and_afterwards_with() -> None:
+    later = "import dataclasses; print(dataclasses.make_dataclass('Later', ['field']).__doc__)"
+    assert run(f"{LEAN}from shimpy.api import StateRequest; print(StateRequest.__doc__)") == "StateRequest"
+    assert run(LEAN + later) == "Later(field: 'typing.Any')"
 
 
 @pytest.mark.anyio

@@ -21,6 +21,8 @@ def warm_up() -> None:
         import shimpy.api.metrics_v2
         import shimpy.api.runc_options
         import shimpy.api.runtime_options
+        import shimpy.core.cgroup.stats.v1
+        import shimpy.core.cgroup.stats.v2
         import shimpy.core.rootfs.unmount
         import shimpy.core.stdio.logs
         import shimpy.core.stdio.terminal  # noqa: F401 - the last of those that are imported for the children

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shimpy.api import task
-from shimpy.core.cgroup.stats import StatsReader, v1, v2
+from shimpy.core.cgroup.stats import StatsReader
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.create import CreateOptions
 from shimpy.core.container.process import Process
@@ -26,6 +26,9 @@ from shimpy.services.task.checkpoint import restore_options
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
 from shimpy.services.task.hooks import TaskHooks
+
+if TYPE_CHECKING:
+    from shimpy.core.cgroup.stats import v1, v2
 
 _log = logging.getLogger(__name__)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import betterproto
 
 from shimpy.api import runc_options, task, types, well_known
-from shimpy.core.cgroup.stats import v1, v2
 from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
@@ -25,6 +24,9 @@ from shimpy.services.task.events import Forward
 from shimpy.services.task.hooks import TaskHooks
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.protobuf import encode
+
+if TYPE_CHECKING:
+    from shimpy.core.cgroup.stats import v1, v2
 
 T = TypeVar("T")
 
@@ -285,6 +287,8 @@ def _process_info(pid: int, exec_id: str) -> types.ProcessInfo:
 
 def _metrics(metrics: v1.Metrics | v2.Metrics) -> tuple[str, betterproto.Message]:
     """Returns the version of what was read, and the message that holds it."""
+    from shimpy.core.cgroup.stats import v1
+
     if isinstance(metrics, v1.Metrics):
         from shimpy.api import metrics_v1
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, memberships
-from shimpy.core.cgroup.stats import v1, v2
 from shimpy.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from shimpy.core.cgroup.stats import v1, v2
+
+# The controllers of version 1 that count something.
+CONTROLLERS: Final = ("pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma")
 
 _CGROUPS: Final = "/sys/fs/cgroup"
 
@@ -49,7 +54,7 @@ class StatsReader:
         # Every cgroup of version 2 has that file, and nothing else does.
         unified = os.path.exists(os.path.join(_CGROUPS, "cgroup.controllers"))
         found = {}
-        for controller in (UNIFIED,) if unified else v1.CONTROLLERS:
+        for controller in (UNIFIED,) if unified else CONTROLLERS:
             places = hierarchies.directories(controller, paths[controller]) if controller in paths else []
             # A mount may be covered by another one.
             for place in places:
@@ -64,6 +69,9 @@ class StatsReader:
         Raises:
             NotFoundError: the cgroups are gone, or there were none.
         """
+        # Not before they are needed: their classes take a fifth of the time of all imports to make.
+        from shimpy.core.cgroup.stats import v1, v2
+
         unified = self.directories.get(UNIFIED)
         metrics = v2.read_metrics(unified) if unified is not None else v1.read_metrics(self.directories)
         if metrics is None:

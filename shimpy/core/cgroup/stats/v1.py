@@ -11,9 +11,6 @@ from shimpy.core.cgroup.stats.blkio import BlkioStat, blkio
 from shimpy.core.cgroup.stats.common import RdmaStat, rdma
 from shimpy.core.cgroup.stats.files import Files, huge_page_sizes, number
 
-# The controllers that count something.
-CONTROLLERS: Final = ("pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma")
-
 _TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # nanoseconds
 
 
@@ -140,7 +137,7 @@ def read_metrics(directories: Mapping[str, str]) -> Metrics | None:
     """Reads everything once, some eighty system calls; None if no cgroup is there any more.
 
     Args:
-        directories: of the cgroup of each of CONTROLLERS, as far as there is one.
+        directories: of the cgroup of each of `shimpy.core.cgroup.stats.CONTROLLERS`, as far as there is one.
     """
     found: dict[str, Files] = {}
     try:
