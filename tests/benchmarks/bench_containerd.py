@@ -65,6 +65,8 @@ class _Runs:
         self._exec()
         self._rate()
         self._output()
+        self._growth_over_containers()
+        self._growth_over_execs()
         for number in _PODS:
             self._memory(number)
 
@@ -126,6 +128,37 @@ class _Runs:
         )  # fmt: skip
         for name in names.values():
             self._containerd.remove(name)
+
+    def _growth_over_containers(self) -> None:
+        """Measures the fork server, which each container's shim is forked from."""
+        number = self._bench.rounds(100, 20)
+        (pid,) = fork_servers(self._containerd.fork_servers).values()
+        before = memory(pid)[0]
+        for _ in range(number):
+            self._lifecycle(RUNTIME)
+        self._bench.record(
+            f"growth of the fork server over {number} containers", [(memory(pid)[0] - before) / 1000], "MB",
+            targets=[Target("median", 1)],
+        )  # fmt: skip
+
+    def _growth_over_execs(self) -> None:
+        number = self._bench.rounds(200, 20)
+        for runtime, whose in ((RUNTIME, "the shim"), (_STOCK, "containerd's own shim")):
+            name = self._detached(runtime, "sleep", "1000000")
+            (pid,) = self._shims(runtime)
+            # The first ones fill what is kept for the next.
+            self._execs(name, 20, "first")
+            before = memory(pid)[0]
+            self._execs(name, number, "e")
+            self._bench.record(
+                f"growth of {whose} over {number} execs", [(memory(pid)[0] - before) / 1000], "MB",
+                targets=[Target("median", 1)] if runtime == RUNTIME else [],
+            )  # fmt: skip
+            self._containerd.remove(name)
+
+    def _execs(self, name: str, number: int, prefix: str) -> None:
+        for each in range(number):
+            self._containerd.ctr("tasks", "exec", "--exec-id", f"{prefix}{each}", name, "true")
 
     def _memory(self, number: int) -> None:
         each: dict[str, float] = {}
