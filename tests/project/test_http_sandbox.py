@@ -1,0 +1,78 @@
+"""examples/http_sandbox.py, as a real server has it: with scripts that mean well, and such that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from shimpy.client.program import program
+from tests.support.leaks import eventually
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def port(rootfs: Path) -> AsyncIterator[int]:
+    """The port that it answers on."""
+    spec = importlib.util.spec_from_file_location("http_sandbox", ROOT / "examples" / "http_sandbox.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    application = module.Sandboxes(str(rootfs))
+    config = uvicorn.Config(application, port=0, log_level="error", ws="none", loop="asyncio")
+    server = uvicorn.Server(config)
+    running = asyncio.ensure_future(server.serve())
+    await eventually(lambda: server.started)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await running
+
+
+async def _connected(port: int, body: bytes, method: str = "POST") -> tuple[Any, Any]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{method} / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+async def _post(port: int, script: bytes, method: str = "POST") -> tuple[int, dict[str, Any]]:
+    reader, writer = await _connected(port, script, method)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split()[1]), json.loads(body)
+
+
+async def test_a_script_is_run_and_answered(port: int) -> None:
+    status, said = await _post(port, b"echo hello; echo oops >&2; id -u; exit 3")
+    assert status == 200
+    assert (said["stdout"], said["stderr"], said["exit_status"]) == ("hello\n0\n", "oops\n", 3)
+
+
+async def test_twelve_at_once_get_their_own_answers(port: int) -> None:
+    answers = await asyncio.gather(*(_post(port, f"echo {n}".encode()) for n in range(12)))
+    assert [said["stdout"] for _, said in answers] == [f"{n}\n" for n in range(12)]
+
+
+async def test_a_client_that_leaves_takes_its_script_with_it(port: int) -> None:
+    _, writer = await _connected(port, b"sleep 1000 & sleep 1000")
+    await eventually(lambda: any(one.pid for one in program.open().containers()))
+    writer.close()
+    await eventually(lambda: program.open().containers() == [])
+    await eventually(lambda: not [n for n in os.listdir(program.open().path) if n.startswith("tmp-")])
+
+
+async def test_what_is_not_a_script_is_refused(port: int) -> None:
+    assert (await _post(port, b"", "GET"))[0] == 405
+    assert (await _post(port, b"#" * 70_000))[0] == 413
