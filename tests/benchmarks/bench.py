@@ -46,6 +46,7 @@ class Bench:
         self.directory = directory
         self._scale = scale
         self._rootfs = bundles.make_rootfs(directory / "rootfs")
+        directory.chmod(0o711)  # for the ids of a user namespace
         self._numbers = itertools.count(1)
         self.runtimes = [runtime for runtime in runtimes if self._runs(runtime)]
         self.runtime = self.runtimes[0] if self.runtimes else "runc"

@@ -21,6 +21,7 @@ _MANY = 100
 
 async def measure(bench: Bench) -> None:
     await _one_shot(bench)
+    await _sandbox(bench)
     await _command_line(bench)
     await _many(bench)
 
@@ -43,6 +44,21 @@ async def _one_shot(bench: Bench) -> None:
     bench.record("one-shot in process", in_process, "ms", bare=bare, targets=targets)
     bench.record("shimpy.run of a bundle", whole, "ms", bare=bare, targets=targets)
     bench.record("runtime's run", foreground, "ms", bare=bare)
+
+
+async def _sandbox(bench: Bench) -> None:
+    """Measures `shimpy.run` in the default sandbox, and the same bundle on the bare runtime."""
+    rootfs = bench.directory / "rootfs"
+    bare, whole = [], []
+    Subreaper.acquire()
+    try:
+        async with shimpy.temporary_bundle(rootfs, ["true"]) as bundle:
+            for _ in range(bench.rounds(30, 3)):
+                bare.append(_life(bench, str(bundle)))
+                whole.append((await timed(shimpy.run(rootfs, ["true"], runtime=bench.runtime)))[0])
+    finally:
+        Subreaper.release()
+    bench.record("shimpy.run in the default sandbox", whole, "ms", bare=bare, targets=[Target("ratio", 1.3)])
 
 
 def _life(bench: Bench, bundle: str) -> float:
