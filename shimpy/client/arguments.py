@@ -50,12 +50,32 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
     if (capabilities := options.get("capabilities")) is not None:
         check_strings("capabilities", capabilities)
     cwd: object = options.get("cwd")
-    if cwd is not None and not isinstance(cwd, str | os.PathLike):
-        raise TypeError(f"cwd must be a path, not {cwd!r}")
+    if cwd is not None:
+        if not isinstance(cwd, str | os.PathLike):
+            raise TypeError(f"cwd must be a path, not {cwd!r}")
+        check_cwd(os.fspath(cwd))
     for field, kind in _KINDS.items():
         check_kinds(kind, **{field: options.get(field)})
     if (rlimits := options.get("rlimits")) is not None:
         check_rlimits(rlimits)
+
+
+# Links to a process's own file descriptors, where a runtime's may still be open (CVE-2024-21626).
+_FORBIDDEN = ("/proc", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr")
+
+
+def check_cwd(cwd: str) -> None:
+    """Refuses a directory to start in that leads out of containers of old runtimes.
+
+    Raises:
+        InvalidArgumentError: it is below /proc, or is one of the links there.
+    """
+    path = "/" + os.path.normpath(cwd).lstrip("/")
+    for forbidden in _FORBIDDEN:
+        if path == forbidden or path.startswith(f"{forbidden}/"):
+            raise InvalidArgumentError(
+                f"cwd: {cwd} is not a directory to start in: below /proc a runtime's own may be found"
+            )
 
 
 def check_kinds(kind: type, **values: object) -> None:

@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shimpy.client.arguments import check_cwd
 from shimpy.client.requests import environment
 from shimpy.client.sandbox.base import new_spec
 from shimpy.client.sandbox.ids import claim
 from shimpy.client.sandbox.options import Sandbox, SandboxOptions
-from shimpy.client.sandbox.root import check_cwd, check_program, check_root
+from shimpy.client.sandbox.root import check_program, check_root
 from shimpy.client.sandbox.spec import apply, wants_ids
 from shimpy.errors import (
     EXHAUSTED,

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from shimpy.client.arguments import check_cwd
 from shimpy.client.sandbox.base import Spec
 from shimpy.client.sandbox.spec import has_user_namespace
 from shimpy.core.rootfs.syscalls import open_in_root
 from shimpy.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
-
-# Links to a process's own file descriptors, where a runtime's may still be open (CVE-2024-21626).
-_FORBIDDEN: Final = ("/proc", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 
 # Followed until then, as by the kernel (path_resolution(7)).
 _MOST_LINKS: Final = 40
@@ -47,20 +45,6 @@ def check_root(root: str, spec: Spec) -> None:
                 raise InvalidArgumentError(
                     f"cwd: there is no {cwd} in {root}; mkdir -p {root.rstrip('/')}{cwd}"
                 )
-
-
-def check_cwd(cwd: str) -> None:
-    """Refuses a directory to start in that leads out of containers of old runtimes.
-
-    Raises:
-        InvalidArgumentError: it is below /proc, or is one of the links there.
-    """
-    path = "/" + os.path.normpath(cwd).lstrip("/")
-    for forbidden in _FORBIDDEN:
-        if path == forbidden or path.startswith(f"{forbidden}/"):
-            raise InvalidArgumentError(
-                f"cwd: {cwd} is not a directory to start in: below /proc a runtime's own may be found"
-            )
 
 
 def check_program(root: str, spec: Spec) -> None:
