@@ -1,0 +1,128 @@
+"""The options of a sandbox at the command line, by docker's names."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import shimpy
+from shimpy.cli.sandbox_options import sandbox_options, size
+from tests.support.commandline import CommandLine, command_line
+
+
+@pytest.fixture(scope="module")
+def line() -> Iterator[CommandLine]:
+    """Runs command lines to their ends."""
+    with command_line() as line:
+        yield line
+
+
+def _read(**given: Any) -> dict[str, Any]:
+    names = inspect.signature(sandbox_options).parameters
+    return dict(sandbox_options(**{**dict.fromkeys(names), **given}))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({}, {}),
+        ({"memory": "1g"}, {"memory": 1 << 30}),
+        ({"memory": "0"}, {"memory": None}),
+        ({"pids": 7}, {"pids": 7}),
+        ({"pids": -1}, {"pids": None}),
+        ({"cpus": 0.5}, {"cpus": 0.5}),
+        ({"userns": "host"}, {"userns": False}),
+        ({"userns": "private"}, {"userns": True}),
+        ({"volumes": ["/a:/b"]}, {"mounts": [shimpy.BindMount("/a", "/b", read_only=False)]}),
+        ({"volumes": ["/a:/b:ro"]}, {"mounts": [shimpy.BindMount("/a", "/b", read_only=True)]}),
+        ({"mounts": ["type=bind,src=/a,dst=/b,readonly"]}, {"mounts": [shimpy.BindMount("/a", "/b", True)]}),
+        ({"mounts": ["source=/a,target=/b"]}, {"mounts": [shimpy.BindMount("/a", "/b", False)]}),
+        ({"mounts": ["type=tmpfs,target=/b,tmpfs-size=2k"]}, {"tmpfs": {"/b": 2048}}),
+        ({"tmpfs": ["/b:size=1m", "/c"]}, {"tmpfs": {"/b": 1 << 20, "/c": 64 << 20}}),
+        ({"capabilities": ["net_raw", "CAP_CHOWN"]}, {"capabilities": ["CAP_NET_RAW", "CAP_CHOWN"]}),
+        ({"security": ["seccomp=unconfined", "no-new-privileges"]}, {"seccomp": False}),
+        ({"ulimits": ["nofile=5:6"]}, {"rlimits": [shimpy.Rlimit("RLIMIT_NOFILE", 5, 6)]}),
+        ({"sandbox": False, "init": False, "read_only": False},
+         {"sandbox": False, "init": False, "read_only": False}),
+        ({"devices": ["/dev/x"], "network": "host", "hostname": "h"},
+         {"devices": ["/dev/x"], "network": "host", "hostname": "h"}),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_meant(given: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert _read(**given) == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"memory": "much"}, "--memory"),
+        ({"memory": "-1"}, "--memory"),
+        ({"userns": "other"}, "--userns"),
+        ({"volumes": ["/a"]}, "--volume"),
+        ({"volumes": ["/a:/b:z"]}, "--volume"),
+        ({"mounts": ["type=volume,target=/a"]}, "--mount"),
+        ({"mounts": ["type=bind,target=/a"]}, "--mount"),
+        ({"mounts": ["type=bind,source=/a,target=/a,colour=red"]}, "--mount"),
+        ({"tmpfs": ["/a:mode=755"]}, "--tmpfs"),
+        ({"security": ["apparmor=x"]}, "--security-opt"),
+        ({"security": ["seccomp=/no/such"]}, "--security-opt"),
+        ({"ulimits": ["nofile"]}, "--rlimit"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(typer.BadParameter, match=f"^{named}"):
+        _read(**given)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("5", 5), ("5b", 5), ("2k", 2048), ("2K", 2048), ("3mb", 3 << 20), ("1GiB", 1 << 30)]
+)
+def test_sizes(text: str, number: int) -> None:
+    assert size("--memory", text) == number
+
+
+def test_a_filter_of_ones_own_is_read(tmp_path: Path) -> None:
+    filter_ = {"defaultAction": "SCMP_ACT_ALLOW"}
+    (tmp_path / "filter.json").write_text(json.dumps(filter_))
+    assert _read(security=[f"seccomp={tmp_path}/filter.json"]) == {"seccomp": filter_}
+
+
+def test_a_sandbox_as_it_was_asked_for(line: CommandLine, rootfs: Path) -> None:
+    done = line.run(
+        "run", "-m", "64m", "--pids-limit", "50", "--cpus", "0.5", "-u", "user:7",
+        "-v", "/usr/share:/tmp/share:ro", "--tmpfs", "/tmp:size=1m", "--cap-add", "chown",
+        "--ulimit", "nofile=99", "--hostname", "box", "--no-init", rootfs, "sh", "-c",
+        "id -u; id -g; df -k /tmp | tail -n 1 | tr -s ' ' | cut -d' ' -f2; ulimit -n; hostname;"
+        "cat /proc/1/comm; ls /tmp; :",
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("1000\n7\n1024\n99\nbox\nsh\nshare\n", "")
+
+
+def test_a_user_that_the_root_does_not_know(line: CommandLine, rootfs: Path) -> None:
+    done = line.run("run", "-u", "nobody-there", rootfs, "true")
+    assert (done.returncode, "--user" in done.stderr) == (127, True)
+
+
+def test_without_a_sandbox_it_is_the_hosts_root(line: CommandLine, rootfs: Path) -> None:
+    done = line.run("run", "--no-sandbox", rootfs, "cat", "/proc/self/uid_map")
+    assert done.stdout.split() == ["0", "0", str(2**32 - 1)]
+
+
+def test_the_network_is_the_hosts_if_that_is_said(line: CommandLine, rootfs: Path) -> None:
+    done = line.run("run", "--network", "host", rootfs, "readlink", "/proc/self/ns/net")
+    assert done.stdout.strip() == os.readlink("/proc/self/ns/net")
+
+
+def test_a_bundle_with_options(line: CommandLine, rootfs: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    done = line.run("bundle", bundle, "--rootfs", rootfs, "-m", "1m", "--writable", "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+    config = json.loads((bundle / "config.json").read_text())
+    assert (config["linux"]["resources"]["memory"]["limit"], config["root"]["readonly"]) == (1 << 20, False)
