@@ -18,6 +18,8 @@ from tests.support.paths import ROOT
 _README = (ROOT / "README.md").read_text()
 _BLOCKS = re.findall(r"^(## .*?)$|^(### .*?)$|^```(\w+)\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
 
+_SANDBOX = "A sandbox for code you do not trust"
+
 # /srv and /run of a mount namespace of its own: the README's directories, and nothing of this machine's.
 _ELSEWHERE = """
 set -e
@@ -76,6 +78,27 @@ def _output_of(example: str, rootfs: Path) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def test_a_newcomer_sees_the_sandbox_first_and_it_works_twice(rootfs: Path) -> None:
+    headings = [chapter for chapter, *_ in _BLOCKS if chapter]
+    assert headings[:2] == ["## Try it", f"## {_SANDBOX}"]
+    (example,) = _examples("python", _SANDBOX)
+    for _ in range(2):
+        assert _output_of(example, rootfs) == _expected(example)
+
+
+def test_the_sandbox_at_a_terminal_works_twice(rootfs: Path) -> None:
+    (example,) = _examples("sh", _SANDBOX)
+    done = subprocess.run(
+        _elsewhere(rootfs, "sh", "-ec", example * 2),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=_environment(),
+    )
+    assert (done.stdout, done.stderr) == ("0\nhello\n" * 2, "")
 
 
 @pytest.mark.parametrize("heading", ["Launch it from Python", "Embed it"])
@@ -143,6 +166,6 @@ def test_shim_that_stays_at_a_terminal(rootfs: Path) -> None:
 def test_every_python_example_is_run() -> None:
     assert [text for *_, kind, text in _BLOCKS if kind == "python"] == [
         example
-        for heading in ("Call it", "Launch it from Python", "Embed it")
+        for heading in (_SANDBOX, "Call it", "Launch it from Python", "Embed it")
         for example in _examples("python", heading)
     ]
