@@ -51,6 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="shimpy-release-") as name:
         directory = Path(name)
         rootfs = make_rootfs(directory / "rootfs")
+        directory.chmod(0o711)  # for the ids of a user namespace
         wheel, sdist = _build(directory / "dist")
         for version, python in sorted(interpreters().items()):
             if only in (None, version):

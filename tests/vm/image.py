@@ -21,7 +21,7 @@ _RELEASE, _PYTHON = "bookworm", "3.11"
 _PACKAGES = (
     *("systemd-sysv", "dbus", "udev"),
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd"),
-    *("runc", "crun", "busybox-static", "containerd"),
+    *("runc", "crun", "tini", "busybox-static", "containerd"),
     *("python3", "python3-venv"),
 )
 
