@@ -8,7 +8,8 @@ import socket as sockets
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from grpclib.client import Channel
+from grpclib.client import Channel, Handler
+from grpclib.protocol import H2Protocol
 
 from shimpy import linux
 from shimpy.client.client import ShimClient
@@ -17,10 +18,19 @@ from shimpy.errors import DeadlineExceededError, PermissionDeniedError, Unavaila
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from grpclib.protocol import H2Protocol
-
     from shimpy.client.guard import Guard
     from shimpy.client.model import StrPath
+
+
+class _TellingHandler(Handler):
+    """Tells when its connection has ended."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def close(self) -> None:
+        super().close()
+        self.lost.set()
 
 
 class _LocalChannel(Channel):
@@ -38,6 +48,15 @@ class _LocalChannel(Channel):
         super().__init__(path=address)
         self._address = address
         self._name = os.fspath(name)
+
+    async def wait_lost(self) -> None:
+        """Waits until there is no connection; the next call makes one."""
+        protocol = self._protocol
+        if protocol is not None and isinstance(protocol.handler, _TellingHandler):
+            await protocol.handler.lost.wait()
+
+    def _protocol_factory(self) -> H2Protocol:
+        return H2Protocol(_TellingHandler(), self._config, self._h2_config)
 
     async def _create_connection(self) -> H2Protocol:
         """Connects, checks whose server it is, and only then starts HTTP/2."""
@@ -72,6 +91,9 @@ async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[Shi
 
     A client whose block has ended raises UnavailableError for every call.
 
+    Where a keeper or a service manager holds the socket of a shim that dies, and starts another, that is not
+    the end: calls under way are made again there and take effect once, and subscriptions go on without a gap.
+
     Args:
         socket: path of its socket, of any length.
         timeout: seconds that it has to answer.
@@ -100,7 +122,7 @@ async def connected(
         async with _LocalChannel(path, socket) as channel:
             client = ShimClient(channel, guard)
             try:
-                await client.state(timeout=timeout)
+                await client.calls.probe(timeout)
             except (UnavailableError, DeadlineExceededError) as error:
                 raise UnavailableError(f"no shim answers at {os.fspath(socket)}: {error}") from error
             try:

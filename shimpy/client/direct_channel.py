@@ -135,6 +135,8 @@ async def _answer(name: str, func: Callable[[Any], Awaitable[None]], exchange: _
 class _DirectStream:
     """One call, with what grpclib's stream of it has."""
 
+    initial_metadata = None
+
     def __init__(
         self, channel: DirectChannel, name: str, request_type: type[Any], timeout: float | None
     ) -> None:

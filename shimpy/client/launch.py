@@ -40,6 +40,7 @@ async def launch(
     leave_running: bool = False,
     timeout: float = 10.0,
     hooks: str | Sequence[str] = (),
+    supervise: bool = False,
 ) -> AsyncIterator[ShimClient]:
     """Runs `python -m shimpy` as a child process for the time of the block.
 
@@ -61,11 +62,13 @@ async def launch(
         timeout: seconds that the shim has to start.
         hooks: what runs in the shim's process, each `module:name` of an object or class with hooks
             (`shimpy.Hooks`) that it can import, or the path of a TOML file that names some.
+        supervise: keep it: a shim that dies is started again and loses nothing, and the client's calls and
+            subscriptions go on; see `python -m shimpy --supervise`.
 
     Raises:
         UnavailableError: it did not start; the message is what it said last.
     """
-    options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks)
+    options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks, supervise)
     async with shim_process(_spawn, options) as client:
         yield client
 
@@ -81,6 +84,7 @@ class LaunchOptions:
     leave_running: bool
     timeout: float
     hooks: str | Sequence[str] = ()
+    supervise: bool = False
 
     def hook_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim its hooks."""
@@ -115,6 +119,8 @@ async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncItera
         arguments = ["--socket", path, "--runtime", options.runtime, "--log-level", options.log_level]
         arguments += options.hook_arguments()
         arguments += options.root_arguments()
+        if options.supervise:
+            arguments.append("--supervise")
         child = await LaunchedShim.start(
             start, arguments, directory, options.timeout, guarded=options.guarded
         )

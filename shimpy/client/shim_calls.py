@@ -11,7 +11,8 @@ from shimpy.client.arguments import check_exec, check_kinds
 from shimpy.client.guard import NoGuard
 from shimpy.client.model import ContainerState, ExecOptions, ProcessInfo, ProcessState, StrPath
 from shimpy.client.requests import exec_request, exec_spec, path_text
-from shimpy.client.rpc import call, seconds
+from shimpy.client.restarts import CallRepeater
+from shimpy.client.rpc import seconds
 from shimpy.client.subscription import EventStream
 from shimpy.client.task_calls import TaskCalls
 from shimpy.core.runtime import spec
@@ -42,6 +43,7 @@ class ShimCalls:
     Attributes:
         created: id and runtime of the container that was last created here, None before.
         guard: what happens with what is made here should this program die.
+        calls: makes them.
         task: what shim.v1 has no call for.
     """
 
@@ -62,8 +64,9 @@ class ShimCalls:
         self._channel = channel
         self.guard = guard or NoGuard()
         self._stub = api.ShimStub(channel)
+        self.calls = CallRepeater(channel)
         self.created: tuple[str, str] | None = None
-        self.task = TaskCalls(task or self._same_channel)
+        self.task = TaskCalls(task or self._same_channel, self.calls)
         self._bundle: tuple[str, int, Bundle] | None = None
 
     async def create(
@@ -114,7 +117,7 @@ class ShimCalls:
         )
         timeout = seconds(timeout)
         with self.guard.creating(id, request.bundle, runtime) as created:
-            reply = await call(self._stub.create(request, timeout=timeout))
+            reply = await self.calls.make(self._stub.create, request, timeout)
             created(reply.pid)
         self.created = (id, runtime)
         return reply.pid
@@ -128,7 +131,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: it has been started, or has died, or was never created.
         """
-        await call(self._stub.start(api.StartRequest(), timeout=seconds(timeout)))
+        await self.calls.make(self._stub.start, api.StartRequest(), seconds(timeout))
 
     async def exec(
         self,
@@ -168,7 +171,7 @@ class ShimCalls:
         if asked.env:
             asked = (await self.current_bundle()).with_own_env(asked)
         request = exec_request(asked, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
-        return (await call(self._stub.exec(request, timeout=deadline))).pid
+        return (await self.calls.make(self._stub.exec, request, deadline)).pid
 
     async def exec_on_terminal(
         self,
@@ -228,7 +231,7 @@ class ShimCalls:
             NotFoundError: it is not one of this shim's, or has been deleted.
         """
         check_kinds(int, pid=pid)
-        reply = await call(self._stub.delete(api.DeleteRequest(pid=pid), timeout=seconds(timeout)))
+        reply = await self.calls.make(self._stub.delete, api.DeleteRequest(pid=pid), seconds(timeout))
         self.guard.deleted(pid)
         return reply.exit_status
 
@@ -247,7 +250,7 @@ class ShimCalls:
         """
         check_kinds(int, pid=pid, width=width, height=height)
         request = api.PtyRequest(pid=pid, width=width, height=height)
-        await call(self._stub.pty(request, timeout=seconds(timeout)))
+        await self.calls.make(self._stub.pty, request, seconds(timeout))
 
     async def state(self, *, timeout: float | None = None) -> ContainerState:
         """Returns what there is; without a container an empty state, so this is a probe as well.
@@ -255,7 +258,7 @@ class ShimCalls:
         Args:
             timeout: seconds.
         """
-        reply = await call(self._stub.state(api.StateRequest(), timeout=seconds(timeout)))
+        reply = await self.calls.make(self._stub.state, api.StateRequest(), seconds(timeout))
         processes = tuple(ProcessInfo(p.pid, ProcessState[p.state.name or ""]) for p in reply.processes)
         return ContainerState(reply.id, reply.bundle, reply.init_pid, processes)
 
@@ -268,7 +271,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: the container is not running.
         """
-        await call(self._stub.pause(api.PauseRequest(), timeout=seconds(timeout)))
+        await self.calls.make(self._stub.pause, api.PauseRequest(), seconds(timeout))
 
     async def resume(self, *, timeout: float | None = None) -> None:
         """Lets a paused container go on.
@@ -279,7 +282,7 @@ class ShimCalls:
         Raises:
             FailedPreconditionError: the container is not paused.
         """
-        await call(self._stub.resume(api.ResumeRequest(), timeout=seconds(timeout)))
+        await self.calls.make(self._stub.resume, api.ResumeRequest(), seconds(timeout))
 
     async def _same_channel(self) -> Channel:
         return self._channel
@@ -292,4 +295,4 @@ class ShimCalls:
                 async for event in events:
                     print(event.type, event.pid)
         """
-        return EventStream(self._channel)
+        return EventStream(self._channel, self.calls)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpclib.client import UnaryUnaryMethod
 
-from shimpy.client.rpc import call, settled
+from shimpy.client.rpc import settled
 from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from grpclib.client import Channel
 
     from shimpy.client.model import Stats
+    from shimpy.client.restarts import CallRepeater
 
 _Reply = TypeVar("_Reply", bound="betterproto.Message")
 
@@ -36,10 +37,12 @@ class TaskCalls:
 
     Args:
         channel: gives a grpclib channel to what serves the API; asked for at each call.
+        calls: makes the calls.
     """
 
-    def __init__(self, channel: Callable[[], Awaitable[Channel]]) -> None:
+    def __init__(self, channel: Callable[[], Awaitable[Channel]], calls: CallRepeater) -> None:
         self._channel = channel
+        self._calls = calls
 
     async def kill(self, container_id: str, exec_id: str, signal: int, *, everything: bool = False) -> None:
         """Sends a signal to a process.
@@ -164,4 +167,4 @@ class TaskCalls:
         made: UnaryUnaryMethod[Any, _Reply] = UnaryUnaryMethod(
             channel, f"{_SERVICE}/{method}", type(request), reply
         )
-        return await call(made(request))
+        return await self._calls.make(made, request)
