@@ -37,7 +37,7 @@ _SHUTDOWN = 5.0
 _ENDED = (StreamTerminatedError, ConnectionResetError, BrokenPipeError, AttributeError, GRPCError)
 
 
-class Method(Protocol[_Request_contra, _Reply_co]):
+class RepeatableMethod(Protocol[_Request_contra, _Reply_co]):
     """A call of a stub."""
 
     def __call__(
@@ -89,7 +89,7 @@ class CallRepeater:
 
     async def make(
         self,
-        method: Method[_Request_contra, _Reply_co],
+        method: RepeatableMethod[_Request_contra, _Reply_co],
         request: _Request_contra,
         timeout: float | None = None,
     ) -> _Reply_co:
