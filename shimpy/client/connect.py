@@ -42,10 +42,14 @@ class _LocalChannel(Channel):
     Args:
         address: where to connect: a path that the kernel takes.
         name: what the user calls it.
+
+    Attributes:
+        connections: how many it has made.
     """
 
     def __init__(self, address: str, name: StrPath) -> None:
         super().__init__(path=address)
+        self.connections = 0
         self._address = address
         self._name = os.fspath(name)
 
@@ -65,6 +69,7 @@ class _LocalChannel(Channel):
             # A Unix socket is connected or refused at once: there is nothing to wait for.
             connection.connect(self._address)
             self._check(linux.peer(connection))
+            self.connections += 1
             _, protocol = await asyncio.get_running_loop().create_unix_connection(
                 self._protocol_factory, sock=connection
             )

@@ -111,33 +111,45 @@ class CallRepeater:
         first: UnavailableError | None = None
         for _ in range(MOST_ENDS):
             left = None if end is None else end - loop.time()
+            connection = self.connection()
             if left is not None and left <= 0 and first is not None:
                 raise DeadlineExceededError("the shim did not answer in time") from first
             try:
                 return await call(method(request, timeout=left, metadata=token))
             except UnavailableError as error:
                 first = first or error
-                if not await self.is_to_be_repeated(error):
+                if not await self.is_to_be_repeated(error, connection):
                     break
         assert first is not None  # noqa: S101 - the loop ends by a return, or has met an error
         raise first
 
-    async def is_to_be_repeated(self, error: UnavailableError) -> bool:
-        """Returns whether a call is to be made again, at the next shim, once this one's connection has ended.
+    def connection(self) -> int:
+        """Returns which connection there is, for what follows; each has another number."""
+        return getattr(self._channel, "connections", 0)
+
+    async def is_to_be_repeated(self, error: UnavailableError, connection: int) -> bool:
+        """Returns whether a call is to be made again, at the next shim.
 
         Args:
             error: what the call came to.
+            connection: the one that there was before.
         """
-        return self.repeats and isinstance(error.__cause__, _ENDED) and await self.has_ended()
-
-    async def has_ended(self) -> bool:
-        """Waits for the end of a shim that shuts down; returns whether it has ended its connection."""
-        wait_lost = getattr(self._channel, "wait_lost", None)
-        try:
-            if wait_lost is not None:
-                await asyncio.wait_for(wait_lost(), _SHUTDOWN)
-        except TimeoutError:
+        if not self.repeats or not isinstance(error.__cause__, _ENDED):
             return False
+        return not isinstance(error.__cause__, GRPCError) or await self.has_ended(connection)
+
+    async def has_ended(self, connection: int) -> bool:
+        """Waits until a shim that shuts down has ended a connection; returns whether it has.
+
+        Args:
+            connection: which.
+        """
+        wait_lost = getattr(self._channel, "wait_lost", None)
+        if wait_lost is not None and connection == self.connection():
+            try:
+                await asyncio.wait_for(wait_lost(), _SHUTDOWN)
+            except TimeoutError:
+                return False
         return True
 
 

@@ -56,6 +56,7 @@ class EventStream(ObjectReceiveStream[Event]):
         self._stream: _Stream | None = None
         # The sequence number of the last event; None if the shim has none that outlive it.
         self._last: int | None = None
+        self._connection = 0
         self._closed = False
         self._calls: set[asyncio.Task[Any]] = set()
 
@@ -111,6 +112,7 @@ class EventStream(ObjectReceiveStream[Event]):
     async def _opened(self) -> _Stream:
         for _ in range(MOST_ENDS):
             if self._stream is None:
+                self._connection = self._repeater.connection()
                 opening = self._channel.request(
                     _METHOD,
                     Cardinality.UNARY_STREAM,
@@ -121,10 +123,13 @@ class EventStream(ObjectReceiveStream[Event]):
                 self._stream = await opening.__aenter__()
                 try:
                     await self._unless_closed(_subscribed(self._stream))
+                    self._connection = self._repeater.connection()
                     self._begin(self._stream.initial_metadata)
                 except UnavailableError as error:
                     await self._release()
-                    if not await self._unless_closed(self._repeater.is_to_be_repeated(error)):
+                    if not await self._unless_closed(
+                        self._repeater.is_to_be_repeated(error, self._connection)
+                    ):
                         raise
                     continue
                 except BaseException:
@@ -146,14 +151,16 @@ class EventStream(ObjectReceiveStream[Event]):
     async def _opened_again(self, error: UnavailableError) -> _Stream:
         """Goes on at the shim that follows; what has ended this one is raised if none does."""
         await self._release()
-        if self._last is None or not await self._unless_closed(self._repeater.is_to_be_repeated(error)):
+        if self._last is None or not await self._unless_closed(
+            self._repeater.is_to_be_repeated(error, self._connection)
+        ):
             raise error
         return await self._opened()
 
     async def _opened_after_the_end(self) -> _Stream:
         """Goes on at the shim that follows one that has shut down."""
         await self._release()
-        if self._last is not None and await self._unless_closed(self._repeater.has_ended()):
+        if self._last is not None and await self._unless_closed(self._repeater.has_ended(self._connection)):
             with suppress(UnavailableError):
                 return await self._opened()
         await self.aclose()

@@ -65,6 +65,7 @@ class Keeper:
         self._children = Children(self._kept, wait_for_leave=wait_for_leave)
         self._restarts = Restarts()
         self._receiver = self._listen()
+        self._lock = -1
         self._pid = self._pidfd = 0
         self._ready = self._was_ready = self._warned = False
         self._stopping = self._again = False
@@ -103,11 +104,14 @@ class Keeper:
         self._timer = None
         self._again = False
         try:
-            # Somebody may have removed it, with the directory: this is how the shim finds us.
-            os.stat(self._address)
+            # A shim that was ended by its own pid has removed it with the directory.
+            if not os.path.exists(self._address):
+                os.makedirs(self._directory, 0o700, exist_ok=True)
+                self._receiver = self._listen()
+                self._lock = _locked(os.path.join(self._directory, _LOCK))
             pid = self._loop.fork()
         except OSError as error:
-            self._say("error", f"the shim cannot be started: {self._address}: {error.strerror}")
+            self._say("error", f"the shim cannot be started: {error.filename or 'fork'}: {error.strerror}")
             self._plan(was_ready=False, how=error.strerror or "")
             return
         if pid == 0:
@@ -275,6 +279,13 @@ def _remove(path: str, remove: Callable[[str], None] = os.unlink) -> bool:
     except OSError:
         return False
     return True
+
+
+def _locked(path: str) -> int:
+    """Opens a file and locks it, for as long as this process lives."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
 
 
 def _duplicate(fd: int, lowest: int) -> int:

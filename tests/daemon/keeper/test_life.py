@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -257,3 +259,19 @@ def test_the_keeper_imports_next_to_nothing() -> None:
         "asyncio", "collections", "ctypes", "enum", "json", "logging", "re", "selectors", "signal", "socket",
         "subprocess", "threading", "typing",
     } == set()  # fmt: skip
+
+
+def test_a_directory_that_a_shim_has_removed_is_made_again(kept: Kept) -> None:
+    """As one does that was ended by its own pid, and has left nothing."""
+    shim = kept.next()
+    shim.ready()
+    shutil.rmtree(kept.directory)
+    shim.kill()
+
+    shim = kept.next()
+    shim.do("store('x', 0) or barrier()")
+    with (kept.directory / "keeper").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    shim.kill()
+
+    assert kept.next().do("listened")["names"] == "x"
