@@ -12,6 +12,7 @@ import os
 from shimpy.daemon.helper import begin, log, packets
 from shimpy.daemon.helper.loop import HelperLoop
 from shimpy.daemon.keeper import notifications
+from shimpy.daemon.keeper.become import become
 from shimpy.daemon.keeper.children import Children, remembers_exits
 from shimpy.daemon.keeper.kept import KeptFds
 from shimpy.daemon.keeper.restarts import MOST_FAILURES, Restarts
@@ -36,9 +37,6 @@ _SHUTDOWN = 3.0
 
 # Messages of the shim that are taken before anything else is looked at again.
 _AT_ONCE = 64
-
-# The first file descriptor that is passed on (sd_listen_fds(3)).
-_FIRST = 3
 
 # The exit status of a process that could not become the shim.
 _NOT_STARTED = 127
@@ -123,23 +121,7 @@ class Keeper:
 
     def _become_the_shim(self) -> None:
         try:
-            # Ctrl-C is for the keeper, which then asks the shim to end: two would be taken for haste.
-            os.setpgid(0, 0)
-            _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-            _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
-            fds = self._kept.fds()
-            free = _FIRST + len(fds)
-            moved = [fd if fd >= free else _duplicate(fd, free) for fd in fds]
-            for number, fd in enumerate(moved, _FIRST):
-                os.dup2(fd, number)
-            environment = {**os.environ, "NOTIFY_SOCKET": self._address}
-            for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-                environment.pop(name, None)
-            if fds:
-                environment["LISTEN_PID"] = str(os.getpid())
-                environment["LISTEN_FDS"] = str(len(fds))
-                environment["LISTEN_FDNAMES"] = self._kept.names()
-            os.execve(self._command[0], self._command, environment)
+            become(self._command, self._kept, self._address)
         except OSError as error:
             self._say("error", f"{self._command[0]} cannot be run: {error.strerror}")
         finally:
@@ -286,10 +268,6 @@ def _locked(path: str) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
-
-
-def _duplicate(fd: int, lowest: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def main(arguments: list[str]) -> int:
