@@ -26,7 +26,7 @@ class HugetlbStat:
 
 @dataclass(frozen=True, slots=True)
 class PidsStat:
-    """The number of tasks, and how many there may be."""
+    """The number of tasks, and how many there may be; 0 for no limit."""
 
     current: int
     limit: int
@@ -164,7 +164,9 @@ def read_metrics(directories: Mapping[str, str]) -> Metrics | None:
 
 
 def _pids(files: Files) -> PidsStat:
-    return PidsStat(files.number("pids.current"), files.number("pids.max"))
+    # Of version 1 containerd's own shim says 0 for no limit, in all versions.
+    limit = number(files.text("pids.max") or "", unlimited=0)
+    return PidsStat(files.number("pids.current"), limit)
 
 
 def _cpu(cpu: Files | None, cpuacct: Files | None) -> CpuStat | None:
