@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def audited(cri: Cri, *scripts: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, lines) if line["exec_id"] and line["args"][-1] in scripts]
 
 
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
 async def test_the_life_of_a_pod_of_three(cri: Cri) -> None:
     containerd, pod = cri.containerd, cri.run_pod(new_id())
     containers = [cri.create(pod, *LIVES) for _ in range(3)]
@@ -91,8 +96,7 @@ async def test_the_life_of_a_pod_of_three(cri: Cri) -> None:
     await gone(shim)
     assert (there, os.path.exists(address)) == (True, False)
     assert [each for each in (pod, *containers) if cgroups(each) or containerd.bundle(each).exists()] == []
-    mounts = Path("/proc/self/mountinfo").read_text()
-    assert [each for each in (pod, *containers) if each in mounts] == []
+    assert [each for each in (pod, *containers) if each in mounts()] == []
 
 
 async def test_what_a_container_writes_is_in_its_log(cri: Cri, pod: str) -> None:
@@ -188,3 +192,24 @@ async def test_a_pod_outlives_containerd(cri: Cri, pod: str) -> None:
     cri.stop(name, grace=20)
 
     assert (first, done.stdout, cri.status(name).exit_code) == (RUNNING, b"x\n", 3)
+
+
+async def test_of_a_pod_whose_shim_is_killed_nothing_is_left(cri: Cri) -> None:
+    containerd, pod = cri.containerd, cri.run_pod(new_id())
+    name = cri.create(pod, *LIVES)
+    cri.start(name)
+    pids = [int((containerd.bundle(each) / "init.pid").read_text()) for each in (pod, name)]
+    address = path_of(str(containerd.folder / "c.sock"), NAMESPACE, pod)
+    there = (os.path.exists(address), f"{name}/rootfs" in mounts())
+    shim = containerd.shim_pid(pod)
+    os.kill(shim, signal.SIGKILL)
+    await gone(shim)
+    await eventually(lambda: cri.status(name).state == EXITED, within=20)
+
+    # containerd cleans up in its own time.
+    await eventually(lambda: not containerd.bundle(name).exists() and not containerd.bundle(pod).exists())
+    assert (there, os.path.exists(address)) == ((True, True), False)
+    # The pod's /dev/shm is containerd's, and stays until the pod is stopped.
+    assert [each for each in (pod, name) if cgroups(each) or f"{each}/rootfs" in mounts()] == []
+    assert [pid for pid in pids if alive(pid)] == []
+    cri.remove_pod(pod)

@@ -51,7 +51,7 @@ def test_all_outlive_a_containerd_that_is_killed(
 def test_run_after_run_leaves_nothing(
     containerd: Containerd, rootfs: Path, new_id: NewId, running: str
 ) -> None:
-    names = [new_id() for _ in range(rounds(4, 400))]
+    names = [new_id() for _ in range(rounds(12, 400))]
     statuses = []
     for first in range(0, len(names), 4):
         started = [

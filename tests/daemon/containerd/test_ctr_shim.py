@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shimpy.daemon.containerd.sockets import path_of
 from tests.support.containerd import Containerd
 from tests.support.containers import cgroups
 from tests.support.leaks import alive, eventually
@@ -32,6 +33,8 @@ async def test_of_a_shim_that_dies_nothing_is_left(
         containerd.shim_pid(running),
         containerd.bundle(running),
     )
+    address = path_of(str(containerd.folder / "c.sock"), containerd.namespace, running)
+    assert os.path.exists(address)
     with containerd.events(tmp_path / "events") as told:
         os.kill(shim, number)
         events = told(until="/tasks/delete", of=running)
@@ -42,6 +45,7 @@ async def test_of_a_shim_that_dies_nothing_is_left(
     await gone(shim)
     assert cgroups(running) == []
     assert not bundle.exists()
+    assert not os.path.exists(address)
     assert containerd.tasks() == []
     assert os.listdir(f"/run/containerd/runc/{containerd.namespace}") == []
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pexpect
 import pytest
 
 from tests.support.containerd import RUNTIME, STOCK, Containerd, run_arguments
+from tests.support.time_scale import scaled
 
 NewId = Callable[[], str]
 Both = Callable[..., list[tuple[int, str]]]
@@ -78,3 +82,93 @@ def test_a_checkpoint_ends_alike(both: Both, tmp_path: Path) -> None:
     # Where CRIU refuses the kernel, the runtime's words for that are in both.
     words = re.search(r"criu failed: type \w+ errno \d+", stock[1])
     assert words is None or words[0] in ours[1]
+
+
+def test_a_terminal(containerd: Containerd, rootfs: Path, new_id: NewId) -> None:
+    told = []
+    script = 'tty; read line; echo "got:$line"; exit 4'
+    for runtime in (STOCK, RUNTIME):
+        words = run_arguments(
+            "--rm", "-t", rootfs=rootfs, name=new_id(), command=("sh", "-c", script), runtime=runtime
+        )
+        told.append(at_a_terminal(containerd.command(*words)))
+
+    assert told[1] == told[0]
+    assert told[1][0] == 4
+
+
+def test_an_execs_terminal(containerd: Containerd, rootfs: Path, new_id: NewId) -> None:
+    told = []
+    script = 'tty; read line; echo "got:$line"; exit 4'
+    for runtime in (STOCK, RUNTIME):
+        name = new_id()
+        words = run_arguments("-d", rootfs=rootfs, name=name, command=("sleep", "1000"), runtime=runtime)
+        containerd.ctr(*words)
+        words = ["tasks", "exec", "-t", "--exec-id", "e", name, "sh", "-c", script]
+        told.append(at_a_terminal(containerd.command(*words)))
+
+    assert told[1] == told[0]
+    assert told[1][0] == 4
+
+
+def at_a_terminal(command: list[str]) -> tuple[int | None, str]:
+    """Runs a command that asks for a line; returns its exit status, and what was to be seen."""
+    shell = pexpect.spawn(command[0], command[1:], encoding="utf-8", timeout=scaled(30))
+    shown = io.StringIO()
+    shell.logfile_read = shown
+    # Only then, because what is typed before is echoed at another place.
+    shell.expect("/dev/(pts/[0-9]+|console)")
+    shell.sendline("typed")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    return shell.exitstatus, shown.getvalue()
+
+
+def test_ps(containerd: Containerd, rootfs: Path, new_id: NewId) -> None:
+    """Of a container with a child and an exec, whose name it shows."""
+    told = []
+    for runtime in (STOCK, RUNTIME):
+        name = new_id()
+        words = run_arguments("-d", rootfs=rootfs, name=name, command=("sleep", "1000"), runtime=runtime)
+        containerd.ctr(*words)
+        containerd.ctr("tasks", "exec", "-d", "--exec-id", "e", name, "sleep", "1000")
+        text = containerd.ctr("tasks", "ps", name).stdout.decode()
+        # How wide the column is depends on the pids.
+        told.append(re.sub(r"(PID|\d+)\s+", r"\1 ", text))
+
+    assert re.sub(r"\b\d+\b", "N", told[1]) == re.sub(r"\b\d+\b", "N", told[0])
+    assert told[1].count("\n") == 3
+
+
+def test_events(containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path) -> None:
+    told = []
+    for runtime in (STOCK, RUNTIME):
+        name = new_id()
+        with containerd.events(tmp_path / runtime) as heard:
+            words = run_arguments("-d", rootfs=rootfs, name=name, command=("sleep", "1000"), runtime=runtime)
+            containerd.ctr(*words)
+            containerd.ctr("tasks", "exec", "--exec-id", "e", name, "sh", "-c", "exit 5", check=False)
+            containerd.ctr("tasks", "pause", name)
+            containerd.ctr("tasks", "resume", name)
+            containerd.ctr("tasks", "kill", "--signal", "SIGKILL", name)
+            heard(until="/tasks/exit", of=name)
+            # Deleted only when it has ended.
+            containerd.ctr("tasks", "delete", "--force", name)
+            events = heard(until="/tasks/delete", of=name)
+        told.append([(topic, plain(event, name)) for topic, event in events])
+
+    assert told[1] == told[0]
+    assert [topic.removeprefix("/tasks/") for topic, _ in told[1]] == [
+        "create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete",
+    ]  # fmt: skip
+
+
+def plain(value: Any, name: str) -> Any:
+    """Returns an event without what is different each time."""
+    if isinstance(value, dict):
+        varies = {"pid": "PID", "exited_at": "WHEN"}
+        return {key: varies.get(key) or plain(each, name) for key, each in value.items()}
+    if isinstance(value, str):
+        # The FIFOs have names of their own.
+        return re.sub(r"/fifo/\d+/", "/fifo/N/", value.replace(name, "NAME"))
+    return value

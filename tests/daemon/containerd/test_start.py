@@ -15,6 +15,7 @@ import pytest
 from shimpy.api import bootstrap, runc_options, well_known
 from shimpy.daemon.containerd import sockets
 from tests.support import leaks
+from tests.support.rounds import rounds
 from tests.support.shimv2 import Shims, gone, in_threads
 
 pytestmark = pytest.mark.anyio
@@ -278,3 +279,29 @@ async def test_an_address_file_that_cannot_be_written_undoes_the_start(shims: Sh
     assert os.listdir(shims.sockets) == []
     assert leaks_of(shims) == []
     assert sorted(os.listdir(bundle)) == ["address", "config.json", "log"]
+
+
+async def test_a_further_container_is_served_whoever_goes_meanwhile(shims: Shims) -> None:
+    """Its start and the last one's Shutdown come at once: it finds the old shim, or gets a new one."""
+    path = shims.path("pod")
+    group = {"annotations": {"io.containerd.runc.v2.group": "pod"}}
+    served = set()
+    last = "web"
+    shims.bundle(last, group)
+    shims.start(last)
+    for number in range(rounds(2, 200)):
+        further = f"web{number}"
+        shims.bundle(further, group)
+        # A spread over the time that a start takes, and not an order.
+        starting = asyncio.create_task(asyncio.to_thread(shims.start, further))
+        await asyncio.sleep(number * 7 % 30 * 0.01)
+        await shims.shut_down(path, last)
+        done = await starting
+
+        assert (done.returncode, done.stdout.decode()) == (0, f"unix://{path}")
+        served.add(await shims.pid(path))
+        last = further
+    await shims.shut_down(path, last)
+    for pid in served:
+        await gone(pid)
+    assert (leaks_of(shims), os.listdir(shims.sockets)) == ([], [])
