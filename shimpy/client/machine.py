@@ -13,7 +13,8 @@ from shimpy.core import tempdirs
 from shimpy.core.journal import journal_directories, read_records, replay
 from shimpy.core.reaper import Reaper
 from shimpy.core.registry import OwnedContainer, ProgramDirectory, programs
-from shimpy.daemon.guardian.cleanup import clean_up, remove_container
+from shimpy.core.removal import remove_container
+from shimpy.daemon.guardian.cleanup import clean_up
 from shimpy.errors import AlreadyExistsError, ShimError
 
 if TYPE_CHECKING:

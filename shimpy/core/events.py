@@ -33,6 +33,15 @@ class Subscription(AsyncIterator[T]):
         self._over = False
         self._lagged = False
 
+    @property
+    def first(self) -> T | None:
+        """What is read next, None if nothing is there yet."""
+        return self._unread[0] if self._unread else None
+
+    def begin_with(self, items: Iterable[T]) -> None:
+        """Has it begin with some items instead of those that it missed."""
+        self._unread = deque(items)
+
     async def __anext__(self) -> T:
         # However much there is to read, others have their turn after each.
         await asyncio.sleep(0)

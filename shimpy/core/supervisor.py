@@ -18,6 +18,7 @@ from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
 if TYPE_CHECKING:
     from shimpy.core.hooks.hook_set import HookSet
     from shimpy.core.hooks.interface import Hooks
+    from shimpy.core.journal import Journal
 
 _DEFAULT_OPTIONS = CreateOptions()
 
@@ -35,17 +36,26 @@ class Supervisor:
         sweep_orphans: reap every child of this process that has no other waiter. Only for a process that does
             nothing else.
         hooks: one object with hooks, or several; asked and told of every container that has none of its own.
+        journal: what happens to a container is written down there before anybody is told; None: nowhere.
 
     Attributes:
         reaper: waits for the processes of all containers.
+        journal: see above.
     """
 
-    def __init__(self, *, sweep_orphans: bool = False, hooks: Hooks | Iterable[Hooks] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        sweep_orphans: bool = False,
+        hooks: Hooks | Iterable[Hooks] = (),
+        journal: Journal | None = None,
+    ) -> None:
         self.reaper = Reaper(sweep_orphans=sweep_orphans)
         self._hub = StdioHub()
         self._observers: list[Observer] = []
         self._containers: dict[str, ManagedContainer] = {}
         self._hook_sets: list[HookSet] = []
+        self.journal = journal
         self._hooks = _hook_set(hooks)
         if self._hooks is not None:
             self._hook_sets.append(self._hooks)
@@ -103,6 +113,41 @@ class Supervisor:
             raise NotFoundError(f"container {container_id} does not exist")
         return container
 
+    def context(
+        self,
+        container_id: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        *,
+        hooks: HookSet | None = None,
+        namespace: str = "",
+    ) -> Context:
+        """Returns what a container is made with, or taken up.
+
+        Args:
+            container_id: its id.
+            bundle: what it is made from.
+            runtime: whose commands run it.
+            hooks: as for `create`.
+            namespace: containerd's.
+        """
+        context = Context(container_id, bundle, runtime, self.reaper, self._hub)
+        if self.journal is not None:
+            from shimpy.core.container.journaled import ContainerJournal
+
+            context.journal = ContainerJournal(self.journal, context)
+        if (hook_set := hooks or self._hooks) is not None:
+            from shimpy.core.hooks.container_hooks import ContainerHooks
+
+            context.hooks = ContainerHooks(hook_set, container_id, namespace, bundle)
+            if hook_set not in self._hook_sets:
+                self._hook_sets.append(hook_set)
+        return context
+
+    def add(self, container: ManagedContainer) -> None:
+        """Takes up a container that is there already, of an id that none has."""
+        self._containers[container.id] = container
+
     async def create(
         self,
         container_id: str,
@@ -137,14 +182,8 @@ class Supervisor:
             if not held.is_rolling_back:
                 raise AlreadyExistsError(f"id: container {container_id} exists already; delete it first")
             await held.wait_rolled_back()
-        context = Context(container_id, bundle, runtime, self.reaper, self._hub)
-        if (hook_set := hooks or self._hooks) is not None:
-            from shimpy.core.hooks.container_hooks import ContainerHooks
-
-            context.hooks = ContainerHooks(hook_set, container_id, policy.namespace, bundle)
-            if hook_set not in self._hook_sets:
-                self._hook_sets.append(hook_set)
-        container = ManagedContainer(context, publish=self._publish, policy=policy)
+        context = self.context(container_id, bundle, runtime, hooks=hooks, namespace=policy.namespace)
+        container = ManagedContainer(context, publish=self.publish, policy=policy)
         creating = container.create(stdio, options)
         self._containers[container_id] = container
         try:
@@ -173,7 +212,8 @@ class Supervisor:
         container = self._containers.get(container_id)
         return None if container is None or container.is_gone else container
 
-    def _publish(self, event: ContainerEvent) -> None:
+    def publish(self, event: ContainerEvent) -> None:
+        """Tells every observer of an event, in order."""
         for observer in self._observers:
             observer(event)
 

@@ -10,8 +10,12 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
+from shimpy.core.journal import Journal
+from shimpy.core.runtime.environment import SHIM, mark
+from shimpy.daemon.journal import close_journal, open_journal
 from shimpy.services.lazy_services import LazyServices
 from shimpy.services.shim_v1 import Shim
+from shimpy.services.shim_v1.events import SEQUENCED
 from shimpy.transport import unix
 from shimpy.transport.grpc import GrpcServer
 
@@ -47,7 +51,15 @@ async def serve(shim: Shim, path: str) -> None:
         place = unix.listen(path)
         undo.callback(place.socket.close)
         undo.callback(place.remove)
+        kept = open_journal(place.path)
         shim.open()
+        journal = None
+        if kept is not None:
+            directory, state = kept
+            journal = Journal(directory, place.path, sequenced=SEQUENCED, state=state)
+            undo.callback(close_journal, journal, directory)
+            mark[SHIM] = journal.marker
+            await shim.keep_journal(journal, {})
         try:
             others = LazyServices("containerd.shim.v1.Shim", supervisor=shim.supervisor)
             server = GrpcServer([shim], later=others.later, admit=unix.admit)

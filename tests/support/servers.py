@@ -50,14 +50,25 @@ class Server:
         self.socket = self.directory / "shim.sock"
         self._log = self.directory / "stderr"
         self._channels: list[Channel] = []
-        with self._log.open("wb") as log:
+        self._command = [*before, *command, "--socket", str(self.socket), *arguments]
+        self._options = {**options, "env": {**os.environ, **(environment or {})}}
+        self._start()
+
+    def _start(self) -> None:
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*before, *command, "--socket", str(self.socket), *arguments],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-                **options,
+                self._command, stdin=subprocess.DEVNULL, stderr=log, **self._options
             )
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it by a signal, and waits for that."""
+        self.process.send_signal(number)
+        self.process.wait(scaled(10))
+
+    def start_again(self) -> None:
+        """Starts another shim on the same socket, once this one has ended, and waits until it listens."""
+        self._start()
+        self.wait_until_it_listens()
 
     @property
     def pid(self) -> int:

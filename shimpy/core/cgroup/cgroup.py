@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from shimpy.core.cgroup.cleanup import Leftovers
 from shimpy.core.cgroup.freezer import FreezerTree
@@ -89,6 +90,53 @@ class Cgroup:
         if version_2 and os.path.exists(os.path.join(version_2, "memory.events")):
             return cls(tree, memory=version_2, unified=True, home=home, made=made)
         return cls(tree, home=home, made=made)
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns what has to be known to have the same ones again, each with its inode number."""
+        tree = self._tree
+        return {
+            "tree": None if tree is None else [tree.path, inode(tree.path)],
+            "freezer": isinstance(tree, FreezerTree),
+            "memory": None if self._memory is None else [os.fspath(self._memory), inode(self._memory)],
+            "unified": self._unified,
+            "home": self._home,
+            "made": None if self._made is None else self._made.recorded(),
+        }
+
+    @classmethod
+    def known(cls, fields: Mapping[str, Any]) -> Cgroup:
+        """Returns the cgroups of a container that an earlier shim has created.
+
+        One that has been removed and made anew since has another inode number, and is not the container's.
+
+        Args:
+            fields: as `recorded` returned them.
+        """
+        hierarchies = Hierarchies()
+        tree: Tree | None = None
+        if (path := same_cgroup(fields.get("tree"))) and not hierarchies.show_us_below(path):
+            if fields.get("freezer"):
+                escape_cgroup = hierarchies.own_directory("freezer")
+                tree = FreezerTree(path, escape_cgroup=escape_cgroup, mounts=hierarchies.mounts)
+            else:
+                tree = UnifiedTree(path, mounts=hierarchies.mounts)
+        made = fields.get("made")
+        return cls(
+            tree,
+            memory=same_cgroup(fields.get("memory")),
+            unified=bool(fields.get("unified")),
+            home=fields.get("home"),
+            made=None if made is None else Leftovers.known(made, hierarchies),
+        )
+
+    def known_child(self, place: Sequence[Any] | None) -> Tree | None:
+        """Returns the cgroup that an earlier shim has made for an exec.
+
+        Args:
+            place: its path and inode number.
+        """
+        path = same_cgroup(place)
+        return None if path is None or self._tree is None else self._tree.known_child(path)
 
     @property
     def killable(self) -> bool:
@@ -175,18 +223,36 @@ class Cgroup:
         """
         return self._tree.child(name) if self._tree else None
 
-    def watch_oom(self, callback: Callable[[int], None]) -> OomWatch:
+    def watch_oom(self, callback: Callable[[int], None], seen: Mapping[str, int] | None = None) -> OomWatch:
         """Begins to watch for the OOM killer, in the running event loop; see OomWatch.
 
         Args:
             callback: called with how many processes were killed since the last call.
+            seen: what was reported before, as `OomWatch.seen` has it; None: what has happened until now is
+                not reported.
         """
         try:
             if self._memory:
-                return (EventsWatch if self._unified else OomControlWatch)(self._memory, callback)
+                return (EventsWatch if self._unified else OomControlWatch)(self._memory, callback, seen)
         except OSError as error:
             _log.warning("OOM kills of the container will not be reported: %s", error)
         return OomWatch(callback)
+
+
+def inode(path: StrPath) -> int:
+    """Returns the inode number of a cgroup's directory, 0 if it is not there."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+def same_cgroup(place: Sequence[Any] | None) -> str | None:
+    """Returns the path of a cgroup if what is there has the inode number that it had."""
+    if not place:
+        return None
+    path, number = str(place[0]), int(place[1])
+    return path if number and inode(path) == number else None
 
 
 def _own(hierarchies: Hierarchies, pid: int, paths: Mapping[str, str], controller: str) -> str | None:

@@ -101,6 +101,22 @@ class Leftovers:
                 parent = posixpath.dirname(parent)
         return cls(leaves, sorted(above, key=lambda path: -path.count("/")), hierarchies, proc)
 
+    @classmethod
+    def known(cls, fields: Mapping[str, Any], hierarchies: Hierarchies) -> Leftovers:
+        """Returns those of a `create` of an earlier shim.
+
+        Args:
+            fields: as `recorded` returned them.
+            hierarchies: as they are seen now.
+        """
+        leftovers = cls(list(fields["leaves"]), list(fields["above"]), hierarchies, PROC)
+        leftovers._made = list(fields["made"])
+        return leftovers
+
+    def recorded(self) -> dict[str, list[str]]:
+        """Returns what has to be known to have the same again."""
+        return {"leaves": list(self._leaves), "above": list(self._above), "made": list(self._made)}
+
     def keep(self, paths: Mapping[str, str]) -> None:
         """Notes which of them are the container's, now that it is created.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from shimpy.core.cgroup.hierarchies import StrPath, read, write
@@ -54,6 +54,11 @@ class OomWatch:
         """Ends the watch; nothing is reported any more. Idempotent."""
         self._closed = True
 
+    @property
+    def seen(self) -> dict[str, int]:
+        """What has been reported, by the inode number of a cgroup below, "0" for the container's own."""
+        return {}
+
     def _new(self) -> int:
         return 0
 
@@ -67,15 +72,23 @@ class EventsWatch(OomWatch):
     Args:
         directory: the container's cgroup.
         callback: as OomWatch has it.
+        seen: as `Cgroup.watch_oom` has it.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
     """
 
-    def __init__(self, directory: StrPath, callback: Callable[[int], None]) -> None:
+    def __init__(
+        self, directory: StrPath, callback: Callable[[int], None], seen: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(callback)
         self._file = FileWatch(os.path.join(directory, "memory.events"), self.poll)
-        self._seen = self._count()
+        self._seen = self._count() if seen is None else seen.get(str(_OWN), 0)
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """See `OomWatch.seen`."""
+        return {str(_OWN): self._seen}
 
     def close(self) -> None:
         """Ends the watch; nothing is reported any more. Idempotent."""
@@ -108,12 +121,15 @@ class OomControlWatch(OomWatch):
     Args:
         directory: the container's cgroup.
         callback: as OomWatch has it.
+        seen: as `Cgroup.watch_oom` has it.
 
     Raises:
         OSError: there is no such cgroup, or it refuses to be watched.
     """
 
-    def __init__(self, directory: StrPath, callback: Callable[[int], None]) -> None:
+    def __init__(
+        self, directory: StrPath, callback: Callable[[int], None], seen: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(callback)
         self._directory = os.fspath(directory)
         self._loop = asyncio.get_running_loop()
@@ -128,8 +144,16 @@ class OomControlWatch(OomWatch):
             os.close(self._eventfd)
             raise
         self._seen: dict[int, int] = {}
-        self._new()
+        if seen is None:
+            self._new()
+        else:
+            self._seen = {int(key): count for key, count in seen.items()}
         self._loop.add_reader(self._eventfd, self._fired)
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """See `OomWatch.seen`."""
+        return {str(key): count for key, count in self._seen.items()}
 
     def close(self) -> None:
         """Ends the watch; nothing is reported any more. Idempotent."""

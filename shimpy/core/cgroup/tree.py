@@ -110,13 +110,9 @@ class Tree:
         Returns:
             Whether it is gone; also when it was before.
         """
-        try:
+        with suppress(OSError):
             os.rmdir(self.path)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
+        return not os.path.lexists(self.path)
 
     async def prune(self) -> None:
         """Removes the cgroups below, as far as nothing runs in them; a container may have made any number."""
@@ -139,8 +135,8 @@ class Tree:
         if self._prefix is None:
             return None
         arguments = ["--cgroup", self._prefix + name]
-        place, escape_cgroup, mounts = self._file(name), self._escape_cgroup, self._mounts
-        tree = type(self)(place, escape_cgroup=escape_cgroup, runtime_args=arguments, mounts=mounts)
+        tree = self.known_child(self._file(name))
+        tree.runtime_args = arguments
         try:
             tree._make()
         except OSError as error:
@@ -150,6 +146,10 @@ class Tree:
             tree.remove()
             return None
         return tree
+
+    def known_child(self, path: str) -> Self:
+        """Returns the tree of a cgroup below this one that is there already."""
+        return type(self)(path, escape_cgroup=self._escape_cgroup, mounts=self._mounts)
 
     async def kill(self) -> None:
         """Sends SIGKILL to all that is in the tree and returns once all of it has left.

@@ -58,7 +58,7 @@ class ManagedContainer:
         self.deleted = False
         self._context = context
         self._policy = policy
-        self._table = ProcessTable(self.id, publish, self._settle, context.hooks)
+        self._table = ProcessTable(self.id, publish, self._settle, context.hooks, context.journal)
         self._held = ExitStack()
         self._operations = Operations(self._settle)
         self._create_operation: Operation[Process] | None = None
@@ -67,7 +67,7 @@ class ManagedContainer:
         self.execs = Execs(
             context, self._table, self._operations, self._existing, lambda: self._require("exec")
         )
-        self._changes = Changes(self.id, self._table)
+        self._changes = Changes(self.id, self._table, context.journal)
         self._death = InitDeath(self.id, self._table, self._operations)
 
     @property

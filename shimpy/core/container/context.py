@@ -18,6 +18,7 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.stdio import Owner, StdioHub, open_stdio, owner_of
 
 if TYPE_CHECKING:
+    from shimpy.core.container.journaled import ContainerJournal
     from shimpy.core.hooks.container_hooks import ContainerHooks, Hooked
     from shimpy.core.stdio.logs import LogPrograms
 
@@ -33,6 +34,7 @@ class Context:
         reaper: waits for its processes.
         hub: watches its FIFOs.
         hooks: are asked and told; None if there are none.
+        journal: is told before anybody else; None if there is none.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Context:
     reaper: Reaper
     hub: StdioHub
     hooks: ContainerHooks | None = None
+    journal: ContainerJournal | None = None
 
     def open_process(
         self,
@@ -77,7 +80,17 @@ class Context:
             logs=self._log_programs(exec_id, policy),
             tap=None if hooked is None else hooked.tap,
         )
-        return Process(stdio, io, policy, on_exit, on_death, exec_id=exec_id, spec=spec, hooked=hooked)
+        return Process(
+            stdio,
+            io,
+            policy,
+            on_exit,
+            on_death,
+            exec_id=exec_id,
+            spec=spec,
+            hooked=hooked,
+            journal=self.journal,
+        )
 
     def _log_programs(self, exec_id: str, policy: Policy) -> LogPrograms | None:
         if not policy.log_uris:

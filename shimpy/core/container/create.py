@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shimpy.core.cgroup import Cgroup, Leftovers
 from shimpy.core.container.operation import undo
@@ -21,6 +21,9 @@ from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.ids import ContainerId
 from shimpy.core.runtime.state import has_state, may_have_state, remove_copies
 from shimpy.errors import AlreadyExistsError, NotFoundError, ShimError
+
+if TYPE_CHECKING:
+    from shimpy.core.container.journaled import ContainerJournal
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Create:
         runtime: whose commands remove what is left of it.
         reaper: who waits for its init.
         command: makes it, and returns the pid of its init.
+        journal: is told before it is made; None if there is none.
 
     The id is taken from now on, until `release` is called.
 
@@ -80,13 +84,20 @@ class Create:
     """
 
     def __init__(
-        self, container_id: str, bundle: Bundle, runtime: Runtime, reaper: Reaper, command: CreateCommand
+        self,
+        container_id: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        reaper: Reaper,
+        command: CreateCommand,
+        journal: ContainerJournal | None = None,
     ) -> None:
         self._id = container_id
         self._bundle = bundle
         self._runtime = runtime
         self._reaper = reaper
         self._command = command
+        self._journal = journal
         self._taken = ContainerId(runtime, container_id)
         if has_state(runtime, container_id):
             self.release()
@@ -114,6 +125,8 @@ class Create:
             raise
         leftovers = Leftovers.before(self._bundle.spec, self._id)
         began = time.time()
+        if self._journal is not None:
+            self._journal.intend_create(init, leftovers.recorded(), began)
         cgroup: Cgroup | None = None
         try:
             with self._reaper.spawning():
@@ -126,6 +139,8 @@ class Create:
         except BaseException as error:
             remove_state = not isinstance(error, AlreadyExistsError)
             await undo(self._undo(init, cgroup, leftovers, began, remove_state=remove_state))
+            if self._journal is not None:
+                self._journal.undone("create", init)
             raise
         self._taken.created()
         return cgroup

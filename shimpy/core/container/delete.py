@@ -63,7 +63,7 @@ class Delete:
             await process.exit_published()
             await _end_output(process)
         status = process.exit_status or 0
-        self._table.remove(process)
+        self._table.remove(process, by_call=True)
         return status
 
     async def init(self, init: Process, cgroup: Cgroup, tasks: AbstractSet[asyncio.Task[None]]) -> int:

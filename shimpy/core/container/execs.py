@@ -175,6 +175,8 @@ class Execs:
             created = self._existing()
             if process.policy.exec_cgroups:
                 process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
+            if context.journal is not None:
+                context.journal.intend_exec(process)
             spec, process.spec = process.spec, None
             run = Exec(
                 context.id,
@@ -188,6 +190,8 @@ class Execs:
         except BaseException as error:
             # Also where the container has been deleted before this began.
             process.release()
+            if context.journal is not None:
+                context.journal.undone("exec", process)
             self._tell_failed(process.hooked, error)
             raise
         _log.info("process %d added to container %s", process.pid, context.id)

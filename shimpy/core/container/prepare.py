@@ -45,7 +45,7 @@ def prepare_create(
         ShimError: the id is taken, or the stdio cannot be used.
     """
     command = options.command(context.runtime, context.bundle)
-    create = Create(context.id, context.bundle, context.runtime, context.reaper, command)
+    create = Create(context.id, context.bundle, context.runtime, context.reaper, command, context.journal)
     try:
         spec = context.bundle.process
         return create, context.open_process(stdio, spec, policy, on_exit, on_death, hooked=hooked)

@@ -16,6 +16,7 @@ from shimpy.core.stdio import ProcessIO, check_window
 from shimpy.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
+    from shimpy.core.container.journaled import ContainerJournal
     from shimpy.core.hooks.container_hooks import Hooked
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Process:
             has one.
         spec: the `process` object of the OCI runtime-spec; of an exec that is not started yet.
         hooked: what hooks know of it; None if there are none.
+        journal: is told of it before anybody else; None if there is none.
 
     Attributes:
         stdio: see above.
@@ -50,11 +52,15 @@ class Process:
         exited_at: when its exit was noticed, in nanoseconds since the epoch; 0 while it lives.
         deletion: its delete, while one is under way.
         deleted: True once it is forgotten.
+        number: by which the journal knows it, 0 until it is in there.
+        identity: what no process has that gets its pid later; None if nobody has to know.
+        size: columns and rows of its terminal, None if nobody has set them.
     """
 
     __slots__ = (
         "_announced",
         "_exit_published",
+        "_journal",
         "_on_death",
         "_on_exit",
         "_start_failed",
@@ -66,8 +72,11 @@ class Process:
         "exec_id",
         "exited_at",
         "hooked",
+        "identity",
         "io",
+        "number",
         "policy",
+        "size",
         "spec",
         "stdio",
     )
@@ -83,6 +92,7 @@ class Process:
         exec_id: str = "",
         spec: Mapping[str, Any] | None = None,
         hooked: Hooked | None = None,
+        journal: ContainerJournal | None = None,
     ) -> None:
         self.stdio = stdio
         self.io = io
@@ -95,6 +105,10 @@ class Process:
         self.exited_at = 0
         self.deletion: Operation[int] | None = None
         self.deleted = False
+        self.number = 0
+        self.identity: tuple[int, int] | None = None
+        self.size: tuple[int, int] | None = None
+        self._journal = journal
         self._on_exit = on_exit
         self._on_death = on_death
         self._announced = False
@@ -131,9 +145,45 @@ class Process:
         """True when its exit may be published, and has not been."""
         return self._announced and not self._exit_published and self.exit_status is not None
 
+    @property
+    def is_exit_published(self) -> bool:
+        """True once its exit has been published, or its start has failed."""
+        return self._exit_published
+
     def track(self, reaper: Reaper, pid: int) -> None:
         """Takes the pid that the runtime told; from now on its exit is noticed."""
-        self.child = reaper.track(pid, self._exited)
+        if self._journal is None:
+            self.child = reaper.track(pid, self._exited)
+            return
+        self.child = child = reaper.track(pid, self._exited, self._died)
+        self.identity = self._journal.identify(child)
+
+    def watch(self, reaper: Reaper, pid: int, pidfd: int, identity: tuple[int, int]) -> None:
+        """Takes up a process of an earlier shim; from now on its exit is noticed.
+
+        Args:
+            reaper: notices it.
+            pid: its process id.
+            pidfd: a file descriptor of it, which is the reaper's from now on.
+            identity: see the attribute.
+        """
+        self.identity = identity
+        self.child = reaper.watch(pid, pidfd, self._exited, self._died)
+
+    def has_ended(self, reaper: Reaper, pid: int, status: int, *, told: bool) -> None:
+        """Takes up a process of an earlier shim that has ended.
+
+        Args:
+            reaper: would have noticed it.
+            pid: its process id.
+            status: its exit status.
+            told: its exit has been published.
+        """
+        self.child = reaper.ended(pid, status)
+        if not self.exited_at:
+            self._died(status)
+        self._exit_published = told
+        self.io.process_exited()
 
     def announce(self) -> None:
         """Says that what precedes its exit has been published; an exit that was held is published now."""
@@ -172,6 +222,9 @@ class Process:
         if self.exit_status is not None:
             raise FailedPreconditionError(f"pid: process {self.pid} is stopped")
         self.io.resize(width, height)
+        self.size = width, height
+        if self._journal is not None:
+            self._journal.resized(self, width, height)
 
     async def kill(self) -> None:
         """Kills it with everything that it started, and waits until it has been reaped.
@@ -196,8 +249,13 @@ class Process:
         self.io.close()
         self.remove_cgroup()
 
-    def _exited(self, status: int) -> None:
+    def _died(self, status: int) -> None:
         self.exited_at = time.time_ns()
+        if self._journal is not None:
+            self._journal.died(self, status)
+
+    def _exited(self, status: int) -> None:
+        self.exited_at = self.exited_at or time.time_ns()
         _log.info("process %d exited with status %d", self.pid, status)
         self.io.process_exited()
         self._wake()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from shimpy.core.cgroup import Cgroup, OomWatch
@@ -12,6 +12,10 @@ from shimpy.core.model import ContainerEvent, EventKind
 from shimpy.errors import AlreadyExistsError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from shimpy.core.container.journaled import ContainerJournal
     from shimpy.core.hooks.container_hooks import ContainerHooks
 
 
@@ -27,6 +31,7 @@ class ProcessTable:
         publish: called with each event.
         after_exec_exit: called after the EXIT of an exec.
         hooks: are told what has been published; None if there are none.
+        journal: is told before anybody else; None if there is none.
 
     Attributes:
         init: the container's first process, once it is created.
@@ -38,11 +43,13 @@ class ProcessTable:
         publish: Callable[[ContainerEvent], None],
         after_exec_exit: Callable[[], None],
         hooks: ContainerHooks | None = None,
+        journal: ContainerJournal | None = None,
     ) -> None:
         self._container_id = container_id
         self._publish = publish
         self._after_exec_exit = after_exec_exit
         self._hooks = hooks
+        self._journal = journal
         self._execs: dict[str, Process] = {}
         self._running = 0
         self._cgroup = Cgroup()
@@ -79,14 +86,47 @@ class ProcessTable:
     def created(self, init: Process, cgroup: Cgroup) -> None:
         """Takes up the created container's init; publishes CREATE, and from now on OOMs."""
         self.init = init
+        self._cgroup = cgroup
         self.publish(EventKind.CREATE, init)
         self.use(cgroup)
         init.announce()
 
-    def use(self, cgroup: Cgroup) -> None:
-        """Takes up the container's cgroup, in place of none."""
+    def use(self, cgroup: Cgroup, oom_seen: Mapping[str, int] | None = None) -> None:
+        """Takes up the container's cgroup, in place of none.
+
+        Args:
+            cgroup: the container's.
+            oom_seen: see `Cgroup.watch_oom`.
+        """
         self._cgroup = cgroup
-        self._oom = cgroup.watch_oom(self._oom_struck)
+        self._oom = cgroup.watch_oom(self._oom_struck, oom_seen)
+
+    def take_up(self, init: Process, execs: Iterable[Process]) -> None:
+        """Takes up the processes of an earlier shim, of which everything has been published but exits.
+
+        Args:
+            init: the container's first process.
+            execs: the others, in the order of their starts.
+        """
+        self.init = init
+        for process in execs:
+            self._execs[process.exec_id] = process
+            self._running += process.pid > 0 and not process.is_exit_published
+
+    def go_on(self, cgroup: Cgroup, oom_seen: Mapping[str, int], oom_left: int) -> None:
+        """Publishes what has happened since the earlier shim.
+
+        Args:
+            cgroup: the container's.
+            oom_seen: see `use`.
+            oom_left: OOM kills that it had seen and not published.
+        """
+        self.use(cgroup, oom_seen)
+        self._oom_struck(oom_left)
+        if self._oom is not None:
+            self._oom.poll()
+        for process in list(self)[::-1]:
+            process.announce()
 
     def started(self, init: Process) -> None:
         """Publishes START; `finish` has not been asked for yet, so that the exit comes after."""
@@ -116,8 +156,15 @@ class ProcessTable:
                 process.child.kill()
         await self._cgroup.kill()
 
-    def remove(self, process: Process) -> None:
-        """Forgets an exec, if it is still listed, and releases what it held."""
+    def remove(self, process: Process, *, by_call: bool = False) -> None:
+        """Forgets an exec, if it is still listed, and releases what it held.
+
+        Args:
+            process: the exec.
+            by_call: because a client asked for it.
+        """
+        if self._journal is not None and not process.deleted:
+            self._journal.forgot(process, by_call=by_call)
         process.release()
         process.deleted = True
         if self._execs.get(process.exec_id) is process:
@@ -151,12 +198,13 @@ class ProcessTable:
             self._publish_exit(init)
             self.close()
 
-    def publish(self, kind: EventKind, process: Process) -> None:
+    def publish(self, kind: EventKind, process: Process, **more: Any) -> None:
         """Publishes what happened to a process, or with init to its container.
 
         Args:
             kind: what happened, now or, of an exit, when it was noticed.
             process: to which.
+            **more: what else the journal is to know.
         """
         ended = kind in (EventKind.EXIT, EventKind.DELETE)
         event = ContainerEvent(
@@ -167,6 +215,8 @@ class ProcessTable:
             process.exec_id,
             process.final_status if ended else 0,
         )
+        if self._journal is not None:
+            self._journal.record(event, process, self._cgroup, more)
         self._publish(event)
         if self._hooks is not None:
             self._hooks.tell(event, process.hooked)
@@ -179,6 +229,7 @@ class ProcessTable:
         process.mark_exit_published()
 
     def _oom_struck(self, count: int) -> None:
-        if self.init is not None:
-            for _ in range(count):
-                self.publish(EventKind.OOM, self.init)
+        if self.init is not None and self._oom is not None:
+            for left in reversed(range(count)):
+                # A shim that is started again reports those that are left.
+                self.publish(EventKind.OOM, self.init, oom={"seen": self._oom.seen, "left": left})

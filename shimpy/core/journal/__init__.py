@@ -3,14 +3,17 @@
 from shimpy.core.journal.files import JournalDirectory, journal_directories
 from shimpy.core.journal.lines import FORMAT, NewerJournalError, read_records
 from shimpy.core.journal.replay import ContainerRecord, JournalState, ProcessRecord, replay
+from shimpy.core.journal.writer import Journal, call_token
 
 __all__ = [
     "FORMAT",
     "ContainerRecord",
+    "Journal",
     "JournalDirectory",
     "JournalState",
     "NewerJournalError",
     "ProcessRecord",
+    "call_token",
     "journal_directories",
     "read_records",
     "replay",

@@ -7,15 +7,17 @@ The first line says what the journal is of, and ends as all do:
 Every other line is one of these:
 
 - `{"event": N, "kind": ..., "container": ..., "exec": ..., "pid": ..., "status": ..., "time": ...}`: what
-  happened, and that it may be told. N counts up by one. `create` brings `made`, what is known of it;
-  `create`, `exec-added` and `exec-started` bring `process`, which is known by the number of that event from
-  then on. `closes` names the intent that this commits, `token` the call that asked for it.
+  happened, and that it may be told. N counts up by one. `sequence` counts those of them that subscribers are
+  told of. `create` brings `made`, what is known of it; `create`, `exec-added` and `exec-started` bring
+  `process`, which is known by the number of that event from then on. `closes` names the intent that this
+  commits, `token` the call that asked for it.
 - `{"intent": N, "op": ..., "container": ...}`: a call is about to have the runtime do something.
 - `{"closed": N}`: the intent N is over, and nothing is left of it.
 - `{"exit": N, "status": ..., "time": ...}`: process N was seen to be dead, and may be reaped.
 - `{"size": N, "columns": ..., "rows": ...}`: the window size of its terminal.
 - `{"forgot": N, "status": ...}`: it is deleted.
-- `{"told": N}`: a subscriber has been sent the events up to N.
+- `{"told": N}`: a subscriber has been sent the events up to the sequence number N.
+- `{"kept": ...}`: what lines came to that were there before the file was written anew; see `snapshot`.
 
 A file that was cut or damaged is read as far as it can be: a line without a newline at its end was being
 written when its shim was killed, a line whose checksum is wrong is left out.

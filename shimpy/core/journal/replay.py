@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shimpy.core.journal.lines import Record
+from shimpy.core.model import ContainerEvent, EventKind
 from shimpy.core.reaper import procfs
 
 # How many events a journal keeps for clients that come back, as many as `core.events` does.
 HISTORY: Final = 4096
+
+# How many calls are remembered by their tokens: a client repeats one as soon as it has a connection again.
+TOKENS: Final = 1024
 
 # How many deleted processes are remembered, for a Delete that was carried out and not answered.
 TOMBSTONES: Final = 64
@@ -97,10 +101,11 @@ class JournalState:
         header: its first line.
         containers: by id.
         intents: those that are open, by number.
-        events: the last 4,096, oldest first.
-        last_event: the number of the last one, 0 if there was none.
-        told: the number of the last event that a subscriber has been sent.
-        tokens: by the token of a call, the event that committed it.
+        events: the last 4,096 that subscribers are told of, oldest first, each with its sequence number.
+        last_event: the number of the last event of any kind, 0 if there was none.
+        last_sequence: the sequence number of the last one that subscribers are told of, 0 if there was none.
+        told: the sequence number of the last event that a subscriber has been sent.
+        tokens: what calls came to, by their tokens: `pid` or `status`.
         tombstones: the last processes that were deleted.
         last_intent: the highest number of an intent.
     """
@@ -108,8 +113,9 @@ class JournalState:
     header: Record
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     intents: dict[int, Record] = field(default_factory=dict)
-    events: deque[Record] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    events: deque[tuple[int, ContainerEvent]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     last_event: int = 0
+    last_sequence: int = 0
     told: int = 0
     tokens: dict[str, Record] = field(default_factory=dict)
     tombstones: deque[ProcessRecord] = field(default_factory=lambda: deque(maxlen=TOMBSTONES))
@@ -156,15 +162,22 @@ def replay(records: Iterable[Record]) -> JournalState | None:
     state = JournalState(header)
     for record in records:
         try:
-            _apply(state, record)
+            apply(state, record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             _log.warning("a line of the journal of %s makes no sense: %r", state.socket, error)
     return state
 
 
-def _apply(state: JournalState, record: Record) -> None:
+def apply(state: JournalState, record: Record) -> None:
+    """Has a state become what it is after one more record.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the record makes no sense.
+    """
     if "event" in record:
         _apply_event(state, record)
+    elif "kept" in record:
+        _apply_kept(state, record)
     elif "intent" in record:
         state.intents[int(record["intent"])] = record
         state.last_intent = max(state.last_intent, int(record["intent"]))
@@ -178,6 +191,7 @@ def _apply(state: JournalState, record: Record) -> None:
             process.size = int(record["columns"]), int(record["rows"])
     elif "forgot" in record:
         _forget(state, int(record["forgot"]))
+        _remember_call(state, record, {"status": int(record.get("status", 0))})
     elif "told" in record:
         state.told = max(state.told, int(record["told"]))
 
@@ -206,24 +220,87 @@ def _apply_event(state: JournalState, record: Record) -> None:
         container.init.exit_status = int(record["status"])
         state.tombstones.append(container.init)
         del state.containers[container_id]
-    state.events.append(record)
     state.last_event = max(state.last_event, number)
+    if "sequence" in record:
+        _add_event(state, int(record["sequence"]), _event(record))
     if "closes" in record:
         state.intents.pop(int(record["closes"]), None)
+    _remember_call(state, record, {"pid": int(record["pid"]), "status": int(record.get("status", 0))})
+
+
+def _apply_kept(state: JournalState, record: Record) -> None:
+    """Takes up what a journal that was written anew begins with; see `snapshot`."""
+    kind = record["kept"]
+    if kind == "counters":
+        state.last_event, state.last_sequence = int(record["events"]), int(record["sequence"])
+        state.last_intent, state.told = int(record["intents"]), int(record["told"])
+    elif kind == "events":
+        for sequence, name, *rest in record["list"]:
+            container_id, time, pid, exec_id, status = rest
+            event = ContainerEvent(
+                str(container_id), EventKind(name), int(time), int(pid), str(exec_id), int(status)
+            )
+            _add_event(state, int(sequence), event)
+    elif kind == "tokens":
+        state.tokens.update(record["list"])
+    elif kind == "container":
+        container = ContainerRecord(str(record["container"]), record["made"], _kept_process(record["init"]))
+        container.started, container.paused = bool(record["started"]), bool(record["paused"])
+        container.oom = record["oom"]
+        state.containers[container.id] = container
+    elif kind == "exec":
+        process = _kept_process(record["exec"])
+        state.containers[process.container_id].execs[process.number] = process
+    elif kind == "tombstone":
+        state.tombstones.append(_kept_process(record["process"]))
+
+
+def _kept_process(fields: Mapping[str, Any]) -> ProcessRecord:
+    process = ProcessRecord(**fields)
+    process.size = _size(process.size)
+    return process
+
+
+def _event(record: Record) -> ContainerEvent:
+    return ContainerEvent(
+        str(record["container"]),
+        EventKind(record["kind"]),
+        int(record.get("time", 0)),
+        int(record["pid"]),
+        str(record["exec"]),
+        int(record.get("status", 0)),
+    )
+
+
+def _add_event(state: JournalState, sequence: int, event: ContainerEvent) -> None:
+    state.events.append((sequence, event))
+    state.last_sequence = max(state.last_sequence, sequence)
+
+
+def _remember_call(state: JournalState, record: Record, result: Record) -> None:
     if "token" in record:
-        state.tokens.setdefault(str(record["token"]), record)
+        state.tokens[str(record["token"])] = result
+        if len(state.tokens) > TOKENS:
+            del state.tokens[next(iter(state.tokens))]
+
+
+def _size(size: Any) -> tuple[int, int] | None:
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _process(record: Record) -> ProcessRecord:
-    size = record["process"].get("size")
-    return ProcessRecord(
+    fields = record["process"]
+    process = ProcessRecord(
         int(record["event"]),
         str(record["container"]),
         str(record["exec"]),
         int(record["pid"]),
-        record["process"],
-        size=None if size is None else (int(size[0]), int(size[1])),
+        fields,
+        size=_size(fields.get("size")),
     )
+    if "exited" in fields:
+        process.exit_status, process.exited_at = map(int, fields["exited"])
+    return process
 
 
 def _add_exec(container: ContainerRecord, record: Record) -> None:

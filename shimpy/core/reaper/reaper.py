@@ -13,10 +13,11 @@ from typing import Any
 
 from shimpy import linux
 from shimpy.core.reaper import procfs
+from shimpy.core.reaper.child import Child
 from shimpy.core.reaper.command import Command
 from shimpy.core.reaper.orphans import Orphans
 from shimpy.core.reaper.subreaper import Subreaper
-from shimpy.core.reaper.tracking import Child, Tracking
+from shimpy.core.reaper.tracking import Tracking
 from shimpy.core.tempdirs import DirectoryPool
 from shimpy.errors import FailedPreconditionError
 
@@ -188,9 +189,36 @@ class Reaper:
                     # Not before: as long as it lives, its children are not ours.
                     self._orphans.bury(held)
 
-    def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
+    def track(
+        self, pid: int, on_exit: Callable[[int], None], before_reap: Callable[[int], None] | None = None
+    ) -> Child:
         """Waits for a child by its pid from now on; see `Tracking.track`."""
-        return self._tracking.track(pid, on_exit)
+        return self._tracking.track(pid, on_exit, before_reap)
+
+    def watch(
+        self, pid: int, pidfd: int, on_exit: Callable[[int], None], seen: Callable[[int], None]
+    ) -> Child:
+        """Waits for the end of another's child, which an earlier shim had started.
+
+        Args:
+            pid: its process id.
+            pidfd: a file descriptor of it, which is closed here in the end.
+            on_exit: as for `track`.
+            seen: called with the exit status, before `on_exit`.
+
+        Raises:
+            ValueError: it is waited for already.
+        """
+        return self._tracking.adopt(pid, pidfd, on_exit, seen, is_foreign=True)
+
+    def ended(self, pid: int, status: int) -> Child:
+        """Returns what stands for a process that has ended, and been reaped, before.
+
+        Args:
+            pid: its process id.
+            status: its exit status.
+        """
+        return self._tracking.ended(pid, status)
 
     def is_child(self, pid: int) -> bool:
         """Whether a process is a child of this one, running or a zombie."""

@@ -6,84 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from shimpy.core.reaper import procfs
-from shimpy.core.reaper.registry import Waited, registry
+from shimpy.core.reaper.child import FIRST_LOOK, LAST_LOOK, LOST_STATUS, Child, nothing, status_of, wait
+from shimpy.core.reaper.registry import registry
 from shimpy.errors import InternalError
 
 _log = logging.getLogger(__name__)
 
-# The exit status of a process that was waited for elsewhere; containerd uses the same.
-LOST_STATUS = 255
-
-# Seconds until a dead process that is not ours to reap is looked at again; then twice as long, and so on.
-FIRST_LOOK = 0.01
-
-# The most seconds between two such looks.
-LAST_LOOK = 0.25
-
 # Seconds between looks at what may be dead without the kernel saying so.
 SURVEY = 2.0
-
-
-class Child(Waited):
-    """A process that the reaper waits for by its pid.
-
-    It holds a pidfd, so that a signal can never reach another process that got the pid later.
-
-    Attributes:
-        pid: the process id; possibly reused once `exit_status` is set.
-        code: None while it lives; then the exit code, or the negative number of the signal that killed it.
-    """
-
-    __slots__ = ("_execed", "_held", "_holders", "_on_exit", "_timer", "_tracking", "code")
-
-    def __init__(self, pid: int, pidfd: int, tracking: Tracking, on_exit: Callable[[int], None]) -> None:
-        super().__init__(pid, pidfd)
-        self.code: int | None = None
-        self._execed = False
-        self._held = pidfd
-        self._holders = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._tracking = tracking
-        self._on_exit = on_exit
-
-    @property
-    def exit_status(self) -> int | None:
-        """None while it lives; then the exit code, or 128 + the signal's number."""
-        return None if self.code is None else _status_of(self.code)
-
-    @property
-    def has_execed(self) -> bool:
-        """Whether it has begun another program than that which forked it; see `procfs.has_execed`."""
-        return procfs.has_execed(self.pid) if self.exit_status is None else self._execed
-
-    def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Sends a signal; nothing happens to a process that is reaped, or after the reaper's end."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signum)
-            if signum == signal.SIGKILL:
-                self._tracking._look_later(self, FIRST_LOOK)
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[int]:
-        """Keeps its pidfd open, so that the number stays its own; -1 if it is reaped already."""
-        pidfd = self.pidfd
-        self._holders += 1
-        try:
-            yield pidfd
-        finally:
-            self._holders -= 1
-            self._close()
-
-    def _close(self) -> None:
-        """Closes its pidfd, once it is forgotten and nobody holds that."""
-        if self.pidfd < 0 and not self._holders and self._held >= 0:
-            os.close(self._held)
-            self._held = -1
 
 
 class Tracking:
@@ -116,17 +49,20 @@ class Tracking:
         for child in list(self._children):
             if child.code is not None:
                 with contextlib.suppress(ChildProcessError):
-                    _wait(child.pidfd)  # its tracer may have ended since the last look
+                    wait(child.pidfd)  # its tracer may have ended since the last look
             self._forget(child)
-            child._on_exit = _nothing
+            child._on_exit = nothing
         self._loop = None
 
-    def track(self, pid: int, on_exit: Callable[[int], None]) -> Child:
+    def track(
+        self, pid: int, on_exit: Callable[[int], None], before_reap: Callable[[int], None] | None = None
+    ) -> Child:
         """Waits for a child by its pid from now on.
 
         Args:
             pid: a child of this process, running or already a zombie.
             on_exit: called in the event loop, never from within this call, with the exit status.
+            before_reap: called with the exit status while nobody else can lose it yet.
 
         Raises:
             InternalError: it is not a child of this process, or is waited for already.
@@ -147,24 +83,34 @@ class Tracking:
                 f"process {pid} is not a child of the shim: the runtime reported a wrong pid"
             ) from None
         try:
-            return self.adopt(pid, pidfd, on_exit)
+            return self.adopt(pid, pidfd, on_exit, before_reap)
         except ValueError as error:
             raise InternalError(f"{error}: the runtime reported a wrong pid") from None
 
-    def adopt(self, pid: int, pidfd: int, on_exit: Callable[[int], None]) -> Child:
+    def adopt(
+        self,
+        pid: int,
+        pidfd: int,
+        on_exit: Callable[[int], None],
+        before_reap: Callable[[int], None] | None = None,
+        *,
+        is_foreign: bool = False,
+    ) -> Child:
         """Waits for a child, of which it is certain that it is one, from now on.
 
         Args:
             pid: the child.
             pidfd: a file descriptor of it, which is closed here in the end.
             on_exit: as for `track`.
+            before_reap: as for `track`.
+            is_foreign: it is another's child, and only its exit is looked at; see `foreign`.
 
         Raises:
             ValueError: it is waited for already.
         """
         if self._loop is None:
             raise RuntimeError("the reaper is not open")
-        child = Child(pid, pidfd, self, on_exit)
+        child = Child(pid, pidfd, self, on_exit, before_reap, is_foreign=is_foreign)
         if not registry.add(child):
             os.close(pidfd)
             raise ValueError(f"process {pid} is already tracked")
@@ -172,6 +118,12 @@ class Tracking:
         self._loop.add_reader(pidfd, self._ended, child)
         if self._timer is None:
             self._timer = self._loop.call_later(SURVEY, self._survey)
+        return child
+
+    def ended(self, pid: int, status: int) -> Child:
+        """Returns what stands for a process that has ended before; see `Reaper.ended`."""
+        child = Child(pid, -1, self, nothing)
+        child.code = status
         return child
 
     def _ended(self, child: Child) -> None:
@@ -184,7 +136,7 @@ class Tracking:
         # To be known until it is waited for.
         execed = self._notes_exec and procfs.has_execed(child.pid)
         try:
-            code = _wait(child.pidfd)
+            code = child._reap()
         except ChildProcessError:
             code = LOST_STATUS
             if child.code is None:
@@ -225,9 +177,9 @@ class Tracking:
             return
         child._execed = execed
         child.code = code
-        on_exit, child._on_exit = child._on_exit, _nothing
+        on_exit, child._on_exit = child._on_exit, nothing
         try:
-            on_exit(_status_of(code))
+            on_exit(status_of(code))
         finally:
             self._reaped()
 
@@ -246,18 +198,6 @@ class Tracking:
         child._close()
 
 
-def _wait(pidfd: int) -> int | None:
-    """Reaps a child; returns its `Child.code`, None if there is nothing to reap.
-
-    Raises:
-        ChildProcessError: it was reaped elsewhere.
-    """
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    if result is None:
-        return None
-    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-
-
 def _traced_code(pid: int) -> int:
     """Returns the `Child.code` of a zombie that is its tracer's.
 
@@ -269,11 +209,3 @@ def _traced_code(pid: int) -> int:
     except PermissionError:
         _log.warning("process %d is traced, and not by us; its exit status is not to be had", pid)
         return LOST_STATUS
-
-
-def _status_of(code: int) -> int:
-    return code if code >= 0 else 128 - code
-
-
-def _nothing(_status: int) -> None:
-    """Called in place of a callback that need not be kept any more."""

@@ -22,7 +22,11 @@ _PRIVATE_ENVIRONMENT = (
 # found when the program is gone, whatever has become of the parents.
 PROGRAM = "SHIMPY_PROGRAM"
 
-# What this process adds to the environment of the commands that it starts: PROGRAM, once it has a directory.
+# The variable that has the marker of a shim's journal: by it, its successor finds the commands under way.
+SHIM = "SHIMPY_SHIM"
+
+# What this process adds to the environment of the commands that it starts: PROGRAM, once it has a directory,
+# and SHIM, once it has a journal.
 mark: dict[str, str] = {}
 
 # As bits of a signal mask.

@@ -139,6 +139,9 @@ class Runc:
             raise InternalError(f"{self.name} state returned no state for container {container_id}")
         return state
 
+    def recorded(self) -> dict[str, Any]:
+        return {"name": self._path, "root": self._root, "systemd_cgroup": self._systemd_cgroup}
+
     def state_directory(self, container_id: str) -> str | None:
         root = self._root
         if root is None:

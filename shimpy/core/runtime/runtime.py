@@ -112,5 +112,8 @@ class Runtime(Protocol):
     async def state(self, container_id: str) -> dict[str, Any]:
         """Returns what the runtime says of a container: the runtime-spec's `state` object."""
 
+    def recorded(self) -> Mapping[str, Any]:
+        """Returns what has to be known to have the same one again: `name`, `root`, `systemd_cgroup`."""
+
     def state_directory(self, container_id: str) -> str | None:
         """Returns the directory in which the runtime keeps what it knows of a container, if that is known."""

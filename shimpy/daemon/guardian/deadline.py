@@ -12,8 +12,8 @@ import signal
 from contextlib import suppress
 from typing import Any
 
+from shimpy.core.cgroup.paths import cgroup_of, kill_cgroups
 from shimpy.core.registry import ProcessIdentity
-from shimpy.daemon.guardian.cgroups import cgroup_of, kill_cgroups
 
 
 async def enforce(message: dict[str, Any]) -> None:

@@ -11,23 +11,24 @@ from grpclib.const import Handler
 
 from shimpy import api
 from shimpy.core import tempdirs
-from shimpy.core.container.container import ManagedContainer
 from shimpy.core.container.create import CreateOptions
-from shimpy.core.container.process import Process
 from shimpy.core.container.state import State
-from shimpy.core.model import ContainerEvent, EventKind, Policy, StdioPaths
+from shimpy.core.model import ContainerEvent, Policy, StdioPaths
 from shimpy.core.runtime import Runc
 from shimpy.core.runtime.bundle import Bundle
 from shimpy.core.runtime.spec import check_id
 from shimpy.core.supervisor import Supervisor
-from shimpy.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from shimpy.errors import AlreadyExistsError, NotFoundError
 from shimpy.services.shim_v1.events import ShimEvents, ShimEventStream
 from shimpy.services.shim_v1.exec_spec import exec_spec
-from shimpy.services.shim_v1.pid_index import PidIndex
+from shimpy.services.shim_v1.processes import ShimProcesses
+from shimpy.services.shim_v1.repeated_calls import RepeatedCalls
 from shimpy.transport.grpc import wrap
+from shimpy.transport.grpc.metadata import after
 
 if TYPE_CHECKING:
     from shimpy.core.hooks.interface import Hooks
+    from shimpy.core.journal import Journal
 
 # Mapped by name, so that the core's enums do not depend on the proto's numbers.
 _STATES = {state: api.State.from_string(state.name) for state in State}
@@ -67,7 +68,8 @@ class Shim(api.ShimBase):
         self.supervisor = Supervisor(sweep_orphans=sweep_orphans, hooks=hooks)
         self.supervisor.observe(self._observe)
         self._events = ShimEvents()
-        self._pids = PidIndex(self._forget)
+        self._processes = ShimProcesses(self.supervisor)
+        self._repeated = RepeatedCalls()
 
     async def __aenter__(self) -> Self:
         self.open()
@@ -83,7 +85,8 @@ class Shim(api.ShimBase):
 
     def __mapping__(self) -> dict[str, Handler]:
         """Returns the handlers of the calls, as grpclib serves them."""
-        return wrap(super().__mapping__(), streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events})
+        mapping = self._repeated.wrap(super().__mapping__())
+        return wrap(mapping, streams={"/containerd.shim.v1.Shim/Events": self.subscribe_events})
 
     def open(self) -> None:
         """Becomes a subreaper, so that nothing is lost before the first Create. Idempotent.
@@ -102,6 +105,23 @@ class Shim(api.ShimBase):
         from shimpy.core.runtime.advisories import warn_of_known_escapes
 
         await warn_of_known_escapes(Runc(self._default_runtime, self._root, self.supervisor.reaper))
+
+    async def keep_journal(self, journal: Journal, fds: dict[str, int]) -> None:
+        """Has all that happens written down from now on, and takes up what the shim before this one had.
+
+        Args:
+            journal: that of this shim's socket.
+            fds: what was stored for this shim, by name.
+        """
+        from shimpy.core.recovery.take_up import TakeUp
+
+        self.supervisor.journal = self._repeated.journal = journal
+        self._events.take_up(journal)
+        journal.begin()
+        take_up = TakeUp(self.supervisor, journal, fds)
+        await take_up.run()
+        self._processes.take_up(journal.state.tombstones)
+        take_up.announce()
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""
@@ -151,7 +171,7 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: FAILED_PRECONDITION unless the container is created and not yet started.
         """
-        await self._existing("start").start()
+        await self._processes.existing("start").start()
         return Empty()
 
     async def delete(self, delete_request: api.DeleteRequest) -> api.DeleteResponse:
@@ -160,9 +180,14 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: INVALID_ARGUMENT for pid 0, NOT_FOUND for one that is not ours.
         """
-        container, process = self._find(delete_request.pid)
+        try:
+            container, process = self._processes.find(delete_request.pid)
+        except NotFoundError:
+            if (known := self._processes.deleted_before(delete_request.pid)) is None:
+                raise
+            return api.DeleteResponse(exit_status=known)
         status = await container.delete(process)
-        self._pids.remove(process)
+        self._processes.remove(process)
         return api.DeleteResponse(exit_status=status)
 
     async def exec(self, exec_request: api.ExecRequest) -> api.ExecResponse:
@@ -173,13 +198,13 @@ class Shim(api.ShimBase):
                 the runtime refused with.
         """
         request = exec_request
-        container = self._existing("exec")
+        container = self._processes.existing("exec")
         asked = exec_spec(request)
         process = await container.execs.run(
             container.bundle.process_for(asked),
             StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal),
             policy=self._policy,
-            name=self._name,
+            name=self._processes.name,
         )
         return api.ExecResponse(pid=process.pid)
 
@@ -189,7 +214,7 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION without a terminal.
         """
-        _, process = self._find(pty_request.pid)
+        _, process = self._processes.find(pty_request.pid)
         process.resize(pty_request.width, pty_request.height)
         return Empty()
 
@@ -209,11 +234,11 @@ class Shim(api.ShimBase):
     def subscribe_events(self, events_request: api.EventsRequest) -> ShimEventStream:
         """Subscribes at once, and returns the iterator of `events`; it has to be closed."""
         del events_request
-        return ShimEventStream(self._events.subscribe())
+        return self._events.follow(after())
 
     async def state(self, state_request: api.StateRequest) -> api.StateResponse:
         """Tells what there is; an empty reply before Create. Never waits and never fails."""
-        container = self._live()
+        container = self._processes.live()
         if container is None:
             return api.StateResponse()
         return api.StateResponse(
@@ -233,7 +258,7 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: FAILED_PRECONDITION unless it is running.
         """
-        await self._existing("pause").pause()
+        await self._processes.existing("pause").pause()
         return Empty()
 
     async def resume(self, resume_request: api.ResumeRequest) -> Empty:
@@ -242,50 +267,9 @@ class Shim(api.ShimBase):
         Raises:
             ShimError: FAILED_PRECONDITION unless it is paused.
         """
-        await self._existing("resume").resume()
+        await self._processes.existing("resume").resume()
         return Empty()
 
-    def _live(self) -> ManagedContainer | None:
-        """Returns the container, None before its create has succeeded and once it is deleted."""
-        return next((one for one in self.supervisor if one.init is not None), None)
-
-    def _existing(self, call: str) -> ManagedContainer:
-        self.supervisor.check_open()
-        container = self._live()
-        if container is None:
-            raise FailedPreconditionError(f"{call}: there is no container; create one first")
-        return container
-
-    def _find(self, pid: int) -> tuple[ManagedContainer, Process]:
-        """Returns the process of a pid, and the container that it is of."""
-        self.supervisor.check_open()
-        if pid == 0:
-            raise InvalidArgumentError("pid: is 0; give the pid that Create, Exec or State returned")
-        container = self._live()
-        if container is None:
-            raise NotFoundError(f"pid: there is no process {pid}, because there is no container")
-        process = self._pids.get(pid)
-        if process is None:
-            raise NotFoundError(f"pid: container {container.id} has no process {pid}, or it has been deleted")
-        return container, process
-
-    def _name(self, pid: int) -> str:
-        """Names an exec after its pid, which an earlier one that has exited may have had."""
-        self._pids.free(pid)
-        return str(pid)
-
-    def _forget(self, process: Process) -> None:
-        # Another API's execs have names of their own and stay until they are deleted.
-        if process.exec_id == str(process.pid) and (container := self._live()) is not None:
-            container.forget(process)
-
     def _observe(self, event: ContainerEvent) -> None:
-        container = self.supervisor.find(event.container_id)
-        if container is not None and event.pid:
-            if event.kind in (EventKind.CREATE, EventKind.EXEC_STARTED):
-                self._pids.add(container.get(event.exec_id))
-            elif event.kind is EventKind.EXIT and event.exec_id:
-                self._pids.exited(container.get(event.exec_id))
-            elif event.kind is EventKind.DELETE:
-                self._pids.clear()
+        self._processes.observe(event)
         self._events.publish_event(event)

@@ -19,6 +19,7 @@ from grpclib.metadata import _UNITS, Deadline, encode_grpc_message
 from grpclib.protocol import AbstractHandler
 from grpclib.server import Stream
 
+from shimpy.transport.grpc import metadata
 from shimpy.transport.grpc.limits import MAX_HEADERS
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class GrpcCall:
         try:
             try:
                 method, timeout = self._admit(headers)
+                metadata.note(headers)
                 del headers  # they may be many, and the call may be long
                 reply = Stream(
                     self._http,

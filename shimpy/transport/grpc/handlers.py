@@ -108,7 +108,8 @@ def _stream(subscribe: _Subscribe) -> Callable[[StrictStream], Awaitable[None]]:
     async def serve(request: StrictStream) -> None:
         replies = subscribe(await request.recv_message())
         try:
-            await request.send_initial_metadata()
+            metadata = getattr(replies, "metadata", None)
+            await request.send_initial_metadata(metadata=metadata)
             async for reply in replies:
                 await request.send_message(reply)
         finally:

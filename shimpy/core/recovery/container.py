@@ -1,0 +1,37 @@
+"""A container that an earlier shim has created."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from shimpy.core.cgroup import Cgroup
+from shimpy.core.container.container import ManagedContainer
+from shimpy.core.container.start import Start
+from shimpy.core.container.state import State
+from shimpy.core.model import EventKind
+from shimpy.core.recovery.processes import MakeProcess
+
+
+class TakenUpContainer(ManagedContainer):
+    """A container that is there already; once `go_on` was called it is as any other."""
+
+    def take_up(
+        self, init: MakeProcess, execs: Sequence[MakeProcess], cgroup: Cgroup, release: Callable[[], None]
+    ) -> None:
+        """Takes up what an earlier shim had created; `go_on` follows."""
+        process = init(self._init_exited, self._death.noticed)
+        self._held.callback(release)
+        self._table.take_up(process, [make(self._table.exec_exited, None) for make in execs])
+        self._hold(process, cgroup, Start(self.id, process, self.runtime))
+
+    def publish(self, kind: EventKind) -> None:
+        """Publishes what was found to have happened to it."""
+        self._table.publish(kind, self._existing().init)
+
+    def go_on(self, state: State, cgroup: Cgroup, oom_seen: Mapping[str, int], *, oom_left: int) -> None:
+        """Goes on as if there had been no other shim: what has ended is published."""
+        self._changes.state = state
+        self._table.go_on(cgroup, oom_seen, oom_left)
+        if self._existing().init.exit_status is not None:
+            self._changes.state = State.STOPPED
+            self._death.noticed()

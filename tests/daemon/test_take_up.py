@@ -1,0 +1,244 @@
+"""A shim that is killed, and started again on the same socket: what the one before had is taken up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from shimpy import api
+from shimpy.core.journal import JournalDirectory, read_records
+from shimpy.core.journal.lines import encode
+from tests.support import containers, residue
+from tests.support.events import record
+from tests.support.fifos import Fifo
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+CREATED, RUNNING, PAUSED, STOPPED = (
+    api.State.from_string(n) for n in ("CREATED", "RUNNING", "PAUSED", "STOPPED")
+)
+
+
+class Kept:
+    """A container of a shim that is killed and started again.
+
+    Attributes:
+        server: the shim.
+        id: the container's.
+        pid: its init's.
+    """
+
+    def __init__(self, server: Server, container_id: str, bundle: str) -> None:
+        self.server = server
+        self.id = container_id
+        self._bundle = bundle
+        self.shim = server.stub()
+        self.pid = 0
+
+    async def create(self, **stdio: Any) -> None:
+        self.pid = (await self.shim.create(api.CreateRequest(id=self.id, bundle=self._bundle, **stdio))).pid
+
+    async def start(self) -> None:
+        await self.shim.start(api.StartRequest())
+
+    async def exec(self, *args: str, **stdio: Any) -> int:
+        return (await self.shim.exec(api.ExecRequest(args=list(args), **stdio))).pid
+
+    async def delete(self, pid: int) -> int:
+        return (await self.shim.delete(api.DeleteRequest(pid=pid))).exit_status
+
+    async def states(self) -> dict[int, int]:
+        reply = await self.shim.state(api.StateRequest())
+        return {process.pid: process.state for process in reply.processes}
+
+    def restart(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.server.kill(number)
+        self.start_again()
+
+    def start_again(self) -> None:
+        self.server.start_again()
+        self.shim = self.server.stub()
+
+    @property
+    def journal(self) -> JournalDirectory:
+        return JournalDirectory.of_socket(str(self.server.socket))
+
+
+@pytest.fixture
+async def kept(
+    start_server: Callable[..., Server], bundle: Callable[..., str], new_id: Callable[[], str]
+) -> AsyncIterator[Callable[..., Kept]]:
+    made: list[Kept] = []
+
+    def make(*args: str, **options: Any) -> Kept:
+        made.append(Kept(start_server(), new_id(), bundle(*args or ("sleep", "1000000"), **options)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.server.process.poll() is not None:
+            continue
+        if (await each.shim.state(api.StateRequest())).id:
+            await each.delete(each.pid)
+        assert residue.cgroups(each.id) == []
+
+
+def end(pid: int) -> None:
+    """Kills a process, and returns when whoever is its parent has reaped it."""
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.001)
+
+
+@SIGNALS
+async def test_containers_and_execs_go_on(kept: Callable[..., Kept], number: signal.Signals) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    exec_pid = await one.exec("sleep", "1000000")
+
+    one.restart(number)
+
+    assert await one.states() == {one.pid: RUNNING, exec_pid: RUNNING}
+    os.kill(exec_pid, signal.SIGTERM)
+    assert await one.delete(exec_pid) == 128 + signal.SIGTERM
+    assert await one.exec("true") > 0
+    assert await one.delete(one.pid) == 128 + signal.SIGKILL
+    assert containers.left(one.id) == []
+
+
+async def test_created_container_is_started_by_the_next_shim(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+
+    one.restart()
+    assert await one.states() == {one.pid: CREATED}
+    await one.start()
+
+    one.restart()
+    assert await one.states() == {one.pid: RUNNING}
+
+
+async def test_paused_container_stays_paused(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    await one.shim.pause(api.PauseRequest())
+
+    one.restart()
+
+    assert await one.states() == {one.pid: PAUSED}
+    await one.shim.resume(api.ResumeRequest())
+    assert await one.states() == {one.pid: RUNNING}
+
+
+async def test_delete_of_an_exec_still_kills_all_that_it_has_started(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    pid = await one.exec("sh", "-c", "setsid sleep 1000000 & exec sleep 1000000")
+    while len(residue.processes(one.id)) < 3:
+        await asyncio.sleep(0.01)
+
+    one.restart()
+    await one.delete(pid)
+
+    assert residue.processes(one.id) == [one.pid]
+
+
+async def test_exit_that_was_told_is_not_told_again(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    async with record(one.shim) as before:
+        await one.create()
+        await one.start()
+        pid = await one.exec("sh", "-c", "exit 7")
+        await before.wait_for(api.EventType.EXIT, pid)
+        assert before.of(pid) == [api.EventType.EXEC_ADDED, api.EventType.EXIT]
+        # Who asks for the next event has been sent this one.
+        await one.exec("true")
+        await before.wait_for(api.EventType.EXIT, count=2)
+
+        one.server.kill()
+    one.start_again()
+
+    async with record(one.shim) as after:
+        assert pid not in [event.pid for event in after.seen]
+    assert await one.delete(pid) == 7
+
+
+async def test_events_that_nobody_was_sent_are_sent_in_order(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    pid = await one.exec("sh", "-c", "exit 7")
+    while (await one.states())[pid] != STOPPED:
+        await asyncio.sleep(0.01)
+
+    one.restart()
+
+    async with record(one.shim) as after:
+        await after.wait_for(api.EventType.EXIT, pid)
+        assert [(event.type, event.pid, event.exit_status) for event in after.seen] == [
+            (api.EventType.CREATE, one.pid, 0),
+            (api.EventType.START, one.pid, 0),
+            (api.EventType.EXEC_ADDED, pid, 0),
+            (api.EventType.EXIT, pid, 7),
+        ]
+
+
+async def test_exit_status_of_who_dies_without_a_shim_is_lost_with_a_warning(
+    kept: Callable[..., Kept],
+) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    pid = await one.exec("sleep", "1000000")
+    one.server.kill()
+    end(pid)
+
+    one.start_again()
+
+    assert await one.states() == {one.pid: RUNNING, pid: STOPPED}
+    assert await one.delete(pid) == 255
+    assert one.server.stderr.count(f"process {pid} of container {one.id} has ended while") == 1
+
+
+async def test_status_of_who_dies_after_it_is_taken_up_is_its_own(kept: Callable[..., Kept]) -> None:
+    one = kept("sh", "-c", "trap 'exit 42' TERM; while :; do sleep 0.01; done")
+    await one.create()
+    await one.start()
+    one.restart()
+
+    async with record(one.shim) as events:
+        await asyncio.sleep(0.1)
+        os.kill(one.pid, signal.SIGTERM)
+        exit_ = await events.wait_for(api.EventType.EXIT, one.pid)
+
+    assert exit_.exit_status == 42
+    assert await one.delete(one.pid) == 42
+
+
+async def test_output_goes_on(kept: Callable[..., Kept], fifo: Callable[[str], Fifo]) -> None:
+    out = fifo("out")
+    one = kept("sh", "-c", "while ! [ -e /tmp/go ]; do sleep 0.01; done; echo still; exec sleep 1000000")
+    await one.create(stdout=str(out))
+    await one.start()
+    one.restart()
+
+    await one.exec("touch", "/tmp/go")
+
+    assert await out.read_some(6) == b"still\n"
