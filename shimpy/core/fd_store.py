@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -21,3 +22,30 @@ class FdStore(Protocol):
 
     def remove(self, name: str) -> None:
         """Has a copy closed; nothing happens if there is none of that name."""
+
+
+def stored_name(device: int, inode: int) -> str:
+    """Returns the name in the store of a FIFO's read end."""
+    return f"fifo-{device}-{inode}"
+
+
+def stored(store: FdStore, fds: Mapping[str, int]) -> Callable[[], None]:
+    """Stores file descriptors, and returns what removes them from the store.
+
+    Args:
+        store: holds them.
+        fds: by name; -1 is left out.
+    """
+    for name, fd in fds.items():
+        if fd >= 0:
+            store.put(name, fd)
+
+    def remove() -> None:
+        for name in fds:
+            store.remove(name)
+
+    return remove
+
+
+def nothing() -> None:
+    """Called in place of what removes, if nothing is stored."""

@@ -16,6 +16,7 @@ from shimpy.core.stdio import StdioHub
 from shimpy.errors import AlreadyExistsError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
+    from shimpy.core.fd_store import FdStore
     from shimpy.core.hooks.hook_set import HookSet
     from shimpy.core.hooks.interface import Hooks
     from shimpy.core.journal import Journal
@@ -87,6 +88,15 @@ class Supervisor:
                 this is not the main thread.
         """
         self.reaper.open()
+
+    @property
+    def store(self) -> FdStore | None:
+        """What holds the file descriptors that would be lost with this process; None: nothing does."""
+        return self._hub.store
+
+    @store.setter
+    def store(self, store: FdStore | None) -> None:
+        self._hub.store = store
 
     def check_open(self) -> None:
         """Refuses a call that comes after `aclose`.

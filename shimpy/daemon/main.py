@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         import asyncio
 
         from shimpy.core.runtime import find_runtime
-        from shimpy.daemon import logs
+        from shimpy.daemon import logs, notify
         from shimpy.daemon.serve import serve
         from shimpy.errors import ShimError
         from shimpy.services.shim_v1 import Shim
@@ -107,10 +107,13 @@ def main(argv: list[str] | None = None) -> int:
     logs.set_up(arguments.log_level, arguments.log_format)
     sys.excepthook = logs.report_crash
 
+    # Before anything is started that could get them.
+    fds = notify.take_fds()
+
     async def run() -> None:
         hooks = _load_hooks(arguments.hooks)
         shim = Shim(runtime=arguments.runtime, root=arguments.root, sweep_orphans=True, hooks=hooks)
-        await serve(shim, arguments.socket)
+        await serve(shim, arguments.socket, fds)
 
     try:
         find_runtime(arguments.runtime)

@@ -7,15 +7,12 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 
-from shimpy.core.journal import Journal
-from shimpy.core.runtime.environment import SHIM, mark
-from shimpy.daemon.journal import close_journal, open_journal
+from shimpy.daemon.notify import notify
+from shimpy.daemon.survival import Survival
 from shimpy.services.lazy_services import LazyServices
 from shimpy.services.shim_v1 import Shim
-from shimpy.services.shim_v1.events import SEQUENCED
 from shimpy.transport import unix
 from shimpy.transport.grpc import GrpcServer
 
@@ -32,39 +29,34 @@ CHECK_AFTER = 1.0
 SHUTDOWN_TIMEOUT = 2.8
 
 
-async def serve(shim: Shim, path: str) -> None:
+async def serve(shim: Shim, path: str, fds: dict[str, int] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then lets every client know how its calls ended.
 
     The second of these signals ends the process at once, with exit status 128 + its number. A container
-    that runs is left running.
+    that runs is left running, and so it is by SIGHUP, after which the shim that is started next goes on.
 
     Args:
         shim: the service, which is closed at the end.
-        path: of the socket; see `endpoint.listen`.
+        path: of the socket; see `unix.listen`.
+        fds: what the shim before this one has stored, by name; see `notify.take_fds`.
 
     Raises:
-        ShimError: the socket could not be made.
+        ShimError: the socket could not be made, or the shim before this one was a newer one.
     """
     stop = asyncio.Event()
     with contextlib.ExitStack() as undo:
         undo.enter_context(_signals(stop, undo.close))
-        place = unix.listen(path)
-        undo.callback(place.socket.close)
-        undo.callback(place.remove)
-        kept = open_journal(place.path)
+        survival = Survival(path, {} if fds is None else fds)
+        undo.callback(survival.close)
+        survival.open()
         shim.open()
-        journal = None
-        if kept is not None:
-            directory, state = kept
-            journal = Journal(directory, place.path, sequenced=SEQUENCED, state=state)
-            undo.callback(close_journal, journal, directory)
-            mark[SHIM] = journal.marker
-            await shim.keep_journal(journal, {})
         try:
+            await survival.take_up(shim)
+            survival.on_restart(stop.set)
             others = LazyServices("containerd.shim.v1.Shim", supervisor=shim.supervisor)
             server = GrpcServer([shim], later=others.later, admit=unix.admit)
-            await server.start(place.socket)
-            _log.info("serving on %s", place.path)
+            await server.start(survival.place.socket)
+            _log.info("serving on %s", survival.place.path)
             notify("READY=1")
             checking = asyncio.ensure_future(_check(shim))
             undo.callback(checking.cancel)
@@ -73,34 +65,18 @@ async def serve(shim: Shim, path: str) -> None:
             notify("STOPPING=1")
             _log.info("shutting down")
             # First of all, so that who starts the next server finds the place free.
-            place.remove()
+            survival.leave_place()
 
             def end_streams() -> None:
-                shim.close_events()
-                others.close()
+                if not survival.is_restart:
+                    shim.close_events()
+                    others.close()
 
             await server.drain(GRACE, end_streams=end_streams)
         finally:
+            survival.end_storing()
             await shim.aclose()
     _log.info("ended")
-
-
-def notify(state: str) -> None:
-    """Tells the service manager how far this process is, if there is one that wants to know (sd_notify(3)).
-
-    Args:
-        state: such as READY=1.
-    """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    # The shim serves even if its manager does not listen.
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.setblocking(False)
-        manager.connect(address)
-        manager.send(state.encode())
 
 
 @contextlib.contextmanager

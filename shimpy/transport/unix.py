@@ -52,6 +52,17 @@ class UnixSocket:
         self._directory = directory
         self._identity = identity
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and inode number of its file."""
+        return self._identity
+
+    def leave(self) -> None:
+        """Leaves the name where it is: another process goes on with the socket. Idempotent."""
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
     def remove(self) -> None:
         """Removes the name, if it is still this socket's. Idempotent."""
         if self._directory < 0:
@@ -104,6 +115,28 @@ def listen(path: str) -> UnixSocket:
     except OSError as error:
         raise _explained(path, error) from error
     return UnixSocket(listener, path, directory, (found.st_dev, found.st_ino))
+
+
+def inherited(path: str, fd: int, identity: tuple[int, int]) -> UnixSocket | None:
+    """Returns a listening socket that another process has made, None if its name is not its own any more.
+
+    Args:
+        path: its path.
+        fd: the socket; it is closed if None is returned.
+        identity: see `UnixSocket.identity`.
+    """
+    path = os.path.abspath(path)
+    listener = socket.socket(fileno=fd)
+    try:
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == identity:
+            directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            listener.setblocking(False)
+            return UnixSocket(listener, path, directory, identity)
+    except OSError as error:
+        _log.info("%s is made anew: %s", path, error)
+    listener.close()
+    return None
 
 
 def admit(transport: asyncio.BaseTransport) -> int:

@@ -15,7 +15,7 @@ from shimpy.client.machine import ListedContainer, list_containers, prune
 from shimpy.core import tempdirs
 from shimpy.core.journal import JournalDirectory
 from shimpy.core.journal.lines import encode
-from shimpy.core.journal.replay import boot_id
+from shimpy.core.journal.state import boot_id
 from shimpy.core.reaper.procfs import start_time
 from tests.support import containers
 from tests.support.leaks import alive, eventually

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
+import hashlib
 import os
 import signal
-import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from shimpy import api
-from shimpy.core.journal import JournalDirectory, read_records
-from shimpy.core.journal.lines import encode
+from shimpy.core.journal import JournalDirectory
 from tests.support import containers, residue
 from tests.support.events import record
 from tests.support.fifos import Fifo
+from tests.support.holders import Holder
+from tests.support.leaks import alive
+from tests.support.rounds import rounds
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +72,12 @@ class Kept:
         self.server.start_again()
         self.shim = self.server.stub()
 
+    async def restart_beside(self) -> None:
+        """Does what `restart` does while the test's own event loop goes on."""
+        await asyncio.to_thread(self.server.kill)
+        await asyncio.to_thread(self.server.start_again)
+        self.shim = self.server.stub()
+
     @property
     def journal(self) -> JournalDirectory:
         return JournalDirectory.of_socket(str(self.server.socket))
@@ -84,8 +89,9 @@ async def kept(
 ) -> AsyncIterator[Callable[..., Kept]]:
     made: list[Kept] = []
 
-    def make(*args: str, **options: Any) -> Kept:
-        made.append(Kept(start_server(), new_id(), bundle(*args or ("sleep", "1000000"), **options)))
+    def make(*args: str, holder: Holder | None = None, **options: Any) -> Kept:
+        path = bundle(*args or ("sleep", "1000000"), **options)
+        made.append(Kept(start_server(holder=holder), new_id(), path))
         return made[-1]
 
     yield make
@@ -242,3 +248,103 @@ async def test_output_goes_on(kept: Callable[..., Kept], fifo: Callable[[str], F
     await one.exec("touch", "/tmp/go")
 
     assert await out.read_some(6) == b"still\n"
+
+
+@pytest.fixture
+def holder() -> Iterator[Holder]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        holder = Holder(Path(directory))
+        yield holder
+        holder.close()
+
+
+async def test_exit_status_of_who_dies_without_a_shim_is_true(
+    kept: Callable[..., Kept], holder: Holder
+) -> None:
+    one = kept(holder=holder)
+    await one.create()
+    await one.start()
+    pid = await one.exec("sh", "-c", "trap 'exit 42' TERM; while :; do sleep 0.01; done")
+    await asyncio.sleep(0.2)
+    one.server.kill()
+    os.kill(pid, signal.SIGTERM)
+    while alive(pid):
+        time.sleep(0.001)
+
+    one.start_again()
+
+    assert await one.delete(pid) == 42
+    end(one.pid)
+    async with record(one.shim) as events:
+        assert (await events.wait_for(api.EventType.EXIT, one.pid)).exit_status == 137
+
+
+async def test_nothing_stays_in_the_store(
+    kept: Callable[..., Kept], holder: Holder, fifo: Callable[[str], Fifo]
+) -> None:
+    one = kept(holder=holder)
+    await one.create()
+    await one.start()
+    streams = {name: str(fifo(name)) for name in ("stdin", "stdout")}
+    pid = await one.exec("cat", **streams)
+    one.restart()
+    holder.settle()
+    assert sorted(name.split("-")[0] for name in holder.fds) == ["fifo", "in", "listen", "pid", "pid", "pipe"]
+
+    await one.delete(pid)
+    await one.delete(one.pid)
+    holder.settle()
+
+    assert [name.split("-")[0] for name in holder.fds] == ["listen"]
+    one.server.kill(signal.SIGTERM)
+    holder.settle()
+    assert holder.fds == {}
+
+
+async def test_stdin_and_output_are_the_same_across_many_kills(
+    kept: Callable[..., Kept], holder: Holder, fifo: Callable[[str], Fifo]
+) -> None:
+    one = kept(holder=holder)
+    await one.create()
+    await one.start()
+    source, sink = fifo("stdin"), fifo("stdout")
+    pid = await one.exec("cat", stdin=str(source), stdout=str(sink))
+    data = os.urandom(rounds(1 << 20, 1 << 25))
+    reading = sink.read()
+    writing = source.write(data)
+
+    for _ in range(rounds(3, 25)):
+        await asyncio.sleep(0.05)
+        await one.restart_beside()
+
+    assert await writing == len(data)
+    assert hashlib.sha256(await reading).digest() == hashlib.sha256(data).digest()
+    assert await one.delete(pid) == 0
+
+
+async def test_terminal_is_the_same_across_many_kills(
+    kept: Callable[..., Kept], holder: Holder, fifo: Callable[[str], Fifo]
+) -> None:
+    one = kept(holder=holder)
+    await one.create()
+    await one.start()
+    source, sink = fifo("stdin"), fifo("stdout")
+    script = (
+        "stty raw -echo; stty size; i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; stty size; cat"
+    )
+    reading = sink.read_some(2 * len("33 111\n") + sum(len(f"{i}\n") for i in range(20000)) + 5)
+    pid = await one.exec(
+        "sh", "-c", f"sleep 0.3; {script}", stdin=str(source), stdout=str(sink), terminal=True
+    )
+    await one.shim.pty(api.PtyRequest(pid=pid, width=111, height=33))
+
+    for _ in range(rounds(3, 25)):
+        await asyncio.sleep(0.1)
+        await one.restart_beside()
+    with open(source, "wb", buffering=0) as terminal:
+        await asyncio.sleep(0.1)
+        terminal.write(b"typed")
+        shown = await reading
+
+    assert shown == b"33 111\n" + b"".join(b"%d\n" % i for i in range(20000)) + b"33 111\n" + b"typed"
+    await one.delete(pid)

@@ -17,6 +17,7 @@ from typing import Any
 from grpclib.client import Channel
 
 from shimpy.api import ShimStub
+from tests.support.holders import Holder
 from tests.support.machine import RUNTIME
 from tests.support.time_scale import scaled
 
@@ -30,6 +31,7 @@ class Server:
         arguments: further arguments of `python -m shimpy`.
         environment: variables to add.
         before: a command line to put before, such as `nice` or `setpriv --reuid 1000`.
+        holder: holds its file descriptors.
         options: further arguments of Popen, such as umask.
     """
 
@@ -39,6 +41,7 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
+        holder: Holder | None = None,
         **options: Any,
     ) -> None:
         command = [sys.executable, "-m", "shimpy"]
@@ -52,13 +55,16 @@ class Server:
         self._channels: list[Channel] = []
         self._command = [*before, *command, "--socket", str(self.socket), *arguments]
         self._options = {**options, "env": {**os.environ, **(environment or {})}}
+        self._holder = holder
         self._start()
 
     def _start(self) -> None:
+        command, options = self._command, self._options
+        if (holder := self._holder) is not None:
+            command = holder.command(command)
+            options = {**options, "env": options["env"] | holder.environment, "pass_fds": holder.fds.values()}
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stderr=log, **self._options
-            )
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, **options)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends it by a signal, and waits for that."""

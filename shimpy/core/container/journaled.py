@@ -93,14 +93,16 @@ class ContainerJournal:
         """
         fields = dict(more)
         key: object = process
+        if event.kind not in _PROCESS_BEGINS:
+            key = _OPERATIONS.get(event.kind)
+        if (intent := self._intents.pop(key, None)) is not None:
+            fields["closes"] = intent
         if event.kind in _PROCESS_BEGINS:
             fields["process"] = _recorded(process)
             if event.kind is EventKind.CREATE:
                 fields["made"] = self._made(cgroup)
-        else:
-            key = _OPERATIONS.get(event.kind)
-        if (intent := self._intents.pop(key, None)) is not None:
-            fields["closes"] = intent
+            # Before the commit: what is in the store and not in the journal is dropped.
+            self._store(process)
         number = self._journal.event(event, **fields)
         if event.kind in _PROCESS_BEGINS:
             process.number = number
@@ -113,6 +115,16 @@ class ContainerJournal:
         """Writes down how a process has ended, before anything is done that could lose that."""
         if process.number:
             self._journal.write({"exit": process.number, "status": status, "time": process.exited_at})
+            if (store := self._context.hub.store) is not None and process.identity is not None:
+                store.remove(f"pid-{process.pid}-{process.identity[0]}")
+
+    def _store(self, process: Process) -> None:
+        store, child = self._context.hub.store, process.child
+        if store is not None and child is not None and process.identity is not None:
+            key = f"{child.pid}-{process.identity[0]}"
+            if child.pidfd >= 0:
+                store.put(f"pid-{key}", child.pidfd)
+            process.io.store(store, key)
 
     def resized(self, process: Process, width: int, height: int) -> None:
         """Writes down the window size of a process's terminal."""

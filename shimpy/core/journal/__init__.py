@@ -2,7 +2,8 @@
 
 from shimpy.core.journal.files import JournalDirectory, journal_directories
 from shimpy.core.journal.lines import FORMAT, NewerJournalError, read_records
-from shimpy.core.journal.replay import ContainerRecord, JournalState, ProcessRecord, replay
+from shimpy.core.journal.replay import replay
+from shimpy.core.journal.state import ContainerRecord, JournalState, ProcessRecord
 from shimpy.core.journal.writer import Journal, call_token
 
 __all__ = [

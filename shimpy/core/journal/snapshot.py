@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from shimpy.core.journal.lines import Record
-from shimpy.core.journal.replay import JournalState, ProcessRecord
+from shimpy.core.journal.state import JournalState, ProcessRecord
 
 # Events to a line: a damaged one loses no more than these.
 _EVENTS: Final = 256

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from shimpy.core.journal.files import JournalDirectory
 from shimpy.core.journal.lines import FORMAT, Record, encode
-from shimpy.core.journal.replay import JournalState, apply, boot_id
+from shimpy.core.journal.replay import apply
 from shimpy.core.journal.snapshot import snapshot
+from shimpy.core.journal.state import JournalState, boot_id
 from shimpy.core.model import ContainerEvent, EventKind
 
 # The token of the call that runs in this context, "" if it has none: it goes into the line that commits it.

@@ -43,7 +43,8 @@ def make_process(context: Context, record: ProcessRecord, cgroup: Cgroup, fds: d
             process.number = record.number
             return process
         lives = record.exit_status is None
-        io = restore_stdio(context.hub, stdio, fields.get("stdio", {}), fds, lives=lives)
+        key = f"{record.pid}-{int(fields.get('start') or 0)}"
+        io = restore_stdio(context.hub, fields.get("stdio", {}), policy, fds, key, lives=lives)
         process = Process(
             stdio, io, policy, on_exit, on_death, exec_id=record.exec_id, journal=context.journal
         )
@@ -58,7 +59,8 @@ def make_process(context: Context, record: ProcessRecord, cgroup: Cgroup, fds: d
 def _find(process: Process, context: Context, record: ProcessRecord, fds: dict[str, int]) -> None:
     """Has the process be waited for, or be one that has ended."""
     identity = (int(record.process.get("start") or 0), int(record.process.get("inode") or 0))
-    stored = fds.pop(f"pid-{record.pid}-{identity[0]}", -1)
+    name = f"pid-{record.pid}-{identity[0]}"
+    stored = fds.pop(name, -1)
     if record.exit_status is None:
         pidfd = _open(record.pid, identity, stored)
         if pidfd is not None:
@@ -71,6 +73,8 @@ def _find(process: Process, context: Context, record: ProcessRecord, fds: dict[s
         )
     elif stored >= 0:
         os.close(stored)
+        if context.hub.store is not None:
+            context.hub.store.remove(name)
     status = LOST_STATUS if record.exit_status is None else record.exit_status
     process.has_ended(context.reaper, record.pid, status, told=record.exit_told)
 

@@ -65,8 +65,10 @@ class TakeUp:
                 self._take_up(record)
             except (ShimError, OSError, KeyError, TypeError, ValueError) as error:
                 _log.error("container %s cannot be taken up: %s", record.id, error)
-        for fd in self._fds.values():
+        for name, fd in self._fds.items():
             os.close(fd)
+            if self._supervisor.store is not None:
+                self._supervisor.store.remove(name)
         self._fds.clear()
 
     def announce(self) -> None:

@@ -32,6 +32,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
+from shimpy.core.fd_store import FdStore, stored_name
 from shimpy.core.stdio.watcher import IN_CLOSE_NOWRITE, IN_OPEN, Watcher
 
 # The timer's first and longest pause, in seconds.
@@ -67,10 +68,15 @@ def poll(fd: int, events: int = 0) -> int:
 
 
 class StdioHub(Watcher):
-    """What the stdio of all processes of an event loop shares: the watcher, and the FIFOs kept."""
+    """What the stdio of all processes of an event loop shares: the watcher, and the FIFOs kept.
+
+    Attributes:
+        store: holds what would be lost with this process; None: nothing does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.store: FdStore | None = None
         self.fifos: dict[tuple[int, int], Fifo] = {}
 
     def close(self) -> None:
@@ -90,12 +96,13 @@ class Fifo:
     """
 
     @classmethod
-    def keep(cls, hub: StdioHub, fd: int) -> Fifo:
+    def keep(cls, hub: StdioHub, fd: int, reader: int = -1) -> Fifo:
         """Returns the keeper of a FIFO; each call is paired with one of `release`.
 
         Args:
-            hub: watches the FIFO.
+            hub: watches it.
             fd: the FIFO, opened in any way.
+            reader: a read end of it that was stored, from now on the keeper's own; -1: there is none.
 
         Raises:
             OSError: no file descriptor was left, or the FIFO may not be read.
@@ -104,14 +111,17 @@ class Fifo:
         key = stat.st_dev, stat.st_ino
         fifo = hub.fifos.get(key)
         if fifo is None:
-            fifo = hub.fifos[key] = cls(hub, key, reopen(fd, os.O_RDONLY | os.O_NONBLOCK))
-        fifo._users += 1
+            if reader < 0:
+                reader = reopen(fd, os.O_RDONLY | os.O_NONBLOCK)
+            fifo = hub.fifos[key] = cls(hub, key, reader)
+        fifo.share()
         return fifo
 
     def __init__(self, hub: StdioHub, key: tuple[int, int], reader: int) -> None:
-        self._hub = hub
-        self._key = key
+        self._hub, self._key, self._name = hub, key, stored_name(*key)
         self._users = 0
+        if hub.store is not None:
+            hub.store.put(self._name, reader)
         # One of the two is open at any time, until the last user lets go.
         self._reader = reader
         self._writer = -1
@@ -120,6 +130,10 @@ class Fifo:
         self._pause = _FIRST_LOOK
         self._wakeups = 0
         self._window_end = 0.0
+
+    def share(self) -> None:
+        """Takes one more use of it, to be given back by `release`."""
+        self._users += 1
 
     def open_writer(self, flags: int = 0) -> int:
         """Opens the FIFO for a process to write to; never waits for a reader.
@@ -155,6 +169,8 @@ class Fifo:
         """Closes the FIFO even if it is still used."""
         if self._hub.fifos.get(self._key) is self:
             del self._hub.fifos[self._key]
+        if self._hub.store is not None:
+            self._hub.store.remove(self._name)
         self._stop_looking()
         if self._reader >= 0:
             # A reader that is stuck in open(2) beside another is let in, and sees EOF.
@@ -207,6 +223,11 @@ class Fifo:
             # It also wakes a reader that is stuck in open(2).
             self._writer = reopen(self._reader, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
+            self._look_later()
+            return
+        if self._hub.store is not None:
+            # The copy that is stored counts as a reader; the timer lets in who comes.
+            self._close_writer()
             self._look_later()
             return
         # Ours would count as a reader; the write end alone keeps the data until then.

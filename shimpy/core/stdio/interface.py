@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from shimpy.core.fd_store import FdStore
+
 
 class ProcessIO(Protocol):
     """The three file descriptors of one process, or its terminal.
@@ -47,6 +49,14 @@ class ProcessIO(Protocol):
 
     def close_stdin(self) -> None:
         """Lets go of a stdin that was held open: EOF comes once its writers have closed too. Idempotent."""
+
+    def store(self, store: FdStore, key: str) -> None:
+        """Has what only the shim holds stored; what is closed is removed there.
+
+        Args:
+            store: holds it.
+            key: what no other process has.
+        """
 
     def process_exited(self) -> None:
         """The process has been reaped: nothing more is read for it."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from shimpy.core.fd_store import FdStore
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.fifo import StdioHub
 from shimpy.core.stdio.interface import ProcessIO
@@ -236,6 +237,11 @@ class PlainIO:
         self._hold_stdin = False
         if self._pump is not None:
             self._pump.release_hold()
+
+    def store(self, store: FdStore, key: str) -> None:
+        """See `ProcessIO.store`."""
+        if self._pump is not None:
+            self._pump.store(store, key)
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""

@@ -1,15 +1,18 @@
-"""The two directions between a terminal's master and the streams of the request."""
+"""From a terminal's master to where what it shows is wanted."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import logging
 import os
 import select
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from shimpy.core.stdio.fifo import poll
+from shimpy.core.stdio.input_relay import FileDescriptor
 from shimpy.core.stdio.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -19,22 +22,13 @@ if TYPE_CHECKING:
 # cheaper than splice(2) would be here; what is more than this waits for the next turn of the event
 # loop, so that a flood does not starve the rest.
 _OUTPUT_BUFFER: Final = 65536
-_INPUT_CHUNK: Final = 4096
-_INPUT_CHUNKS_AT_ONCE: Final = 8
+
+# Bytes: 256 pages.
+_SPLICED_SIZE: Final = 1 << 20
+_SPLICES_AT_ONCE: Final = 16
+_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _log = logging.getLogger(__name__)
-
-
-class FileDescriptor:
-    """A file descriptor that is closed once, by its first user to do so."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class OutputRelay:
@@ -47,6 +41,7 @@ class OutputRelay:
         sink: not blocking; closed when no process has the terminal open any more.
         ends_at_exit: the sink is closed when the process has exited, even if others have the terminal open.
         tap: gets a copy of the output; None for nobody.
+        splices: the sink is a FIFO, and no byte may be in this process, which may be killed.
 
     Attributes:
         drained: the process has exited, and all that it wrote has been passed on.
@@ -61,6 +56,7 @@ class OutputRelay:
         *,
         ends_at_exit: bool = False,
         tap: Tap | None = None,
+        splices: bool = False,
     ) -> None:
         self.drained = asyncio.Event()
         self._watcher = watcher
@@ -71,6 +67,11 @@ class OutputRelay:
         self._ends_at_exit = ends_at_exit
         self._tap = tap
         self._waits_for_tap = False
+        self._splices = splices
+        if splices:
+            # Each splice(2) takes a page of it, however little it moves.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(sink.fd, fcntl.F_SETPIPE_SZ, _SPLICED_SIZE)
         self._buffer = memoryview(bytearray(_OUTPUT_BUFFER))
         self._begin = self._end = 0
         self._exited = False
@@ -90,6 +91,7 @@ class OutputRelay:
 
     def end(self) -> None:
         """Reads what is there, and then no more: the master may be closed. What was read is passed on."""
+        self._splices = False
         if not self._waiting:
             self._flush()
         # What the sink did not take makes room at its end for what else there is.
@@ -122,6 +124,9 @@ class OutputRelay:
 
     def _turn(self) -> None:
         self._next = None
+        if self._splices:
+            self._splice()
+            return
         if not self._flush():
             return
         if self._tap is not None and self._tap.is_full:
@@ -136,6 +141,42 @@ class OutputRelay:
             self._schedule()
         elif self._exited:
             self._emptied(error)
+
+    def _splice(self) -> None:
+        """Moves what is there without having it."""
+        self._stop_waiting()
+        for _ in range(_SPLICES_AT_ONCE):
+            try:
+                moved = os.splice(self._master, self._sink.fd, _OUTPUT_BUFFER, flags=_SPLICE_FLAGS)
+            except BlockingIOError:
+                if poll(self._sink.fd, select.POLLOUT) & select.POLLOUT:
+                    self._end_of_output(errno.EAGAIN)
+                else:
+                    self._wait_for_sink()
+                return
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    _log.warning("the output of a terminal is dropped: %s", error)
+                    self._sink.close()
+                    self._splices = False
+                    self._schedule()
+                else:
+                    self._end_of_output(error.errno or errno.EIO)
+                return
+            if moved == 0:
+                self._end_of_output(errno.EIO)
+                return
+        self._schedule()
+
+    def _end_of_output(self, error: int) -> None:
+        if self._exited:
+            self._emptied(error)
+        if self._sink.fd < 0:
+            self._splices = False
+
+    def _wait_for_sink(self) -> None:
+        self._loop.add_writer(self._sink.fd, self._turn)
+        self._waiting = True
 
     def _resume(self) -> None:
         self._waits_for_tap = False
@@ -181,8 +222,7 @@ class OutputRelay:
             try:
                 self._begin += os.write(self._sink.fd, self._buffer[self._begin : self._end])
             except BlockingIOError:
-                self._loop.add_writer(self._sink.fd, self._turn)
-                self._waiting = True
+                self._wait_for_sink()
                 return False
             except OSError as error:
                 _log.warning("the output of a terminal is dropped: %s", error)
@@ -194,76 +234,3 @@ class OutputRelay:
         if self._waiting:
             self._loop.remove_writer(self._sink.fd)
             self._waiting = False
-
-
-class InputRelay:
-    """Types what comes from a stream on a terminal; reads no further while that takes no more.
-
-    The end of a stream is not passed on: a terminal has none.
-
-    Args:
-        source: not blocking; closed at its end.
-        master: not blocking.
-        on_end: called at its end, or when the terminal takes no more.
-    """
-
-    def __init__(
-        self, source: FileDescriptor, master: int, on_end: Callable[[], object] = lambda: None
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._source = source
-        self._master = master
-        self._on_end = on_end
-        self._pending = b""
-        self._stop_waiting: Callable[[], object] | None = None
-
-    def start(self) -> None:
-        """Begins."""
-        self._wait_for_source()
-
-    def stop(self) -> None:
-        """Ends it at once; idempotent."""
-        if self._stop_waiting is not None:
-            self._stop_waiting()
-            self._stop_waiting = None
-
-    def _wait_for_source(self) -> None:
-        self.stop()
-        fd = self._source.fd
-        try:
-            self._loop.add_reader(fd, self._turn)
-        except PermissionError:
-            # A regular file, or a device that never waits (epoll_ctl(2)).
-            self._wait_for_master()
-        else:
-            self._stop_waiting = lambda: self._loop.remove_reader(fd)
-
-    def _wait_for_master(self) -> None:
-        self.stop()
-        self._loop.add_writer(self._master, self._turn)
-        self._stop_waiting = lambda: self._loop.remove_writer(self._master)
-
-    def _turn(self) -> None:
-        try:
-            for _ in range(_INPUT_CHUNKS_AT_ONCE):
-                if not self._pending:
-                    try:
-                        self._pending = os.read(self._source.fd, _INPUT_CHUNK)
-                    except BlockingIOError:
-                        self._wait_for_source()
-                        return
-                    if not self._pending:
-                        break
-                try:
-                    self._pending = self._pending[os.write(self._master, self._pending) :]
-                except BlockingIOError:
-                    self._wait_for_master()
-                    return
-            else:
-                self._wait_for_source()
-                return
-        except OSError as error:
-            _log.warning("the input of a terminal ends: %s", error)
-        self.stop()
-        self._source.close()
-        self._on_end()

@@ -10,6 +10,7 @@ import os
 import select
 from typing import Final
 
+from shimpy.core.fd_store import FdStore, nothing, stored
 from shimpy.core.stdio.fifo import StdioHub, poll
 
 # In bytes. What the pump has moved is lost to others if the process exits without reading it. One
@@ -31,29 +32,34 @@ class StdinPump:
     Args:
         hub: watches the process's end.
         fifo: the FIFO, open for reading and not blocking; the pump's own from now on.
+        pipe: the end of a pipe that the process has already, likewise; -1: there is none.
 
     Attributes:
-        child: the end that the process reads, the caller's to close.
+        child: the end that the process reads, the caller's to close; -1 if it has it already.
     """
 
-    def __init__(self, hub: StdioHub, fifo: int) -> None:
+    def __init__(self, hub: StdioHub, fifo: int, pipe: int = -1) -> None:
         self._hub = hub
         self._fifo = fifo
         self._hold = -1
         self._loop = asyncio.get_running_loop()
-        try:
-            self.child, self._pipe = os.pipe2(os.O_CLOEXEC)
-        except OSError:
-            os.close(fifo)
-            raise
-        # The two ends have a file description each: this leaves the process's end blocking.
-        os.set_blocking(self._pipe, False)
-        fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._forget = nothing
+        self.child, self._pipe = -1, pipe
+        if pipe < 0:
+            try:
+                self.child, self._pipe = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(fifo)
+                raise
+            # The two ends have a file description each: this leaves the process's end blocking.
+            os.set_blocking(self._pipe, False)
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         try:
             hub.watch(self._pipe, 0, self._process_let_go)
         except OSError:
             self.stop()
-            os.close(self.child)
+            if self.child >= 0:
+                os.close(self.child)
             raise
 
     def start(self) -> None:
@@ -61,6 +67,11 @@ class StdinPump:
         # A FIFO that no writer has opened yet is not ready, unlike one whose writers have left.
         if self._fifo >= 0:
             self._loop.add_reader(self._fifo, self._move)
+
+    def store(self, store: FdStore, key: str) -> None:
+        """See `ProcessIO.store`."""
+        if self._fifo >= 0:
+            self._forget = stored(store, {f"in-{key}": self._fifo, f"pipe-{key}": self._pipe})
 
     def hold(self, writer: int) -> None:
         """Keeps the FIFO from its end when its writers leave, until `release_hold`.
@@ -86,6 +97,8 @@ class StdinPump:
         self._hub.unwatch(self._pipe)
         os.close(self._fifo)
         os.close(self._pipe)
+        # As long as a copy is stored, the process does not read EOF.
+        self._forget()
         self._fifo = self._pipe = -1
 
     def _process_let_go(self, _events: int) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 import termios
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shimpy.core.fd_store import FdStore
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.console import ConsoleSocket
-from shimpy.core.stdio.fifo import StdioHub
-from shimpy.core.stdio.relay import FileDescriptor, InputRelay, OutputRelay
+from shimpy.core.stdio.fifo import StdioHub, reopen
+from shimpy.core.stdio.input_relay import FileDescriptor, InputRelay
+from shimpy.core.stdio.relay import OutputRelay
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 
@@ -28,6 +31,20 @@ MAX_WINDOW: Final = 65535
 
 # ioctl_tty(2); in the termios module since Python 3.13 only.
 _TIOCGPTPEER: Final = 0x5441
+
+
+class TerminalFds(NamedTuple):
+    """What is stored of a terminal; -1 is not there.
+
+    Attributes:
+        master: the terminal's.
+        source: what is typed on it comes from there.
+        sink: what it shows goes there.
+    """
+
+    master: int
+    source: int
+    sink: int
 
 
 class TerminalIO:
@@ -49,6 +66,22 @@ class TerminalIO:
         tap: gets a copy of what it shows, and is told its size and its end.
     """
 
+    def _begin(self, hub: StdioHub, policy: Policy) -> None:
+        self._hub = hub
+        self._policy = policy
+        self._start_logger: StartLogger | None = None
+        self._tap: Tap | None = None
+        self._logger: Logger | None = None
+        self._master = FileDescriptor(-1)
+        self._source = FileDescriptor(-1)
+        self._sink = FileDescriptor(-1)
+        self._hold = FileDescriptor(-1)
+        self._hangs_up = False
+        self._size: tuple[int, int] | None = None
+        self._exited = False
+        self._input: InputRelay | None = None
+        self._output: OutputRelay | None = None
+
     def __init__(
         self,
         hub: StdioHub,
@@ -57,17 +90,9 @@ class TerminalIO:
         start_logger: StartLogger | None,
         tap: Tap | None = None,
     ) -> None:
-        self._hub = hub
-        self._policy = policy
+        self._begin(hub, policy)
         self._start_logger = start_logger
         self._tap = tap
-        self._logger: Logger | None = None
-        self._master = FileDescriptor(-1)
-        self._hold = FileDescriptor(-1)
-        self._size: tuple[int, int] | None = None
-        self._exited = False
-        self._input: InputRelay | None = None
-        self._output: OutputRelay | None = None
         with ExitStack() as stack:
             with Stream("stdin", stdio.stdin) as stream:
                 self._source = FileDescriptor(stream.open(os.O_RDONLY, blocking=False))
@@ -88,6 +113,34 @@ class TerminalIO:
             self._stack = stack.pop_all()
         self.fds = (self._null.fd,) * 3
         self.console_socket: str | None = self._console.path
+
+    @classmethod
+    def restored(
+        cls, hub: StdioHub, policy: Policy, fds: TerminalFds, kept: ExitStack, *, lives: bool
+    ) -> TerminalIO:
+        """Goes on with a terminal that an earlier shim had.
+
+        Args:
+            hub: see the class.
+            policy: see the class.
+            fds: what was stored of it, which is the terminal's own from now on.
+            kept: ends what is kept beside it.
+            lives: whether its process had not ended when that was last known.
+        """
+        self = cls.__new__(cls)
+        self._begin(hub, policy)
+        self.fds, self.console_socket = (-1, -1, -1), None
+        self._stack = kept
+        self._exited = not lives
+        self._master.fd, self._source.fd, self._sink.fd = fds
+        for each in (self._source, self._sink, self._master):
+            self._stack.callback(each.close)
+        self._hangs_up = self._source.fd >= 0 and _is_fifo(self._source.fd)
+        if self._hangs_up and lives:
+            self._hold.fd = reopen(self._source.fd, os.O_WRONLY | os.O_NONBLOCK)
+            self._stack.callback(self._hold.close)
+        self._relay(self._master.fd)
+        return self
 
     async def prepare(self) -> None:
         """See `ProcessIO.prepare`; a terminal's log program is started once there is a terminal."""
@@ -117,6 +170,7 @@ class TerminalIO:
         slave = FileDescriptor(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         self._stack.callback(slave.close)
         self._apply_size()
+        stores = self._hub.store is not None
         self._output = OutputRelay(
             self._hub,
             master,
@@ -124,10 +178,16 @@ class TerminalIO:
             self._sink,
             ends_at_exit=self._policy.relay_output,
             tap=self._tap,
+            splices=stores and self._tap is None and self._sink.fd >= 0 and _is_fifo(self._sink.fd),
         )
         self._stack.callback(self._output.stop)
         self._output.start()
-        self._input = InputRelay(self._source, master, self._hang_up if self._hangs_up else lambda: None)
+        self._input = InputRelay(
+            self._source,
+            master,
+            self._hang_up if self._hangs_up else lambda: None,
+            splices=stores and self._hangs_up,
+        )
         self._stack.callback(self._input.stop)
         if self._exited:
             self.process_exited()
@@ -157,6 +217,13 @@ class TerminalIO:
             self._output.end()
         self._master.close()
 
+    def store(self, store: FdStore, key: str) -> None:
+        """See `ProcessIO.store`."""
+        self._master.store(store, f"tty-{key}")
+        self._sink.store(store, f"sink-{key}")
+        if self._hangs_up:
+            self._source.store(store, f"in-{key}")
+
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
         self._exited = True
@@ -184,6 +251,10 @@ class TerminalIO:
             self._tap.end()
         # It may refer to this object.
         self._input = None
+
+
+def _is_fifo(fd: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)
 
 
 def check_window(width: int, height: int) -> None:

@@ -22,7 +22,8 @@ import pytest
 
 from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, StdioHub, open_stdio
-from shimpy.core.stdio.relay import InputRelay, OutputRelay
+from shimpy.core.stdio.input_relay import InputRelay
+from shimpy.core.stdio.relay import OutputRelay
 from shimpy.core.stdio.terminal import TerminalIO
 from shimpy.errors import FailedPreconditionError, InternalError
 from tests.support.containers import remove
