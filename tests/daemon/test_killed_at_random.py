@@ -1,0 +1,249 @@
+"""A shim that is killed at any moment, also in its take-up, loses nothing: whatever it has answered holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpclib.client import Channel
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from shimpy import api
+from tests.support import containers, residue
+from tests.support.mortal import MortalShim
+from tests.support.rounds import rounds
+
+pytestmark = pytest.mark.anyio
+
+# Moments of writing in a call, in a take-up and in between, after which a shim may be killed.
+MOMENTS = 16
+GONE = (StreamTerminatedError, OSError)
+
+
+class Client:
+    """A client that repeats what was not answered, and notes what is wrong.
+
+    Args:
+        mortal: the shim that is killed.
+
+    Attributes:
+        wrong: what should not be.
+        expected: the exit statuses of all execs that were answered, by pid.
+        told: the events, as type and exit status, by pid.
+    """
+
+    def __init__(self, mortal: MortalShim) -> None:
+        self.wrong: list[str] = []
+        self.expected: dict[int, int] = {}
+        self.told: dict[int, list[tuple[int, int]]] = {}
+        self._mortal = mortal
+        self._tokens = map(str, itertools.count())
+        self._last = 0
+        self._channel: Channel | None = None
+        self._events: asyncio.Task[None] | None = None
+
+    def connect(self) -> None:
+        """Leaves the shim that has died."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = Channel(path=self._mortal.socket)
+        if self._events is None:
+            self._events = asyncio.create_task(self._follow())
+
+    async def call(self, name: str, request: Any) -> Any:
+        """Makes a call, as often as it takes to get an answer."""
+        metadata = {"shimpy-token": next(self._tokens)}
+        while True:
+            assert self._channel is not None
+            channel = self._channel
+            try:
+                return await getattr(api.ShimStub(channel), name)(request, metadata=metadata, timeout=20)
+            except GONE:
+                await self._next(channel)
+            except GRPCError as error:
+                if error.status is not Status.UNAVAILABLE:
+                    self.wrong.append(f"{name}: {error}")
+                    raise
+                await self._next(channel)
+
+    async def exec(self, rng: random.Random) -> int:
+        """Starts a process that ends with a status of its own, soon or at once."""
+        status = rng.randrange(1, 120)
+        sleep = rng.choice(["", "sleep 0.02;", "setsid sleep 1000 & sleep 0.01;"])
+        request = api.ExecRequest(args=["sh", "-c", f"{sleep} exit {status}"])
+        pid = int((await self.call("exec", request)).pid)
+        if pid in self.expected:
+            self.wrong.append(f"exec {pid} was answered twice")
+        self.expected[pid] = status
+        return pid
+
+    async def delete(self, pid: int) -> None:
+        """Deletes an exec, which tells its status, unless that kills it first."""
+        for _ in range(1000):
+            if (api.EventType.EXIT, self.expected[pid]) in self.told.get(pid, []):
+                break
+            await asyncio.sleep(0.01)
+        status = (await self.call("delete", api.DeleteRequest(pid=pid))).exit_status
+        if status != self.expected[pid]:
+            self.wrong.append(f"delete {pid}: {status} instead of {self.expected[pid]}")
+
+    async def aclose(self) -> None:
+        if self._events is not None:
+            self._events.cancel()
+            await asyncio.wait([self._events])
+        if self._channel is not None:
+            self._channel.close()
+
+    def judge(self) -> list[str]:
+        """Returns what is wrong with all of it."""
+        for pid, status in self.expected.items():
+            right = [(api.EventType.EXEC_ADDED, 0), (api.EventType.EXIT, status)]
+            if self.told.get(pid, []) != right:
+                self.wrong.append(f"exec {pid}: {self.told.get(pid)} instead of {right}")
+        return self.wrong
+
+    async def _next(self, channel: Channel) -> None:
+        """Waits for a connection to the next shim."""
+        while self._channel is channel:
+            await asyncio.sleep(0.002)
+
+    async def _follow(self) -> None:
+        while True:
+            assert self._channel is not None
+            channel = self._channel
+            with contextlib.suppress(*GONE, GRPCError):
+                await self._stream(channel)
+            await self._next(channel)
+
+    async def _stream(self, channel: Channel) -> None:
+        request = channel.request(
+            "/containerd.shim.v1.Shim/Events",
+            Cardinality.UNARY_STREAM,
+            api.EventsRequest,
+            api.Event,
+            metadata={"shimpy-after": str(self._last)},
+        )
+        async with request as stream:
+            await stream.send_message(api.EventsRequest(), end=True)
+            await stream.recv_initial_metadata()
+            first = int((stream.initial_metadata or {})["shimpy-sequence"])
+            if first != self._last + 1:
+                self.wrong.append(f"events begin at {first} after {self._last}")
+            async for event in stream:
+                self._last += 1
+                self.told.setdefault(event.pid, []).append((event.type, event.exit_status))
+
+
+@contextlib.asynccontextmanager
+async def mortal_shim(*, stores: bool) -> AsyncIterator[MortalShim]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        mortal = MortalShim(Path(directory), stores=stores)
+        try:
+            yield mortal
+        finally:
+            await mortal.aclose()
+            assert "Traceback" not in mortal.log, mortal.log
+
+
+async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, count: int) -> None:
+    """Makes calls while the shim is killed so many times."""
+    pids: list[int] = []
+    for _ in range(count):
+        calls = [asyncio.create_task(client.exec(rng)) for _ in range(rng.randrange(1, 3))]
+        others = [asyncio.create_task(client.delete(pid)) for pid in pids]
+        if not others and rng.random() < 0.3:
+            others.append(asyncio.create_task(pause_and_resume(client)))
+        at_random = rng.random() < 0.5
+        if at_random:
+            await asyncio.sleep(rng.random() * 0.15)
+            mortal.kill()
+        else:
+            await asyncio.wait([*calls, *others], timeout=0.5)
+            mortal.kill()
+        await mortal.ended()
+        # Some die in their take-up as well.
+        while rng.random() < 0.4:
+            await mortal.start(rng.randrange(1, 6), rng.choice(["before", "after", "half"]))
+            await asyncio.sleep(rng.random() * 0.2)
+            mortal.kill()
+            await mortal.ended()
+        await mortal.start(rng.randrange(4, MOMENTS), rng.choice(["before", "after", "half"]))
+        client.connect()
+        done = asyncio.gather(*calls, *others)
+        while not done.done():
+            died = asyncio.ensure_future(mortal.ended())
+            await asyncio.wait([done, died], return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                await mortal.start()
+                client.connect()
+            else:
+                mortal.kill()
+                await died
+                await mortal.start()
+                client.connect()
+        results = await done
+        pids = [pid for pid in results[: len(calls)] if rng.random() < 0.8]
+    for pid in pids:
+        await client.delete(pid)
+
+
+async def pause_and_resume(client: Client) -> None:
+    await client.call("pause", api.PauseRequest())
+    await client.call("resume", api.ResumeRequest())
+
+
+async def run(
+    bundle: str, container_id: str, count: int, seed: int, *, stores: bool
+) -> tuple[list[str], list[str]]:
+    """Returns what was wrong, and what is stored at the end."""
+    rng = random.Random(seed)
+    async with mortal_shim(stores=stores) as mortal:
+        client = Client(mortal)
+        await mortal.start()
+        while not Path(mortal.socket).exists():
+            await asyncio.sleep(0.01)
+        client.connect()
+        try:
+            init = (await client.call("create", api.CreateRequest(id=container_id, bundle=bundle))).pid
+            await client.call("start", api.StartRequest())
+            await live_and_die(client, mortal, rng, count)
+            status = (await client.call("delete", api.DeleteRequest(pid=init))).exit_status
+            if status != 137:
+                client.wrong.append(f"delete of init: {status}")
+        finally:
+            await client.aclose()
+            mortal.kill()
+            await mortal.ended()
+        return client.judge(), mortal.stored
+
+
+@pytest.mark.timeout(rounds(120, 3600))
+async def test_nothing_is_lost_whenever_it_is_killed(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    container_id = new_id()
+    wrong, stored = await run(
+        bundle("sleep", "1000000"), container_id, rounds(20, 1000), random.randrange(1 << 30), stores=True
+    )
+
+    assert wrong == []
+    assert [name for name in stored if not name.startswith("listen-")] == []
+    assert containers.left(container_id) == []
+    assert residue.cgroups(container_id) == []
+
+
+async def test_the_same_without_a_store_loses_something(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    """Else the test above would show nothing."""
+    wrong, _ = await run(bundle("sleep", "1000000"), new_id(), 6, 1, stores=False)
+
+    assert any("255" in each for each in wrong)
