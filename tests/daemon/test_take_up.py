@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +18,8 @@ from typing import Any
 import pytest
 
 from shimpy import api
-from shimpy.core.journal import JournalDirectory
+from shimpy.core.journal import JournalDirectory, read_records
+from shimpy.core.journal.lines import encode
 from tests.support import containers, residue
 from tests.support.events import record
 from tests.support.fifos import Fifo
@@ -89,9 +93,11 @@ async def kept(
 ) -> AsyncIterator[Callable[..., Kept]]:
     made: list[Kept] = []
 
-    def make(*args: str, holder: Holder | None = None, **options: Any) -> Kept:
+    def make(
+        *args: str, holder: Holder | None = None, environment: dict[str, str] | None = None, **options: Any
+    ) -> Kept:
         path = bundle(*args or ("sleep", "1000000"), **options)
-        made.append(Kept(start_server(holder=holder), new_id(), path))
+        made.append(Kept(start_server(holder=holder, environment=environment), new_id(), path))
         return made[-1]
 
     yield make
@@ -348,3 +354,127 @@ async def test_terminal_is_the_same_across_many_kills(
 
     assert shown == b"33 111\n" + b"".join(b"%d\n" % i for i in range(20000)) + b"33 111\n" + b"typed"
     await one.delete(pid)
+
+
+def rewrite(one: Kept, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes each line of the journal of a shim that has ended."""
+    path = Path(one.journal.journal)
+    records = [dict(record) for record in read_records(path.read_bytes(), "journal")]
+    for each in records:
+        change(each)
+    path.write_bytes(b"".join(map(encode, records)))
+
+
+async def test_another_process_that_has_the_pid_is_left_alone(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    await one.start()
+    pid = await one.exec("sleep", "1000000")
+    one.server.kill()
+    end(pid)
+    with subprocess.Popen(["sleep", "1000000"]) as decoy:
+
+        def give_to_decoy(line: dict[str, Any]) -> None:
+            if line.get("pid") == pid:
+                line["pid"], line["exec"] = decoy.pid, str(decoy.pid)
+
+        rewrite(one, give_to_decoy)
+        one.start_again()
+
+        assert await one.delete(decoy.pid) == 255
+        assert decoy.poll() is None
+        decoy.kill()
+
+
+async def test_journal_of_another_boot_is_begun_anew(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    one.server.kill()
+    rewrite(one, lambda line: line.update(boot="another") if "boot" in line else None)
+
+    one.start_again()
+
+    assert await one.states() == {}
+    assert alive(one.pid)
+    containers.remove(one.id)
+
+
+async def test_journal_of_a_newer_shim_is_refused(kept: Callable[..., Kept]) -> None:
+    one = kept()
+    await one.create()
+    one.server.kill()
+    rewrite(one, lambda line: line.update(journal=1000) if "journal" in line else None)
+
+    with pytest.raises(AssertionError, match="exit status 1"):
+        one.start_again()
+
+    assert (
+        "was written by a newer shimpy (format 1000; this one knows 1): start that one" in one.server.stderr
+    )
+    assert alive(one.pid)
+    containers.remove(one.id)
+    one.journal.remove()
+
+
+async def test_oom_kill_while_there_is_no_shim_is_told_once(kept: Callable[..., Kept]) -> None:
+    one = kept(memory=16 << 20)
+    await one.create()
+    await one.start()
+    eat = "until [ -e /tmp/go ]; do sleep 0.01; done; exec tail /dev/zero"
+    async with record(one.shim) as events:
+        first = await one.exec("sh", "-c", "exec tail /dev/zero")
+        await events.wait_for(api.EventType.OOM)
+        await events.wait_for(api.EventType.EXIT, first)
+        second = await one.exec("sh", "-c", eat)
+        await events.wait_for(api.EventType.EXEC_ADDED, second)
+    one.server.kill()
+    subprocess.run(["runc", "exec", one.id, "touch", "/tmp/go"], check=True)
+    while alive(second):
+        time.sleep(0.001)
+
+    one.start_again()
+
+    async with record(one.shim) as events:
+        await events.wait_for(api.EventType.EXIT, second)
+        assert [event.type == api.EventType.OOM for event in events.seen if event.pid != first].count(
+            True
+        ) == 1
+
+
+async def test_no_process_gets_a_file_descriptor_of_the_shim(
+    kept: Callable[..., Kept], holder: Holder, fifo: Callable[[str], Fifo]
+) -> None:
+    async def descriptors(name: str) -> bytes:
+        reading = (out := fifo(name)).read()
+        pid = await one.exec("sh", "-c", "echo /proc/self/fd/*", stdout=str(out))
+        shown = await reading
+        await one.delete(pid)
+        return shown
+
+    one = kept(holder=holder)
+    await one.create()
+    await one.start()
+    before = await descriptors("before")
+    await one.exec("cat", stdin=str(fifo("in")), stdout=str(fifo("tty")), terminal=True)
+
+    one.restart()
+
+    assert await descriptors("after") == before
+
+
+async def test_no_call_waits_for_a_holder_that_is_stuck(
+    kept: Callable[..., Kept],
+) -> None:
+    directory = Path(tempfile.mkdtemp(dir="/tmp")) / "systemd"
+    directory.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stuck:
+        stuck.bind(str(directory / "notify"))
+        one = kept(environment={"NOTIFY_SOCKET": str(directory / "notify")})
+        await one.create()
+        await one.start()
+
+        pids = [await one.exec("true") for _ in range(10)]
+
+        assert [await one.delete(pid) for pid in pids] == [0] * 10
+        assert one.server.stderr.count("does not hold what this shim would lose") == 1
+    shutil.rmtree(directory.parent)
