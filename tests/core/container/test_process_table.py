@@ -19,7 +19,7 @@ from tests.support.lives import KILLED
 class Killer(OomWatch):
     """Has killed once, and says so only when it is asked."""
 
-    def __init__(self, callback: Callable[[int], None]) -> None:
+    def __init__(self, callback: Callable[[int], None], _seen: object = None) -> None:
         super().__init__(callback)
         self._unread = 1
 
