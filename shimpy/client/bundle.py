@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shimpy.client.arguments import check_cwd
 from shimpy.client.requests import environment
 from shimpy.client.sandbox.base import new_spec
-from shimpy.client.sandbox.ids import claim
 from shimpy.client.sandbox.options import Sandbox, SandboxOptions
 from shimpy.client.sandbox.root import check_program, check_root
 from shimpy.client.sandbox.spec import apply, wants_ids
+from shimpy.core.id_ranges import claim
 from shimpy.errors import (
     EXHAUSTED,
     AlreadyExistsError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from shimpy.client.model import StrPath
-    from shimpy.client.sandbox.ids import IdRange
+    from shimpy.core.id_ranges import IdRange
 
 T = TypeVar("T")
 

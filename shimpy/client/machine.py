@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shimpy.client.sandbox.ids import remove_abandoned
 from shimpy.core import tempdirs
+from shimpy.core.id_ranges import remove_abandoned
 from shimpy.core.journal import journal_directories, read_records, replay
 from shimpy.core.reaper import Reaper
 from shimpy.core.registry import OwnedContainer, ProgramDirectory, programs

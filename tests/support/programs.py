@@ -28,6 +28,9 @@ WAYS = ("run", "in_process", "exec", "launch", "warm")
 # The variable that has a base for the program's directory.
 _BASE = "SHIMPY_TEST_BASE"
 
+# Who has which range of user ids.
+_RANGES = Path("/var/lib/shimpy/ids")
+
 _SLEEP = ["sh", "-c", "sleep 1000000 & sleep 1000000"]
 
 
@@ -112,18 +115,23 @@ class Program:
             "directory": [one.name for one in programs() if one.name == name],
             "containers": containers.left(self.container_id),
             "processes": [str(pid) for pid in _marked(name)],
+            "ids": [path.name for path in _RANGES.glob("*") if name in _read(path)],
             "cgroups": residue.cgroups(self.container_id),
             "mounts": [
                 line for line in Path("/proc/self/mountinfo").read_text().splitlines() if name in line
             ],
         }
         for state in Path("/run/runc").glob("*/state.json"):
-            try:
-                if name in state.read_text():
-                    found["containers"].append(state.parent.name)
-            except FileNotFoundError:
-                pass  # another test's
+            if name in _read(state):
+                found["containers"].append(state.parent.name)
         return {kind: left for kind, left in found.items() if left}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # another test's
+        return ""
 
 
 def _marked(name: str) -> list[int]:

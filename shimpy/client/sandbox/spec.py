@@ -9,17 +9,17 @@ from shimpy.client.limits import resources
 from shimpy.client.sandbox import seccomp
 from shimpy.client.sandbox.base import QUIET, Spec, mount_entry
 from shimpy.client.sandbox.devices import device
-from shimpy.client.sandbox.ids import SIZE
 from shimpy.client.sandbox.init import PATH, find_init
 from shimpy.client.sandbox.machine import has_swap_limits
+from shimpy.core.id_ranges import SIZE
 from shimpy.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shimpy.client.model import StrPath
-    from shimpy.client.sandbox.ids import IdRange
     from shimpy.client.sandbox.options import Sandbox
+    from shimpy.core.id_ranges import IdRange
 
 
 def apply(spec: Spec, sandbox: Sandbox, ids: IdRange | None) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 
+from shimpy.core.id_ranges import remove_abandoned
 from shimpy.core.journal import JournalDirectory
 from shimpy.core.reaper import Reaper
 from shimpy.core.registry import OwnedContainer, ProgramDirectory
@@ -66,6 +67,7 @@ def _remove_directory(path: str) -> None:
         JournalDirectory.of_socket(os.path.join(path, name, "shim.sock")).remove()
     unmount_all(path)
     shutil.rmtree(path)
+    remove_abandoned()  # the bundles that had them have just gone
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimpy.client.sandbox import ids
+from shimpy.core import id_ranges as ids
 from shimpy.errors import PermissionDeniedError, ResourceExhaustedError
 
 

@@ -98,7 +98,7 @@ def claim(bundle: str) -> IdRange:
 
 
 def remove_abandoned() -> None:
-    """Gives back the ranges whose bundles have gone, for `shimpy prune`; `claim` does without."""
+    """Gives back the ranges whose bundles have gone; `claim` takes them also without that."""
     with suppress(OSError):
         directory = _open_directory()
         try:
