@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import shimpy
+from shimpy.core.journal import JournalDirectory
 from tests.support import containers, leaks
 from tests.support.clock import leap
 from tests.support.rounds import rounds
@@ -204,3 +205,25 @@ async def test_several_at_once() -> None:
             await client.state()
 
     await asyncio.gather(*(one() for _ in range(4)))
+
+
+def _grandchildren() -> list[int]:
+    return [pid for child in leaks.children() for pid in leaks.children(child)]
+
+
+async def test_supervised_shim_is_started_again_and_goes_with_the_block(
+    bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    before, others = _children(), _grandchildren()
+    async with (
+        shimpy.launch(supervise=True) as client,
+        client.container(new_id(), bundle("sleep", "1000000")) as container,
+    ):
+        [shim] = [pid for pid in _grandchildren() if pid not in {*others, container.pid}]
+        options = Path(f"/proc/{shim}/cmdline").read_text().split("\0")
+        [socket] = [each.partition("=")[2] for each in options if each.startswith("--socket=")]
+        os.kill(shim, signal.SIGKILL)
+        assert (await container.run(["echo", "it"])).stdout == b"it\n"
+        assert (await client.state()).id == container.id
+    assert _children() <= before
+    assert not os.path.exists(JournalDirectory.of_socket(socket).path)

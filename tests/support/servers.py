@@ -32,6 +32,7 @@ class Server:
         environment: variables to add.
         before: a command line to put before, such as `nice` or `setpriv --reuid 1000`.
         holder: holds its file descriptors.
+        python: the interpreter.
         options: further arguments of Popen, such as umask.
     """
 
@@ -42,9 +43,10 @@ class Server:
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
         holder: Holder | None = None,
+        python: str = sys.executable,
         **options: Any,
     ) -> None:
-        command = [sys.executable, "-m", "shimpy"]
+        command = [python, "-m", "shimpy"]
         if RUNTIME != "runc":
             command += ["--runtime", RUNTIME]
         # Not the test's own directory: its path may be longer than what a socket's address holds.

@@ -29,6 +29,7 @@ from tests.vm import machine
 # What runs if ARGS names no file.
 SELECTION = (
     "tests/core/cgroup",
+    "tests/daemon/keeper",
     "tests/services/shim_v1/test_oom.py",
     "tests/services/shim_v1/test_lifecycle.py",
     "tests/services/shim_v1/test_exec.py",

@@ -23,6 +23,8 @@ _REPLIES: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
     "Resume": lambda _: Empty(),
 }
 
+_STATE: Final = "/containerd.shim.v1.Shim/State"
+
 _Serve = Callable[[Any], Awaitable[None]]
 
 
@@ -43,12 +45,24 @@ class RepeatedCalls:
         Args:
             mapping: what the generated `__mapping__` returns.
         """
-        return {
+        wrapped = {
             path: handler._replace(func=self._once(handler.func, reply))
             if (reply := _REPLIES.get(path.rpartition("/")[2]))
             else handler
             for path, handler in mapping.items()
         }
+        state = wrapped[_STATE]
+        return {**wrapped, _STATE: state._replace(func=self._echo(state.func))}
+
+    def _echo(self, serve: _Serve) -> _Serve:
+        """Returns the handler of State, which tells a client that has a token that tokens are heeded."""
+
+        async def serve_state(stream: Any) -> None:
+            if self.journal is not None and (token := metadata.token()):
+                await stream.send_initial_metadata(metadata={metadata.TOKEN: token})
+            await serve(stream)
+
+        return serve_state
 
     def _once(self, serve: _Serve, reply: Callable[[Mapping[str, Any]], Any]) -> _Serve:
         async def serve_once(stream: Any) -> None:

@@ -116,3 +116,30 @@ async def test_the_shim_has_the_options_and_the_interpreter_that_were_asked_for(
         *(f"--socket={tmp_path}/shim.sock", "--runtime=runc", "--root=/run/elsewhere"),
         *("--log-level=error", "--log-format=text", "--hooks=os:path"),
     ]
+
+
+async def test_the_command_line_does_the_same(tmp_path: Path) -> None:
+    program = "from shimpy.cli import main; main()"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "serve",
+            "--supervise",
+            "--log-level=error",
+            "--socket",
+            tmp_path / "s",
+        ]
+    )
+    try:
+        await leaks.eventually((tmp_path / "s").exists)
+        [pid] = leaks.children(process.pid)
+        said = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        os.kill(pid, signal.SIGKILL)
+        await leaks.eventually(lambda: leaks.children(process.pid).keys() - {pid})
+    finally:
+        process.terminate()
+
+    assert process.wait(10) == 0
+    assert said[:4] == [sys.executable, "-P", "-m", "shimpy"]
