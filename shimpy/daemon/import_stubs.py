@@ -44,7 +44,9 @@ def imports() -> Iterator[None]:
     gc.disable()
     # Of a class without a docstring; it takes a fifth of the time in which the class is made.
     inspecting = vars(dataclasses)["inspect"]
-    vars(dataclasses)["inspect"] = _module("inspect", **{**vars(inspecting), "signature": _no_signature})
+    vars(dataclasses)["inspect"] = _module(
+        "inspect", signature=_no_signature, __getattr__=lambda name: getattr(inspecting, name)
+    )
     try:
         yield
     finally:

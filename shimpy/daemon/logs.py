@@ -43,8 +43,13 @@ def set_up(level: str, style: str) -> None:
         handler = _Stderr()
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
-    handler.setFormatter(_JSON() if style == "json" else _Text())
-    logging.getLogger("shimpy").setLevel(level.upper())
+    kind = _JSON if style == "json" else _Text
+    if not isinstance(handler.formatter, kind):
+        handler.setFormatter(kind())
+    logger = logging.getLogger("shimpy")
+    # To set a level is to visit all loggers, in memory that a forked shim shares.
+    if logging.getLevelName(logger.level) != level.upper():
+        logger.setLevel(level.upper())
     # A logger that cannot write has nowhere to report it.
     logging.raiseExceptions = False
 

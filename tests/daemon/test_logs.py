@@ -138,5 +138,13 @@ def test_in_JSON_what_came_with_a_record_is_a_field(run: Run, style: str) -> Non
         }
 
 
+def test_what_is_set_up_again_is_set_up_once(run: Run) -> None:
+    again = "logs.set_up('debug', 'json' if sys.argv[1] == 'text' else 'text')"
+    lines = run(again, "log.debug('a detail')").stderr.splitlines()
+
+    assert len(lines) == 1
+    assert "a detail" in lines[0]
+
+
 def test_levels_are_those_of_logging() -> None:
     assert all(isinstance(logging.getLevelName(level.upper()), int) for level in logs.LEVELS)

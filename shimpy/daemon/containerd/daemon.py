@@ -11,7 +11,9 @@ from shimpy.daemon.containerd.sockets import Place
 
 
 def load() -> None:
-    """Imports all that the daemon needs, and nothing of gRPC."""
+    """Imports all that the daemon needs, and nothing of gRPC. Idempotent."""
+    if "shimpy.services.task.service" in sys.modules:
+        return  # even to look touches memory that a forked shim shares
     with import_stubs.imports():
         # Before anything imports betterproto, which by itself brings gRPC.
         import shimpy.api

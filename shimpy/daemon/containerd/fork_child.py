@@ -34,8 +34,11 @@ def become(asker: Asker, theirs: Inherited, own: Inherited) -> int:
         log.write("info", "fork server", f"process {asker.pid} does without: {error}")
         return 0
     os.write(asker.answer, fork_place.BEGUN)
-    os.environ.clear()
-    os.environb.update(asker.environment)
+    for name, value in asker.environment:
+        if value is None:
+            del os.environb[name]
+        else:
+            os.environb[name] = value
     for target, fd in enumerate(asker.standard):
         os.dup2(fd, target)
     os.fchdir(asker.directory)

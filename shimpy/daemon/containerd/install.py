@@ -18,9 +18,10 @@ _MARK = "# Written by `shimpy containerd install`."
 _MODE = 0o755
 
 # A shell starts in a tenth of the time that an interpreter takes. So it asks a fork server first, if one
-# listens and is of the same pid namespace: that takes the shell's file descriptors, writes the answer where
-# `sleep` would write, and ends it. An interpreter is isolated, so that what containerd's environment says of
-# Python does not matter, and without `site`; so the script, which is Python's too, says where shimpy is.
+# lives (a zombie has no mount namespace) and is of the same place: that takes the shell's file descriptors,
+# writes the answer where `sleep` would write, and ends it. An interpreter is isolated, so that what
+# containerd's environment says of Python does not matter, and without `site`; so the script, which is
+# Python's too, says where shimpy is.
 _SCRIPT = """\
 #!/bin/sh
 {mark}
@@ -30,8 +31,8 @@ case $* in
 *start | *delete)
     for ask in "$directory"/{key}.*.[0-9]* "$directory/{activated}"; do
         [ -p "$ask" ] && [ -O "$directory" ] || continue
-        server=/proc/${{ask##*.}}/ns/pid
-        [ /proc/self/ns/pid -ef "$server" ] || [ "$ask" = "$directory/{activated}" ] || continue
+        server=/proc/${{ask##*.}}/ns/mnt
+        [ /proc/self/ns/mnt -ef "$server" ] || [ "$ask" = "$directory/{activated}" ] || continue
         status=$(
             exec 2>/dev/null {shown}<>"$ask" {answer}>&1
             read -r waiting _ </proc/self/stat
