@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from shimpy.daemon.containerd.delete import RUNTIME_ROOT
 from shimpy.daemon.containerd.install import install
+from tests.support import machine
 from tests.support.containers import cgroups
 from tests.support.forkservers import end_fork_servers
 from tests.support.time_scale import scaled
@@ -26,6 +27,13 @@ STOCK = "io.containerd.runc.v2"
 
 # The directory of other binaries than the system's: containerd, ctr and containerd-shim-runc-v2.
 BINARIES = os.environ.get("SHIMPY_CONTAINERD", "")
+
+# Whether systemd makes the cgroups, which needs it as pid 1: `make vm`.
+SYSTEMD = os.environ.get("SHIMPY_TEST_SYSTEMD_CGROUP") == "1"
+
+# The options of shimpy as a runtime, in TOML, and the file that they are in for `ctr run`.
+OPTIONS = f'BinaryName = "{machine.RUNTIME}"\nSystemdCgroup = {str(SYSTEMD).lower()}\n'
+_OPTIONS_FILE = Path(f"/tmp/shimpy-test-{os.getpid()}.toml")
 
 _CONFIG = """\
 version = 2
@@ -73,6 +81,7 @@ class Containerd:
         disabled = "[]" if cri else '["io.containerd.grpc.v1.cri"]'
         config = (_CONFIG + cri).format(folder=self.folder, disabled=disabled, level=level)
         (self.folder / "config.toml").write_text(config)
+        _OPTIONS_FILE.write_text(OPTIONS)
         self.log = self.folder / "log"
         # Below the folder, so that this containerd has one to itself.
         self.fork_servers = self.folder / "fork"
@@ -221,6 +230,7 @@ class Containerd:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(os.path.join(RUNTIME_ROOT, self.namespace))
         shutil.rmtree(self.folder)
+        _OPTIONS_FILE.unlink(missing_ok=True)
 
 
 def run_arguments(
@@ -229,4 +239,19 @@ def run_arguments(
     """Returns what makes `ctr run` run a container."""
     # Without an image nothing says where programs are.
     usual = ["--runtime", runtime, "--env", "PATH=/bin", "--rootfs", "--read-only"]
-    return ["run", *usual, *options, str(rootfs), name, *command]
+    return ["run", *usual, *_runtime_arguments(name, runtime), *options, str(rootfs), name, *command]
+
+
+def _runtime_arguments(name: str, runtime: str) -> list[str]:
+    """Returns what says which runtime makes a container, and who makes its cgroup."""
+    if machine.RUNTIME == "runc" and not SYSTEMD:
+        return []
+    if runtime == STOCK:
+        arguments = ["--runc-binary", machine.RUNTIME, *(["--runc-systemd-cgroup"] if SYSTEMD else [])]
+    else:
+        arguments = ["--runtime-config-path", str(_OPTIONS_FILE)]
+    if SYSTEMD:
+        # Slice, prefix and name: of a scope that is called as the container.
+        prefix, _, rest = name.rpartition("-")
+        arguments += ["--cgroup", f"system.slice:{prefix}:{rest}"]
+    return arguments

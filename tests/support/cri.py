@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.support import cri_messages as messages
-from tests.support.containerd import RUNTIME, Containerd
+from tests.support.containerd import OPTIONS, RUNTIME, SYSTEMD, Containerd
 from tests.support.containers import cgroups
 from tests.support.images import write_image
 from tests.support.time_scale import scaled
@@ -31,6 +31,9 @@ NAMESPACE = "k8s.io"
 # Channels of Kubernetes' protocol for a stream, which are the first byte of each message.
 STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
 _PROTOCOL = Subprotocol("v4.channel.k8s.io")
+
+# How the kubelet names the cgroups of pods.
+_SLICE = ".slice" if SYSTEMD else ""
 
 _CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri"]
@@ -67,9 +70,12 @@ class Cri:
 
     def __init__(self, rootfs: Path, options: str) -> None:
         self.containerd = Containerd(cri=_CONFIG.format(runtime=RUNTIME))
-        self.containerd.namespace = NAMESPACE
+        self._usual, self.containerd.namespace = self.containerd.namespace, NAMESPACE
         # Read when the first sandbox is made.
-        (self.containerd.folder / "runtime.toml").write_text(options.format(folder=self.containerd.folder))
+        # The namespace is the same of all such containerds, so each has its containers elsewhere.
+        folder = self.containerd.folder
+        table = f'{OPTIONS}Root = "{folder}/runc"\n{options.format(folder=folder)}'
+        (self.containerd.folder / "runtime.toml").write_text(table)
         self._logs = self.containerd.folder / "logs"
         self._channel = grpc.insecure_channel(f"unix:{self.containerd.folder}/c.sock")
         self._numbers = itertools.count(1)
@@ -123,10 +129,11 @@ class Cri:
             name: of the pod, and of the cgroup that its containers are in.
         """
         host = messages.NamespaceOption(network=messages.NODE)
+        context = messages.LinuxSandboxSecurityContext(host)
         config = messages.PodSandboxConfig(
             metadata=messages.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
             log_directory=str(self._logs),
-            linux=messages.LinuxPodSandboxConfig(f"/{name}", messages.LinuxSandboxSecurityContext(host)),
+            linux=messages.LinuxPodSandboxConfig(f"/{name}{_SLICE}", context),
         )
         request = messages.RunPodSandboxRequest(config)
         pod = self.call("RunPodSandbox", request, messages.PodSandboxId).pod_sandbox_id
@@ -217,4 +224,5 @@ class Cri:
         self.remove_pods()
         self._channel.close()
         self.containerd.ctr("images", "rm", "--sync", IMAGE)
+        self.containerd.namespace = self._usual
         self.containerd.close()

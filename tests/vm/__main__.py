@@ -34,6 +34,11 @@ SELECTION = (
     "tests/services/shim_v1/test_lifecycle.py",
     "tests/services/shim_v1/test_exec.py",
     "tests/services/shim_v1/test_exec_delete.py",
+    # With systemd's cgroups.
+    *(
+        f"tests/daemon/containerd/test_{name}.py"
+        for name in ("cri", "ctr_metrics", "ctr_run", "ctr_shim", "ctr_stock", "ctr_task", "hooks")
+    ),
 )
 
 # How many times, for what the tests wait for.
@@ -70,6 +75,7 @@ def script(runtimes: Sequence[str], pytest_arguments: Sequence[str]) -> str:
     )
     return f"""\
 export COLUMNS=100 PY_COLORS={int(sys.stdout.isatty())} SHIMPY_TIME_SCALE={SLOWER}
+export SHIMPY_TEST_SYSTEMD_CGROUP=1
 status=0
 for SHIMPY_TEST_RUNTIME in {" ".join(runtimes)}; do
     export SHIMPY_TEST_RUNTIME

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shimpy.services.task.hooks import CONFIG
-from tests.support.containerd import Containerd
+from tests.support.containerd import OPTIONS, Containerd
 from tests.support.containers import cgroups
 from tests.support.leaks import eventually
 from tests.support.time_scale import scaled
@@ -40,7 +40,7 @@ def hooked(
     if os.path.exists(CONFIG):
         pytest.skip(f"there is a {CONFIG} on this machine")
     config = tmp_path / "hooks.toml"
-    config.write_text(_CONFIG.format(folder=tmp_path))
+    config.write_text(OPTIONS + _CONFIG.format(folder=tmp_path))
     name = new_id()
     containerd.run(
         "-d", "--runtime-config-path", str(config),
@@ -107,7 +107,7 @@ def test_hooks_that_cannot_be_loaded_refuse_the_container(
     containerd: Containerd, rootfs: Path, new_id: Callable[[], str], tmp_path: Path
 ) -> None:
     config = tmp_path / "hooks.toml"
-    config.write_text('[[hooks]]\nuse = "no_such_module:Policy"\n')
+    config.write_text(OPTIONS + '[[hooks]]\nuse = "no_such_module:Policy"\n')
     name = new_id()
     done = containerd.run(
         "--runtime-config-path", str(config), rootfs=rootfs, name=name, command=["true"], check=False
