@@ -36,6 +36,8 @@ class ContainerJournal:
         self._journal = journal
         self._context = context
         self._intents: dict[object, int] = {}
+        # The cgroups of execs that are being started, each with its inode number.
+        self._places: dict[Process, list[Any] | None] = {}
 
     def intend(self, op: str, process: Process | None = None, **more: Any) -> None:
         """Writes down that the runtime is about to be asked for something.
@@ -74,10 +76,14 @@ class ContainerJournal:
     def intend_exec(self, process: Process) -> None:
         """Writes down that an exec is about to be started."""
         cgroup = process.cgroup
-        self.intend("exec", process, cgroup=None if cgroup is None else [cgroup.path, inode(cgroup.path)])
+        place = None if cgroup is None else [cgroup.path, inode(cgroup.path)]
+        self._places[process] = place
+        self.intend("exec", process, cgroup=place)
 
     def undone(self, op: str, process: Process | None = None) -> None:
         """Writes down that nothing is left of it. Idempotent."""
+        if process is not None:
+            self._places.pop(process, None)
         intent = self._intents.pop(process or op, None)
         if intent is not None:
             self._journal.closed(intent)
@@ -99,6 +105,8 @@ class ContainerJournal:
             fields["closes"] = intent
         if event.kind in _PROCESS_BEGINS:
             fields["process"] = _recorded(process)
+            if place := self._places.pop(process, None):
+                fields["process"]["cgroup"] = place
             if event.kind is EventKind.CREATE:
                 fields["made"] = self._made(cgroup)
             # Before the commit: what is in the store and not in the journal is dropped.
@@ -158,8 +166,6 @@ def _recorded(process: Process) -> dict[str, Any]:
         fields["spec"] = process.spec
     if process.identity is not None:
         fields["start"], fields["inode"] = process.identity
-    if process.cgroup is not None:
-        fields["cgroup"] = [process.cgroup.path, inode(process.cgroup.path)]
     if process.size is not None:
         fields["size"] = process.size
     if process.exit_status is not None:
