@@ -25,7 +25,6 @@ pytestmark = pytest.mark.anyio
 
 # Moments of writing in a call, in a take-up and in between, after which a shim may be killed.
 MOMENTS = 16
-GONE = (StreamTerminatedError, OSError)
 
 
 class Client:
@@ -66,7 +65,9 @@ class Client:
             channel = self._channel
             try:
                 return await getattr(api.ShimStub(channel), name)(request, metadata=metadata, timeout=20)
-            except GONE:
+            except OSError:
+                await asyncio.sleep(0.01)  # nobody listens yet
+            except StreamTerminatedError:
                 await self._next(channel)
             except GRPCError as error:
                 if error.status is not Status.UNAVAILABLE:
@@ -88,7 +89,7 @@ class Client:
     async def delete(self, pid: int) -> None:
         """Deletes an exec, which tells its status, unless that kills it first."""
         for _ in range(1000):
-            if (api.EventType.EXIT, self.expected[pid]) in self.told.get(pid, []):
+            if api.EventType.EXIT in [each for each, _ in self.told.get(pid, [])]:
                 break
             await asyncio.sleep(0.01)
         status = (await self.call("delete", api.DeleteRequest(pid=pid))).exit_status
@@ -119,8 +120,13 @@ class Client:
         while True:
             assert self._channel is not None
             channel = self._channel
-            with contextlib.suppress(*GONE, GRPCError):
+            try:
                 await self._stream(channel)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            except (StreamTerminatedError, GRPCError):
+                pass
             await self._next(channel)
 
     async def _stream(self, channel: Channel) -> None:
