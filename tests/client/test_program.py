@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import shimpy
 from shimpy.client.program import _Program
+from shimpy.client.program_guard import ProgramGuard
 from shimpy.core import registry, tempdirs
 from shimpy.core.runtime import environment
 from tests.support.leaks import alive, eventually, opened_since
@@ -109,3 +110,21 @@ os.wait()
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
 
     assert done.stdout.split() == ["0", "True"]
+
+
+def test_folder_of_a_container_that_could_not_be_deleted_stays_for_the_guardian(
+    program: _Program, monkeypatch: pytest.MonkeyPatch, bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    """What it was made from, and the ids that it has, are not another's as long as it may run."""
+    monkeypatch.setattr("shimpy.client.program_guard.program", program)
+    path = Path(bundle("true"))
+    guard = ProgramGuard("runc", None)
+    with program.folder() as made:
+        (Path(made) / "config.json").write_text((path / "config.json").read_text())
+        with guard.creating(new_id(), made, "") as created:
+            created(os.getpid())
+        guard.keep()
+    assert Path(made).is_dir()
+    assert [one.bundle for one in program.open().containers()] == [made]
+    for entry in (Path(program.open().path) / "containers").iterdir():
+        entry.unlink()  # it names this process as its init
