@@ -73,10 +73,15 @@ class Server:
         self.process.send_signal(number)
         self.process.wait(scaled(10))
 
-    def start_again(self) -> None:
-        """Starts another shim on the same socket, once this one has ended, and waits until it listens."""
+    def start_again(self, *, listens: bool = True) -> None:
+        """Starts another shim on the same socket, once this one has ended.
+
+        Args:
+            listens: wait until it does.
+        """
         self._start()
-        self.wait_until_it_listens()
+        if listens:
+            self.wait_until_it_listens()
 
     @property
     def pid(self) -> int:
