@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from grpclib.client import UnaryUnaryMethod
 
 from shimpy.client.rpc import settled
-from shimpy.errors import FailedPreconditionError, NotFoundError, ShimError
+from shimpy.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ShimError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -132,13 +132,21 @@ class TaskCalls:
         request = task.ExecProcessRequest(
             container_id, exec_id, terminal=True, stdin=stdin, stdout=stdout, spec=spec
         )
-        await self._empty("Exec", request)
+        with suppress(AlreadyExistsError):  # the name is nobody else's: its shim has died before it answered
+            await self._empty("Exec", request)
         started = False
         try:
             await self._empty("ResizePty", task.ResizePtyRequest(container_id, exec_id, *size))
             start = task.StartRequest(container_id, exec_id)
             started = True
-            return (await self._call("Start", start, task.StartResponse)).pid, exec_id
+            try:
+                return (await self._call("Start", start, task.StartResponse)).pid, exec_id
+            except FailedPreconditionError:
+                # It may have been started by a shim that has died before it answered.
+                state = task.StateRequest(container_id, exec_id)
+                if not (pid := (await self._call("State", state, task.StateResponse)).pid):
+                    raise
+                return pid, exec_id
         except asyncio.CancelledError:
             # The server completes what it has begun, so it may run.
             await settled(self._forget(container_id, exec_id, kill=started))

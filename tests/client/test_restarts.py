@@ -7,10 +7,11 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from betterproto.lib.google.protobuf import Empty
+from grpclib.client import Channel
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
@@ -18,7 +19,10 @@ from grpclib.server import Server
 
 import shimpy
 from shimpy import api
+from shimpy.api import task
 from shimpy.client import restarts
+from shimpy.client.restarts import CallRepeater
+from shimpy.client.task_calls import TaskCalls
 
 pytestmark = pytest.mark.anyio
 
@@ -355,3 +359,37 @@ async def test_a_shim_that_begins_to_count_anew_is_an_error(kept: Kept) -> None:
 
         with pytest.raises(shimpy.UnavailableError, match="does not know what was told"):
             await events.receive()
+
+
+class _Answers:
+    """Makes calls of the Task API as at a shim whose predecessor has carried out Exec and Start."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    async def make(self, method: Any, request: Any, timeout: float | None = None) -> Any:
+        name = method.name.rpartition("/")[2]
+        if name == "Exec":
+            raise shimpy.AlreadyExistsError("exec_id")
+        if name == "Start":
+            raise shimpy.FailedPreconditionError("it is running")
+        return task.StateResponse(pid=self._pid)
+
+
+async def _channel() -> Any:
+    return Channel(path="/not/used")
+
+
+async def test_a_terminal_whose_shim_died_before_it_answered_is_found_again() -> None:
+    calls = TaskCalls(_channel, cast(CallRepeater, _Answers(7)))
+
+    pid, _ = await calls.exec_terminal("c", {}, stdin="", stdout="", size=(80, 24))
+
+    assert pid == 7
+
+
+async def test_a_terminal_that_cannot_be_started_is_an_error() -> None:
+    calls = TaskCalls(_channel, cast(CallRepeater, _Answers(0)))
+
+    with pytest.raises(shimpy.FailedPreconditionError, match="it is running"):
+        await calls.exec_terminal("c", {}, stdin="", stdout="", size=(80, 24))

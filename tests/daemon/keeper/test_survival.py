@@ -132,6 +132,22 @@ async def test_events_are_complete_and_in_order_across_deaths(supervise: Callabl
     assert ended == {pid: number for number, pid in enumerate(pids)}
 
 
+async def test_a_terminal_that_is_opened_while_a_shim_dies_is_there(supervise: Callable[..., Any]) -> None:
+    one: Supervised = await supervise()
+
+    async def use(number: int) -> tuple[bytes, int]:
+        async with one.container.pty(["sh", "-c", "read word; exit $word"]) as terminal:
+            await terminal.send(b"%d\n" % number)
+            return b"".join([data async for data in terminal]), await terminal.wait()
+
+    for number in range(rounds(2, 60)):
+        using = asyncio.ensure_future(use(number % 250))
+        await asyncio.sleep(0.03 * (number % 5 + 1))
+        await one.kill()
+
+        assert (await using)[1] == number % 250
+
+
 @pytest.mark.skipif("3.13" not in interpreters.interpreters(), reason="needs Python 3.13 beside this one")
 async def test_an_upgrade_to_another_python_under_a_running_shell(
     supervise: Callable[..., Any], tmp_path: Path
