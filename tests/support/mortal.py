@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from shimpy.core.journal import JournalDirectory
+
 _FIRST = 3
 
 
@@ -217,6 +219,7 @@ class MortalShim:
             assert self._process.stdin is not None
             self._process.stdin.close()
             await self._process.wait()
+        JournalDirectory.of_socket(self.socket).remove()
 
     async def _line(self) -> bytes:
         assert self._process is not None

@@ -17,6 +17,7 @@ from typing import Any
 from grpclib.client import Channel
 
 from shimpy.api import ShimStub
+from shimpy.core.journal import JournalDirectory
 from tests.support.holders import Holder
 from tests.support.machine import RUNTIME
 from tests.support.time_scale import scaled
@@ -145,5 +146,6 @@ class Server:
                 self.process.kill()
                 self.process.wait()
             stderr = self.stderr
+            JournalDirectory.of_socket(str(self.socket)).remove()  # a shim that was killed leaves it
             self._directory.cleanup()
         assert "Traceback" not in stderr, stderr
