@@ -27,6 +27,7 @@ from tests.support.lives import KILLED, Life, lives, refused, too_late
 from tests.support.machine import RUNTIME
 from tests.support.rounds import rounds
 from tests.support.servers import Server
+from tests.support.time_scale import scaled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
@@ -413,7 +414,7 @@ async def test_a_runtime_that_hangs_costs_only_the_call_that_made_it(
             begun = time.perf_counter()
             await call()
             took.append(time.perf_counter() - begun)
-        assert min(took) < 0.05, name
+        assert min(took) < scaled(0.05), name
     # These run the runtime themselves, on a machine that may be busy; of 60 seconds there is no trace.
     async with asyncio.timeout(15):
         assert (await life.run("echo", "other")).stdout == "other\n"
