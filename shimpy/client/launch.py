@@ -133,6 +133,11 @@ async def shim_process(start: ShimStarter, options: LaunchOptions) -> AsyncItera
                         guard.keep()
         finally:
             await settled(child.end())
+            if options.guarded:
+                from shimpy.core.journal import JournalDirectory
+
+                # A shim that was killed leaves it, and nobody starts another in its directory.
+                JournalDirectory.of_socket(path).remove()
 
 
 @contextmanager
