@@ -105,7 +105,7 @@ async def test_commands_that_run_while_shims_die_have_their_own_results(
         result = await one.container.run(["sh", "-c", f"sleep 0.0{number % 9}; echo {number}; exit {number}"])
         return result.exit_status, result.stdout
 
-    for _ in range(rounds(3, 100)):
+    for _ in range(rounds(2, 100)):
         running = [asyncio.ensure_future(run(number)) for number in range(5)]
         for wait in (0.01, 0.1):
             await asyncio.sleep(wait)
@@ -121,7 +121,7 @@ async def test_events_are_complete_and_in_order_across_deaths(supervise: Callabl
     one: Supervised = await supervise()
     async with one.client.events() as events:
         pids = []
-        for number in range(rounds(4, 100)):
+        for number in range(rounds(2, 100)):
             pids.append(await one.client.exec(["sh", "-c", f"exit {number}"]))
             await one.kill()
         told = [await events.receive() for _ in range(2 * len(pids))]
@@ -201,13 +201,13 @@ async def test_a_keeper_that_is_dead_costs_no_call(supervise: Callable[..., Any]
 
 
 async def test_a_keeper_that_is_full_costs_no_call(supervise: Callable[..., Any]) -> None:
-    one: Supervised = await supervise(before=["prlimit", "--nofile=180:180"])
+    one: Supervised = await supervise(before=["prlimit", "--nofile=156:156"])
 
-    pids = [await one.client.exec(["sleep", "1000000"]) for _ in range(30)]
+    pids = [await one.client.exec(["sleep", "1000000"]) for _ in range(16)]
     await one.kill()
 
     states = {process.pid: process.state for process in (await one.client.state()).processes}
-    assert [states[pid] for pid in pids] == [shimpy.ProcessState.RUNNING] * 30
+    assert [states[pid] for pid in pids] == [shimpy.ProcessState.RUNNING] * 16
     assert one.server.stderr.count("no room for another file descriptor") == 1
 
 
@@ -251,7 +251,7 @@ def test_googles_client_goes_on_at_the_next_shim(
         pid = stub.Create(messages.CreateRequest(id=new_id(), bundle=bundle("sleep", "1000000"))).pid
         stub.Start(messages.StartRequest())
         run = stub.Exec(messages.ExecRequest(args=["sh", "-c", "exit 9"])).pid
-        for _ in range(3):
+        for _ in range(2):
             os.kill(shim(), signal.SIGKILL)
             assert again(stub.State, messages.StateRequest()).initPid == pid
         told = []
