@@ -47,13 +47,14 @@ class Client:
         self._tokens = map(str, itertools.count())
         self._last = 0
         self._channel: Channel | None = None
+        self._channels: list[Channel] = []
         self._events: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
         """Leaves the shim that has died."""
-        if self._channel is not None:
-            self._channel.close()
+        # The one before is closed at the end: grpclib forgets a connection that is being made meanwhile.
         self._channel = Channel(path=self._mortal.socket)
+        self._channels.append(self._channel)
         if self._events is None:
             self._events = asyncio.create_task(self._follow())
 
@@ -100,8 +101,8 @@ class Client:
         if self._events is not None:
             self._events.cancel()
             await asyncio.wait([self._events])
-        if self._channel is not None:
-            self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def judge(self) -> list[str]:
         """Returns what is wrong with all of it."""
@@ -178,6 +179,8 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
             await asyncio.wait([*calls, *others], timeout=0.5)
             mortal.kill()
         await mortal.ended()
+        if rng.random() < 0.5:
+            await asyncio.sleep(0.05)  # what has just been started ends while there is no shim
         # Some die in their take-up as well.
         while rng.random() < 0.4:
             await mortal.start(rng.randrange(1, 6), rng.choice(["before", "after", "half"]))
@@ -239,21 +242,24 @@ async def run(
 async def test_nothing_is_lost_whenever_it_is_killed(
     bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
-    container_id = new_id()
-    wrong, stored = await run(
-        bundle("sleep", "1000000"), container_id, rounds(12, 1000), random.randrange(1 << 30), stores=True
-    )
+    container_id, seed = new_id(), random.randrange(1 << 30)
+    wrong, stored = await run(bundle("sleep", "1000000"), container_id, rounds(12, 1000), seed, stores=True)
 
-    assert wrong == []
+    assert (seed, wrong) == (seed, [])
     assert [name for name in stored if not name.startswith("listen-")] == []
     assert containers.left(container_id) == []
     assert residue.cgroups(container_id) == []
 
 
+@pytest.mark.timeout(180)
 async def test_the_same_without_a_store_loses_something(
     bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
     """Else the test above would show nothing."""
-    wrong, _ = await run(bundle("sleep", "1000000"), new_id(), 6, 1, stores=False)
+    wrong: list[str] = []
+    for seed in range(20):
+        wrong += (await run(bundle("sleep", "1000000"), new_id(), 6, seed, stores=False))[0]
+        if any("255" in each for each in wrong):
+            break
 
-    assert any("255" in each for each in wrong)
+    assert any("255" in each for each in wrong), wrong

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from shimpy import linux
 from shimpy.core.journal import JournalDirectory
 
 _FIRST = 3
@@ -88,6 +89,10 @@ class Keeper:
         poll = select.poll()
         poll.register(self._notify, select.POLLIN)
         poll.register(0, select.POLLIN)
+        if not self._address:
+            # Who else would adopt the dead shim's children, and reap them when, is chance.
+            linux.set_child_subreaper(True)
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         shim = -1
         stdin = open(0, "rb", buffering=0)  # noqa: SIM115 - it goes with this process
         while True:
@@ -96,7 +101,7 @@ class Keeper:
             if shim in ready:
                 self._receive()  # what it has said is there, now that it is dead
                 poll.unregister(shim)
-                os.waitid(os.P_PIDFD, shim, os.WEXITED)
+                _reap(shim)
                 os.close(shim)
                 shim = -1
                 sys.stdout.write(f"{json.dumps(sorted(self._fds))}\n")
@@ -111,7 +116,7 @@ class Keeper:
                 sys.stdout.flush()
         if shim >= 0:
             signal.pidfd_send_signal(shim, signal.SIGTERM)
-            os.waitid(os.P_PIDFD, shim, os.WEXITED)
+            _reap(shim)
 
     def _receive(self) -> None:
         with suppress(BlockingIOError):
@@ -133,6 +138,7 @@ class Keeper:
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(2, 1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             import fcntl
 
             high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 1000) for fd in self._fds.values()]
@@ -153,6 +159,12 @@ class Keeper:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
+
+
+def _reap(pidfd: int) -> None:
+    """Waits for a child to end; where SIGCHLD is ignored the kernel reaps it."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
 class MortalShim:
