@@ -164,7 +164,8 @@ def read_metrics(directory: str) -> Metrics | None:
             pids=_pids(files),
             cpu=_cpu(files),
             memory=_memory(files),
-            rdma=rdma(files),
+            # containerd's own shim always has it, empty where there is no such device.
+            rdma=rdma(files) or RdmaStat((), ()),
             io=_io(files),
             hugetlb=_hugetlb(files),
             memory_events=_memory_events(files),

@@ -33,7 +33,7 @@ def cgroup(tmp_path: Path) -> Path:
 
 
 def test_a_cgroup_without_controllers_has_cpu_time(cgroup: Path) -> None:
-    assert read(cgroup) == v2.Metrics(cpu=v2.CpuStat(6, 4, 2))
+    assert read(cgroup) == v2.Metrics(cpu=v2.CpuStat(6, 4, 2), rdma=RdmaStat((), ()))
 
 
 def test_pids(cgroup: Path) -> None:
