@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -142,7 +142,8 @@ def sandbox_options(
         if userns not in ("private", "host"):
             raise typer.BadParameter(f"--userns: {userns!r} is neither private nor host")
         options["userns"] = userns == "private"
-    return options  # type: ignore[return-value] # its fields are checked where they are used
+    # Its fields are checked where they are used.
+    return cast("SandboxOptions", options)
 
 
 def size(option: str, text: str) -> int:

@@ -69,7 +69,7 @@ async def test_iteration_that_is_just_subscribing_ends_when_it_is_closed() -> No
     async with shimpy.in_process() as client:
         events = client.events()
         waiting = asyncio.ensure_future(anext(events, None))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one step of the loop: it has begun, and waits
         await events.aclose()
         assert await waiting is None
 

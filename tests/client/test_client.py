@@ -169,7 +169,7 @@ async def _all(events: shimpy.EventStream) -> list[shimpy.Event]:
 async def test_events_end_when_the_shim_shuts_down(server: Server) -> None:
     async with shimpy.connect(server.socket) as client, client.events() as events:
         following = asyncio.ensure_future(_all(events))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one step of the loop: it has begun, and waits
         assert await server.terminated() == 0
         assert await following == []
 
@@ -246,7 +246,7 @@ async def test_a_second_client_can_use_the_container(
             container = await other.current()
             assert (await container.run(["echo", "hello"])).stdout == b"hello\n"
             waiting = asyncio.ensure_future(container.wait())
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one step of the loop: it has begun, and waits
         assert await waiting == 137
 
 

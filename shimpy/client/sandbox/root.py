@@ -95,7 +95,7 @@ def check_program(root: str, spec: Spec) -> None:
 
 
 def _check_reach(root: str) -> None:
-    """Refuses a root that the ids of a user namespace cannot get to: to them all is somebody else's."""
+    """Refuses a root that the ids of a user namespace cannot reach, since they own none of it."""
     path, closed = os.path.realpath(root), []
     needed = stat.S_IROTH | stat.S_IXOTH  # the runtime opens the root itself; all above it is only passed
     while path != "/":

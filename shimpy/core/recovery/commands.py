@@ -29,21 +29,21 @@ async def end_commands(marker: str) -> None:
     Args:
         marker: in the environment of the commands.
     """
-    patience = _COMPLETION
+    timeout = _COMPLETION
     while found := list(marked(SHIM, marker)):
         try:
             for pid, pidfd in found:
-                if patience <= 0 or _name(pid) in _KILLED:
+                if timeout <= 0 or _name(pid) in _KILLED:
                     kill_group(pid, pidfd)
-            dead = await _wait_dead([pidfd for _, pidfd in found], patience if patience > 0 else _DEATH)
+            dead = await _wait_dead([pidfd for _, pidfd in found], timeout if timeout > 0 else _DEATH)
         finally:
             for _, pidfd in found:
                 os.close(pidfd)
-        if not dead and patience <= 0:
+        if not dead and timeout <= 0:
             _log.warning("a command of the runtime that the shim before has started does not end")
             return
         if not dead:
-            patience = 0
+            timeout = 0
 
 
 def _name(pid: int) -> bytes:

@@ -22,7 +22,7 @@ async def _serve(root: Path, kind: Hostile) -> shimpy.Result | None:
         shimpy.run(root, ["sh", "-c", kind.script], timeout=kind.time, output_limit=1 << 16, **kind.options)
     )
     if kind.disconnects:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # whatever it is doing by then: no moment may leave anything
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
