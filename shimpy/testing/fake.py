@@ -87,9 +87,11 @@ class FakeRuntime:
     def close(self) -> None:
         """Lets go what hangs and removes the executable and all that belongs to it."""
         if self._hold >= 0:
-            shutil.rmtree(self._directory)
+            # A command that runs at this moment makes files in it by its name, and finds none any more.
+            closed = self._directory.rename(f"{self._directory}.closed")
             os.close(self._hold)
             self._hold = -1
+            shutil.rmtree(closed)
 
     def fault(self, command: Command, fault: Fault, *, times: int | None = None) -> None:
         """Makes a command go wrong from now on, in place of any fault set for it before.
