@@ -66,11 +66,18 @@ async def test_twelve_at_once_get_their_own_answers(port: int) -> None:
 
 
 async def test_a_client_that_leaves_takes_its_script_with_it(port: int) -> None:
+    directory = program.open()
+
+    def made() -> set[str]:
+        """What there is of sandboxes, another test's among it."""
+        folders = {name for name in os.listdir(directory.path) if name.startswith("tmp-")}
+        return folders | {one.id for one in directory.containers() if one.pid}
+
+    before = made()
     _, writer = await _connected(port, b"sleep 1000 & sleep 1000")
-    await eventually(lambda: any(one.pid for one in program.open().containers()))
+    await eventually(lambda: len(made() - before) == 2)  # its folder, and its container, which runs
     writer.close()
-    await eventually(lambda: program.open().containers() == [])
-    await eventually(lambda: not [n for n in os.listdir(program.open().path) if n.startswith("tmp-")])
+    await eventually(lambda: made() <= before)
 
 
 async def test_what_is_not_a_script_is_refused(port: int) -> None:
