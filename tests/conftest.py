@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 hypothesis.settings.register_profile(
     "shimpy",
-    max_examples=rounds(200, 50_000),
+    max_examples=rounds(100, 50_000),
     deadline=None,
     derandomize=rounds(1, 0) == 1,
     database=None,

@@ -218,7 +218,7 @@ async def test_container_that_is_cancelled_at_random_moments_leaves_nothing(
             await asyncio.Event().wait()
 
     async with shimpy.connect(server.socket) as client:
-        for _ in range(rounds(10, 200)):
+        for _ in range(rounds(6, 200)):
             holding = asyncio.ensure_future(hold(new_id()))
             await asyncio.sleep(moments.uniform(0, 0.1))
             holding.cancel()

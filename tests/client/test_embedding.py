@@ -16,7 +16,7 @@ from tests.support.embedding import ORPHANS
 from tests.support.interpreters import environment, interpreters
 from tests.support.rounds import rounds
 
-EXECS = rounds(30, 1000)
+EXECS = rounds(12, 1000)
 
 
 _WAYS = {

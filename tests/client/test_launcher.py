@@ -180,7 +180,7 @@ async def test_cancelled_at_random_moments_leaves_no_process(
             await asyncio.Event().wait()
 
     children, descriptors = _children(), leaks.descriptors()
-    for number in range(rounds(8, 100)):
+    for number in range(rounds(5, 100)):
         holding = asyncio.ensure_future(hold())
         await asyncio.sleep(0.03 * (number % 8))
         holding.cancel()

@@ -186,7 +186,7 @@ async def test_fifty_at_once_get_their_own_statuses(container: shimpy.Container)
 
 async def test_cancelled_at_random_moments_leaves_nothing(container: shimpy.Container) -> None:
     moments = random.Random(5)
-    for _ in range(rounds(20, 200)):
+    for _ in range(rounds(10, 200)):
         running = asyncio.ensure_future(
             container.run(["sh", "-c", "cat; sleep 300 & sleep 300"], input=bytes(100_000))
         )

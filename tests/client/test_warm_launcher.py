@@ -212,7 +212,7 @@ async def test_cancelled_at_random_moments_leaves_no_process() -> None:
             pass
         await leaks.eventually(lambda: warm.shims() == set())
         before = leaks.descriptors()
-        for number in range(rounds(8, 100)):
+        for number in range(rounds(5, 100)):
             holding = asyncio.ensure_future(hold(warm.launcher))
             await asyncio.sleep(0.004 * (number % 8))
             holding.cancel()
@@ -243,4 +243,4 @@ async def test_many_at_once() -> None:
             async with warm.launcher.launch() as client:
                 await client.state()
 
-        await asyncio.gather(*(one() for _ in range(rounds(12, 200))))
+        await asyncio.gather(*(one() for _ in range(rounds(8, 200))))

@@ -37,7 +37,7 @@ async def test_no_exit_is_lost_by_a_shim_that_was_held(
             async with width:
                 return (await stub.exec(ExecRequest(args=["sleep", "1000000"]))).pid
 
-        execs = await asyncio.gather(*(run() for _ in range(rounds(60, 300))))
+        execs = await asyncio.gather(*(run() for _ in range(rounds(30, 300))))
         server.process.send_signal(signal.SIGSTOP)
         for each in execs:
             os.kill(each, signal.SIGKILL)

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     "how",
     [
-        ["--orphans", str(rounds(500, 5000)), "--watcher", "PidfdChildWatcher"],
-        ["--orphans", str(rounds(250, 5000)), "--watcher", "ThreadedChildWatcher"],
+        ["--orphans", str(rounds(150, 5000)), "--watcher", "PidfdChildWatcher"],
+        ["--orphans", str(rounds(100, 5000)), "--watcher", "ThreadedChildWatcher"],
         ["--embedded"],
         ["--embedded", "--thread"],
     ],
@@ -35,7 +35,7 @@ def test_children_of_every_kind_at_once(version: str, how: list[str]) -> None:
     done = subprocess.run(
         [
             *(interpreters()[version], "-W", "error", "-m", "tests.support.reaping"),
-            *("--asyncio", str(rounds(100, 2000)), "--tracked", str(rounds(40, 1000)), *how),
+            *("--asyncio", str(rounds(40, 2000)), "--tracked", str(rounds(20, 1000)), *how),
         ],
         check=False,
         capture_output=True,

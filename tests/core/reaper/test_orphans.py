@@ -65,7 +65,7 @@ async def test_windows_that_overlap_without_end_starve_nobody(sweeping: Reaper) 
     busy = [asyncio.create_task(commands(0.03 + number / 1000)) for number in range(4)]
     await asyncio.sleep(0)
     most = 0
-    for number in range(1, rounds(200, 2000) + 1):
+    for number in range(1, rounds(80, 2000) + 1):
         orphan(exits(0))
         await asyncio.sleep(0.001)
         if number % 10 == 0:  # to look through all of /proc takes longer than the rest

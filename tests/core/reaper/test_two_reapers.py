@@ -75,7 +75,7 @@ async def test_they_may_be_in_loops_of_different_threads(greedy: Reaper) -> None
     async def track() -> None:
         reaper = Reaper()
         reaper.open()
-        for number in range(rounds(50, 1000)):
+        for number in range(rounds(25, 1000)):
             exit_, status = Exit(), number % 250
             with reaper.spawning():
                 # Not a fork: this process has threads.

@@ -291,7 +291,7 @@ async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing(
     fake.fault(command, Hang(children=1))
     runtime = Runc(fake.path, None, reaper)
     before = descriptors()
-    for steps in range(rounds(15, 200)):
+    for steps in range(rounds(10, 200)):
         call = asyncio.create_task(give(runtime, command))
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -365,7 +365,7 @@ async def test_forty_at_once(live: Prepare) -> None:
 async def test_a_program_that_ends_before_the_runtime_does(live: Prepare) -> None:
     life = await running(live)
     life.recorder.seen.clear()
-    for number in range(rounds(50, 2000)):
+    for number in range(rounds(20, 2000)):
         status = number % 256
         pid = await life.exec("sh", "-c", f"exit {status}")
         await life.recorder.wait_for(EXIT)

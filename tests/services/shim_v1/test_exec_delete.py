@@ -238,9 +238,9 @@ async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Ca
     def held() -> Counter[str]:
         return Counter(descriptors().values()) + Counter(threads=threads(), tasks=residue.tasks())
 
-    await some(rounds(20, 500))
+    await some(rounds(10, 500))
     before, used = held(), memory()
-    await some(rounds(100, 5000))
+    await some(rounds(40, 5000))
     await eventually(lambda: held() <= before)
     if FULL:
         assert memory() - used < 1 << 20

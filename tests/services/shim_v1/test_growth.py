@@ -74,7 +74,7 @@ async def test_what_belongs_to_a_process_is_freed_with_it(
         fields["stdin"] = str(fifo("stdin"))
     life = await running(live)
     before = counts()
-    await run_many(life, rounds(60, 2000), *args, **fields)
+    await run_many(life, rounds(25, 2000), *args, **fields)
     assert counts() == before
 
 

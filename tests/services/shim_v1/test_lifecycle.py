@@ -76,7 +76,7 @@ async def test_short_lives_eight_shims_at_a_time(
 ) -> None:
     """Each has its three events once and in order, its status, and leaves nothing."""
     path = bundle("true")
-    lives = iter(range(rounds(40, 2000)))
+    lives = iter(range(rounds(24, 2000)))
 
     async def live() -> None:
         async with serve() as shim:

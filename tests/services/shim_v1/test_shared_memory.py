@@ -76,5 +76,5 @@ async def test_a_container_that_shares_it_can_change_no_exec(with_files: Callabl
     await life.start()
 
     async with asyncio.timeout(300):
-        for _ in range(rounds(20, 200)):
+        for _ in range(rounds(10, 200)):
             assert (await life.run("id", "-u", user=User(uid=1000, gid=1000))).stdout == "1000\n"

@@ -127,7 +127,7 @@ async def test_output_at_the_speed_of_the_pipe(
 
 async def test_every_line_arrives(live: Prepare, fifo: MakeFifo, tmp_path: Path) -> None:
     """On stdout and stderr at once, the same by hash as what was written."""
-    lines = rounds(50_000, 1_000_000)
+    lines = rounds(20_000, 1_000_000)
     life = await running(live)
     expected = {
         "out": hashlib.sha256(b"".join(b"%d\n" % number for number in range(1, lines + 1))),
@@ -301,7 +301,7 @@ async def test_a_writer_that_comes_late(live: Prepare, fifo: MakeFifo, whose: st
 async def test_echo_into_cat_many_times(live: Prepare, fifo: MakeFifo) -> None:
     """A writer that has opened, written and closed at once: whenever it does, all of it arrives."""
     life = await running(live)
-    for number in range(rounds(30, 1000)):
+    for number in range(rounds(12, 1000)):
         source, output = fifo(f"source{number}"), fifo(f"output{number}")
         reading, writing = output.read(), source.write(b"x\n")
         pid = await life.exec("cat", stdin=str(source), stdout=str(output))

@@ -131,7 +131,7 @@ async def begin(live: Prepare, *, own_pid_namespace: bool = True) -> Life:
 
 
 async def test_init_dies_under_a_storm_of_execs(live: Prepare, own_pid_namespace: bool) -> None:
-    for _ in range(rounds(8, 150)):
+    for _ in range(rounds(2, 150)):
         life = await begin(live, own_pid_namespace=own_pid_namespace)
         storm = Storm(life)
         async with storm.blowing(6):
@@ -147,7 +147,7 @@ async def test_init_dies_under_a_storm_of_execs(live: Prepare, own_pid_namespace
 
 @pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
 async def test_delete_under_a_storm_of_execs(live: Prepare, own_pid_namespace: bool, paused: bool) -> None:
-    for _ in range(rounds(3, 150)):
+    for _ in range(rounds(2, 150)):
         life = await begin(live, own_pid_namespace=own_pid_namespace)
         storm = Storm(life, terminals=not paused)
         async with storm.blowing(5):
@@ -165,7 +165,7 @@ async def test_pauses_in_a_storm_of_execs(live: Prepare) -> None:
     life = await begin(live)
     storm = Storm(life)
     async with storm.blowing(4):
-        for _ in range(rounds(8, 300)):
+        for _ in range(rounds(3, 300)):
             await asyncio.sleep(random.uniform(0, 0.05))
             await life.shim.pause(PauseRequest())
             await asyncio.sleep(random.uniform(0, 0.02))
@@ -180,7 +180,7 @@ async def test_calls_that_are_broken_off_in_a_storm(live: Prepare) -> None:
     storm = Storm(life)
 
     async def impatient() -> None:
-        for _ in range(rounds(5, 200)):
+        for _ in range(rounds(3, 200)):
             call = asyncio.create_task(life.exec(*random.choice(PROGRAMS)))
             await asyncio.sleep(random.uniform(0, 0.05))
             call.cancel()

@@ -61,7 +61,7 @@ class Screen:
 async def test_the_size_is_right_on_the_first_try(live: Prepare, fifo: MakeFifo) -> None:
     """Set between Create and Start, it is what the process finds, at once and each time."""
     output = fifo("output")
-    for number in range(rounds(10, 200)):
+    for number in range(rounds(5, 200)):
         life = live("stty", "size", terminal=True)
         await life.create(terminal=True, stdout=str(output))
         await life.shim.pty(PtyRequest(pid=life.pid, width=100 + number, height=30 + number))
@@ -293,7 +293,7 @@ async def test_terminals_leave_nothing(live: Prepare, fifo: MakeFifo) -> None:
     await life.delete(first)
     terminals = (await life.run("ls", "/dev/pts")).stdout
     opened, before = descriptors(), (threads(), tasks())
-    for _ in range(rounds(10, 200)):
+    for _ in range(rounds(5, 200)):
         await one()
     await eventually(lambda: not opened_since(opened) and threads() <= before[0] and tasks() <= before[1])
     assert (await life.run("ls", "/dev/pts")).stdout == terminals

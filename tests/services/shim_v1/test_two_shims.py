@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600 if FULL else 60)]
 # What runc calls the process that becomes a container's (nsexec.c).
 HELPER = "runc:[2:INIT]"
 
-ROUNDS = rounds(15, 1000)
+ROUNDS = rounds(8, 1000)
 
 
 async def test_deletes_of_one_keep_their_statuses_while_commands_of_the_other_fail(
