@@ -6,12 +6,13 @@ import asyncio
 import importlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from shimpy import errors
 from shimpy.cli.output import complain, discard
+from shimpy.daemon.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -38,6 +39,7 @@ _ALL = ("local_commands", "remote", "container_commands", "machine_commands", "c
 
 # Where a command is, if that spares the imports of others.
 _MODULES = {
+    "--version": "machine_commands",
     "serve": "local_commands",
     "run": "local_commands",
     "bundle": "local_commands",
@@ -152,12 +154,23 @@ def make_app(command: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     # Without it, the only command of an app is the app itself.
-    app.callback()(_nothing)
+    app.callback()(_common)
     module = _MODULES.get(command or "")
     for name in _ALL if module is None else (module,):
         importlib.import_module(f"shimpy.cli.{name}").add_to(app, perform)
     return app
 
 
-def _nothing() -> None:
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"shimpy {version() or '(not installed)'}")
+        raise typer.Exit
+
+
+def _common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_say_version),
+    ] = False,
+) -> None:
     pass

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from shimpy.daemon import import_stubs
 from shimpy.daemon.logs import FORMATS, LEVELS
 from shimpy.daemon.process_state import clean_slate, open_standard_fds
+from shimpy.daemon.version import version
 
 if TYPE_CHECKING:
     from shimpy.core.hooks.interface import Hooks
@@ -37,16 +38,10 @@ def _columns() -> int:
 
 
 class _Version(argparse.Action):
-    """Prints the version; what finds it out takes a tenth of the start, so only when it is asked for."""
+    """Prints the version."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib import metadata
-
-        try:
-            version = metadata.version("shimpy")
-        except metadata.PackageNotFoundError:
-            version = "(not installed)"
-        print(f"shimpy {version}")  # noqa: T201 - it was asked for
+        print(f"shimpy {version() or '(not installed)'}")  # noqa: T201 - it was asked for
         parser.exit()
 
 

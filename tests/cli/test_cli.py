@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pexpect
@@ -433,6 +434,23 @@ def test_interrupted_at_its_start(tmp_path: Path) -> None:
         [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
     )
     assert (done.stdout, done.stderr, done.returncode) == ("", "", -signal.SIGINT)
+
+
+def test_version() -> None:
+    done = subprocess.run([_SHIMPY, "--version"], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"shimpy {metadata.version('shimpy')}\n", "")
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("command", ["--version", "ps"])
+def test_a_command_imports_only_what_it_needs(command: str) -> None:
+    """Each costs every command a tenth of a second or so; pydantic is what newer versions of typer bring."""
+    program = (
+        f"import sys; sys.argv[1:] = [{command!r}]\nfrom shimpy.cli import main\nmain()\n"
+        "print({'pydantic', 'grpclib', 'betterproto', 'ssl'} & {*sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr == "set()\n"
 
 
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:

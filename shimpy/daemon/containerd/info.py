@@ -8,22 +8,13 @@ import os
 from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.bootstrap import RUNC_OPTIONS, TOML_OPTIONS, read_any, read_stdin
 from shimpy.daemon.containerd.command import run
+from shimpy.daemon.version import version
 
 _FEATURES = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 _PREFIX = "containerd-shim-"
 
 # Seconds for the runtime to tell what it can do.
 _TIMEOUT = 5.0
-
-
-def version() -> str:
-    """Returns the version of shimpy, empty if it is not installed but run from its sources."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("shimpy")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def print_info(program: str) -> None:

@@ -48,7 +48,7 @@ def report(program: str, action: Callable[[], None]) -> int:
 
 def _act(flags: Flags, program: str) -> None:
     if flags.version:
-        from shimpy.daemon.containerd.info import version
+        from shimpy.daemon.version import version
 
         line = f"{os.path.basename(program)}: shimpy {version()}, Python {sys.version.split()[0]}\n"
         os.write(1, line.encode())
