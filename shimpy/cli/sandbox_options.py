@@ -243,7 +243,7 @@ class RootFiles:
         Raises:
             NotFoundError: it is not there.
         """
-        from shimpy.client.bundle import read_config
+        from shimpy.client.bundle_config import read_config
         from shimpy.core.rootfs.syscalls import open_in_root
         from shimpy.errors import from_oserror
 

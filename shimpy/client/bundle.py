@@ -7,15 +7,18 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from shimpy.client.arguments import check_cwd
+from shimpy.client.bundle_config import list_in, object_in, read_config, string_in
 from shimpy.client.requests import environment
 from shimpy.client.sandbox.base import new_spec
 from shimpy.client.sandbox.options import Sandbox, SandboxOptions
 from shimpy.client.sandbox.root import check_program, check_root
 from shimpy.client.sandbox.spec import apply, wants_ids
-from shimpy.core.id_ranges import claim
+from shimpy.client.sandbox.writable import check_closed
+from shimpy.core.id_ranges import SIZE, claim
+from shimpy.core.rootfs import mapped_roots
 from shimpy.errors import (
     EXHAUSTED,
     AlreadyExistsError,
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 
     from shimpy.client.model import StrPath
     from shimpy.core.id_ranges import IdRange
-
-T = TypeVar("T")
 
 
 async def write_bundle(
@@ -94,10 +95,13 @@ def compose_bundle(
     terminal: bool,
     options: SandboxOptions,
     indent: int | None = None,
+    temporary: bool = False,
 ) -> IdRange | None:
     """Does what `write_bundle` says, and returns the range of ids, if the bundle has one.
 
-    With *indent* people can read it, but to write it takes a millisecond more.
+    With *indent* people can read it, but to write it takes a millisecond more. If it is *temporary*, that is
+    one of the program's own folders, a root that it may write to is attached where `mapped_roots.path_for`
+    says, and the caller detaches it.
     """
     sandbox = Sandbox.of_root(options)
     root = "rootfs" if rootfs is None else os.path.abspath(rootfs)
@@ -113,14 +117,20 @@ def compose_bundle(
         ids = claim(str(directory / "config.json"))
     try:
         apply(spec, sandbox, ids)
-        check_root(whole, spec)
+        owner = ids if temporary and not spec["root"]["readonly"] else None
+        check_root(whole, spec, owned=owner is not None)
         if spec["process"]["args"] != program["args"]:
-            check_program(whole, {**spec, "process": program})
+            check_program(whole, {**spec, "process": program}, owned=owner is not None)
+        if owner is not None:
+            check_closed(whole)
+            spec["root"]["path"] = mapped_roots.path_for(str(directory))
+            mapped_roots.attach(spec["root"]["path"], whole, owner.start, SIZE)
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
         _write(directory / "config.json", spec, indent)
     except BaseException:
         if ids is not None:
+            mapped_roots.detach(mapped_roots.path_for(str(directory)))
             ids.release()
         raise
     return ids
@@ -160,11 +170,11 @@ def derive_bundle(
     _check_text("bundle", base)
     spec = read_config(base)
     # What the runtime-spec takes relative to the bundle has to point to the old one.
-    root = _object(spec, "root")
-    root["path"] = os.path.join(base, _string(root, "path", "rootfs"))
-    for mount in _list(spec, "mounts", dict):
-        if {"bind", "rbind"} & set(_list(mount, "options", str)):
-            mount["source"] = os.path.join(base, _string(mount, "source", ""))
+    root = object_in(spec, "root")
+    root["path"] = os.path.join(base, string_in(root, "path", "rootfs"))
+    for mount in list_in(spec, "mounts", dict):
+        if {"bind", "rbind"} & set(list_in(mount, "options", str)):
+            mount["source"] = os.path.join(base, string_in(mount, "source", ""))
     _change(spec, args, env, cwd, terminal=terminal)
     config = os.path.join(path, "config.json")
     ids = claim(config) if wants_ids(spec, sandbox) else None
@@ -178,35 +188,6 @@ def derive_bundle(
     return ids
 
 
-def read_config(bundle: StrPath) -> dict[str, Any]:
-    """Returns a bundle's `config.json`.
-
-    Raises:
-        NotFoundError: there is none.
-        InvalidArgumentError: it cannot be understood.
-    """
-    path = Path(bundle) / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise NotFoundError(f"bundle: there is no {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidArgumentError(f"bundle: {path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidArgumentError(f"bundle: {path} is not a JSON object")
-    return config
-
-
-def wants_terminal(bundle: StrPath) -> bool:
-    """Returns whether the init of a bundle gets a terminal.
-
-    Raises:
-        NotFoundError: it has no `config.json`.
-        InvalidArgumentError: that cannot be understood.
-    """
-    return bool(_object(read_config(bundle), "process").get("terminal"))
-
-
 def _change(
     spec: dict[str, Any],
     args: Sequence[str] | None,
@@ -215,7 +196,7 @@ def _change(
     *,
     terminal: bool,
 ) -> None:
-    process = _object(spec, "process")
+    process = object_in(spec, "process")
     process["terminal"] = terminal
     if args is not None:
         if not args or isinstance(args, str) or not args[0]:
@@ -233,7 +214,7 @@ def _change(
         for text in (*env.keys(), *env.values()):
             _check_text("env", text)
         added = environment(env)
-        kept = [entry for entry in _list(process, "env", str) if entry.partition("=")[0] not in env]
+        kept = [entry for entry in list_in(process, "env", str) if entry.partition("=")[0] not in env]
         process["env"] = kept + added
 
 
@@ -249,30 +230,6 @@ def _check_text(field: str, text: str) -> None:
         raise InvalidArgumentError(
             f"{field}: {text!r} is not valid Unicode, which is all that a config.json can say"
         ) from error
-
-
-def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns a part of a configuration, from now on if not before; to the runtime null is nothing too."""
-    found = config.get(name)
-    if found is None:
-        found = config[name] = {}
-    return _checked(found, name, dict)
-
-
-def _list(config: dict[str, Any], name: str, kind: type[T]) -> list[T]:
-    found = config.get(name)
-    return [_checked(entry, name, kind) for entry in _checked([] if found is None else found, name, list)]
-
-
-def _string(config: dict[str, Any], name: str, default: str) -> str:
-    found = config.get(name)
-    return default if found is None else _checked(found, name, str)
-
-
-def _checked(found: object, name: str, kind: type[T]) -> T:
-    if not isinstance(found, kind):
-        raise InvalidArgumentError(f"bundle: {name} in its config.json is not as the runtime-spec has it")
-    return found
 
 
 def _write(path: Path, spec: dict[str, Any], indent: int | None = None) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shimpy.client.advice import advised
-from shimpy.client.bundle import compose_bundle, derive_bundle, wants_terminal
+from shimpy.client.bundle import compose_bundle, derive_bundle
+from shimpy.client.bundle_config import wants_terminal
 from shimpy.client.embed import in_process
 from shimpy.client.program import program
+from shimpy.core.rootfs.mapped_roots import detach, path_for
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -147,10 +149,21 @@ async def temporary_bundle(
             ids = derive_bundle(directory, origin, args, env=env, cwd=cwd, terminal=terminal, options=options)
         else:
             ids = compose_bundle(
-                Path(directory), args, rootfs=origin, env=env, cwd=cwd, terminal=terminal, options=options
+                Path(directory),
+                args,
+                rootfs=origin,
+                env=env,
+                cwd=cwd,
+                terminal=terminal,
+                options=options,
+                temporary=True,
             )
         try:
             yield Path(directory)
         finally:
             if ids is not None:
-                ids.keep() if directory in program.kept else ids.release()
+                if directory in program.kept:
+                    ids.keep()
+                else:
+                    detach(path_for(directory))
+                    ids.release()

@@ -8,7 +8,7 @@ import json
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from shimpy.client.bundle import read_config
+from shimpy.client.bundle_config import read_config
 from shimpy.client.guard import ignore
 from shimpy.client.program import program
 from shimpy.core.registry import OwnedContainer, ProcessIdentity

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import shimpy
+from tests.support import bundles
 from tests.support.leaks import eventually
 from tests.support.sandboxes import sandbox
 from tests.support.servers import Server
@@ -18,6 +20,13 @@ async def sandboxed(bundle: Callable[..., str], new_id: Callable[[], str]) -> As
     """A container that stays, under a shim in this process."""
     async with sandbox(bundle, new_id()) as container:
         yield container
+
+
+@pytest.fixture
+def closed_rootfs() -> Iterator[Path]:
+    """A root filesystem of the test's own, in a directory that only root may pass."""
+    with tempfile.TemporaryDirectory(prefix="shimpy-tests-", dir="/var/tmp") as directory:
+        yield bundles.make_rootfs(Path(directory, "rootfs"))
 
 
 @pytest.fixture(params=["in_process", "connect"])

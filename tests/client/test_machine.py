@@ -89,6 +89,20 @@ async def test_container_is_no_ones_when_the_guardian_is_killed_too(program: Pro
     assert program.left() == {}
 
 
+async def test_root_that_a_container_may_write_to_is_attached_no_more(
+    base: Path, closed_rootfs: Path, new_id: Callable[[], str]
+) -> None:
+    program = Program("writable", closed_rootfs, "", new_id(), base=base)
+    await eventually(lambda: any(each.pid for each in program.directory.containers()))
+    assert program.left().keys() >= {"roots", "mounts"}
+
+    await end_with_guardian(program)
+    assert program.left().keys() >= {"roots", "mounts"}
+
+    assert only(await prune()).state == "removed"
+    assert program.left() == {}
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Callable[..., JournalDirectory]:
     """Writes the journal of a shim that has died, with one container."""

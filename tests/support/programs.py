@@ -23,7 +23,7 @@ from tests.support import containers, residue
 from tests.support.leaks import children
 
 # The ways to a container that goes with its program.
-WAYS = ("run", "in_process", "exec", "launch", "warm")
+WAYS = ("run", "writable", "in_process", "exec", "launch", "warm")
 
 # The variable that has a base for the program's directory.
 _BASE = "SHIMPY_TEST_BASE"
@@ -31,12 +31,17 @@ _BASE = "SHIMPY_TEST_BASE"
 # Who has which range of user ids.
 _RANGES = Path("/var/lib/shimpy/ids")
 
+# Where the roots are attached that a container may write to.
+_ROOTS = Path("/run/shimpy-roots")
+
 _SLEEP = ["sh", "-c", "sleep 1000000 & sleep 1000000"]
 
 
 async def _use(way: str, rootfs: str, bundle: str, container_id: str) -> None:
     if way == "run":
         await shimpy.run(rootfs, _SLEEP)
+    elif way == "writable":
+        await shimpy.run(rootfs, _SLEEP, read_only=False)
     elif way == "timeout-run":
         async with shimpy.in_process() as client:
             await client.run(container_id, bundle, timeout=1)
@@ -116,6 +121,7 @@ class Program:
             "containers": containers.left(self.container_id),
             "processes": [str(pid) for pid in _marked(name)],
             "ids": [path.name for path in _RANGES.glob("*") if name in _read(path)],
+            "roots": [path.name for path in _ROOTS.glob(f"{name}.*")],
             "cgroups": residue.cgroups(self.container_id),
             "mounts": [
                 line for line in Path("/proc/self/mountinfo").read_text().splitlines() if name in line

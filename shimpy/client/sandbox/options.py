@@ -60,7 +60,9 @@ class SandboxOptions(TypedDict, total=False):
         capabilities: what its processes may have, such as `CAP_CHOWN`; none by default.
         rlimits: limits of each process, beside the defaults: 1,024 open files, and no core dumps.
         devices: devices of the host that it may use, such as `/dev/kvm`.
-        read_only: it cannot write to its root filesystem; True by default.
+        read_only: it cannot write to its root filesystem; True by default. False, with a user namespace: the
+            directory must be below one that only root may pass, and is the container's for as long as
+            its temporary bundle lasts; what it writes stays.
         hostname: the name that it has for itself.
         init: True: a small init that reaps, tini-static, starts the program and passes signals on; False: the
             program is process 1 itself; or the path of another such init, which runs what `--`

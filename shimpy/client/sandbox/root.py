@@ -18,12 +18,13 @@ from shimpy.errors import InvalidArgumentError, NotFoundError, PermissionDeniedE
 _MOST_LINKS: Final = 40
 
 
-def check_root(root: str, spec: Spec) -> None:
+def check_root(root: str, spec: Spec, *, owned: bool) -> None:
     """Refuses a root filesystem that could not become a container's.
 
     Args:
         root: the absolute path of its directory.
         spec: the configuration of the container.
+        owned: the container owns what is in it: root's rights are root's inside.
 
     Raises:
         InvalidArgumentError: what is in the way, and what to do about it.
@@ -38,7 +39,7 @@ def check_root(root: str, spec: Spec) -> None:
     with _opened(root) as fd:
         cwd = (spec.get("process") or {}).get("cwd") or "/"
         _check_cwd(fd, cwd)
-        if has_user_namespace(spec):
+        if has_user_namespace(spec) and not owned:
             _check_reach(root)
             _check_mount_points(root, fd, spec)
             if not _is_covered(cwd, spec) and not _is_there(fd, cwd):
@@ -47,7 +48,7 @@ def check_root(root: str, spec: Spec) -> None:
                 )
 
 
-def check_program(root: str, spec: Spec) -> None:
+def check_program(root: str, spec: Spec, *, owned: bool) -> None:
     """Refuses a program that is not there, where the error would otherwise be that of the container's init.
 
     What is mounted over the root is not looked into: a program that may be there is not refused.
@@ -55,6 +56,7 @@ def check_program(root: str, spec: Spec) -> None:
     Args:
         root: the absolute path of the root filesystem.
         spec: the configuration, before an init is put before the program.
+        owned: as for `check_root`.
 
     Raises:
         NotFoundError: there is no such program.
@@ -62,7 +64,7 @@ def check_program(root: str, spec: Spec) -> None:
     """
     process: dict[str, Any] = spec["process"]
     name = process["args"][0]
-    mapped = has_user_namespace(spec)
+    mapped = has_user_namespace(spec) and not owned
     if "/" in name:
         candidates = [os.path.join(process.get("cwd") or "/", name)]
     else:

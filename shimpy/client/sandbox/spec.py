@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from shimpy.client.bundle_config import object_in
 from shimpy.client.limits import resources
 from shimpy.client.sandbox import seccomp
 from shimpy.client.sandbox.base import QUIET, Spec, mount_entry
@@ -37,7 +38,7 @@ def apply(spec: Spec, sandbox: Sandbox, ids: IdRange | None) -> None:
         if name in sandbox.named:
             function(spec, sandbox)
     if ids is not None:
-        linux = _object(spec, "linux")
+        linux = object_in(spec, "linux")
         linux["uidMappings"] = linux["gidMappings"] = ids.mapping
     _check_user(spec)
 
@@ -54,9 +55,9 @@ def has_user_namespace(spec: Spec) -> bool:
 
 
 def _limits(spec: Spec, sandbox: Sandbox) -> None:
-    linux = _object(spec, "linux")
+    linux = object_in(spec, "linux")
     asked = {name: getattr(sandbox, name) for name in ("memory", "cpus", "pids") if name in sandbox.named}
-    found = _object(linux, "resources")
+    found = object_in(linux, "resources")
     for name, key in (("memory", "memory"), ("cpus", "cpu"), ("pids", "pids")):
         if name in asked:
             found.pop(key, None)
@@ -69,7 +70,7 @@ def _limits(spec: Spec, sandbox: Sandbox) -> None:
 
 
 def _user(spec: Spec, sandbox: Sandbox) -> None:
-    user = _object(_object(spec, "process"), "user")
+    user = object_in(object_in(spec, "process"), "user")
     user |= {"uid": sandbox.user.uid, "gid": sandbox.user.gid}
     user["additionalGids"] = list(sandbox.user.additional_gids)
 
@@ -77,7 +78,7 @@ def _user(spec: Spec, sandbox: Sandbox) -> None:
 def _check_user(spec: Spec) -> None:
     linux = spec.get("linux") or {}
     if linux.get("uidMappings") and has_user_namespace(spec):
-        user = _object(_object(spec, "process"), "user")
+        user = object_in(object_in(spec, "process"), "user")
         for number in (user.get("uid", 0), user.get("gid", 0), *(user.get("additionalGids") or ())):
             if number >= max(one["containerID"] + one["size"] for one in linux["uidMappings"]):
                 raise InvalidArgumentError(
@@ -87,7 +88,7 @@ def _check_user(spec: Spec) -> None:
 
 
 def _userns(spec: Spec, sandbox: Sandbox) -> None:
-    linux = _object(spec, "linux")
+    linux = object_in(spec, "linux")
     _set_namespace(linux, "user", {"type": "user"} if sandbox.userns else None)
     if not sandbox.userns:
         linux.pop("uidMappings", None)
@@ -95,7 +96,7 @@ def _userns(spec: Spec, sandbox: Sandbox) -> None:
 
 
 def _network(spec: Spec, sandbox: Sandbox) -> None:
-    linux = _object(spec, "linux")
+    linux = object_in(spec, "linux")
     if sandbox.network == "host":
         _set_namespace(linux, "network", None)
     elif sandbox.network == "none":
@@ -143,7 +144,7 @@ def _bind(source: StrPath, target: str, *options: str) -> Spec:
 
 
 def _seccomp(spec: Spec, sandbox: Sandbox) -> None:
-    linux = _object(spec, "linux")
+    linux = object_in(spec, "linux")
     if sandbox.seccomp is True:
         bounding = ((spec.get("process") or {}).get("capabilities") or {}).get("bounding") or ()
         linux["seccomp"] = seccomp.profile(bounding)
@@ -155,11 +156,11 @@ def _seccomp(spec: Spec, sandbox: Sandbox) -> None:
 
 def _capabilities(spec: Spec, sandbox: Sandbox) -> None:
     names = sorted(set(sandbox.capabilities))
-    _object(spec, "process")["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+    object_in(spec, "process")["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
 
 
 def _rlimits(spec: Spec, sandbox: Sandbox) -> None:
-    process = _object(spec, "process")
+    process = object_in(spec, "process")
     named = {limit.type for limit in sandbox.rlimits}
     kept = [one for one in process.get("rlimits") or [] if one.get("type") not in named]
     process["rlimits"] = kept + [
@@ -168,8 +169,8 @@ def _rlimits(spec: Spec, sandbox: Sandbox) -> None:
 
 
 def _devices(spec: Spec, sandbox: Sandbox) -> None:
-    linux = _object(spec, "linux")
-    rules = _object(linux, "resources").setdefault("devices", [])
+    linux = object_in(spec, "linux")
+    rules = object_in(linux, "resources").setdefault("devices", [])
     for path in sandbox.devices:
         entry = device(os.fspath(path))
         linux.setdefault("devices", []).append(entry)
@@ -185,7 +186,7 @@ def _devices(spec: Spec, sandbox: Sandbox) -> None:
 
 
 def _root(spec: Spec, sandbox: Sandbox) -> None:
-    _object(spec, "root")["readonly"] = sandbox.read_only
+    object_in(spec, "root")["readonly"] = sandbox.read_only
 
 
 def _hostname(spec: Spec, sandbox: Sandbox) -> None:
@@ -198,7 +199,7 @@ def _init(spec: Spec, sandbox: Sandbox) -> None:
         return
     if not any(mount.get("destination") == "/dev" for mount in spec.get("mounts") or ()):
         raise InvalidArgumentError("init: the bundle mounts nothing at /dev, where its place would be")
-    process = _object(spec, "process")
+    process = object_in(spec, "process")
     process["args"] = [PATH, "--", *(process.get("args") or ())]
     spec["mounts"].append(_bind(program, PATH, "bind", "ro"))
 
@@ -221,12 +222,3 @@ _APPLY: Final[dict[str, Callable[[Spec, Sandbox], None]]] = {
     "hostname": _hostname,
     "init": _init,
 }
-
-
-def _object(config: Spec, name: str) -> Spec:
-    found = config.get(name)
-    if found is None:
-        found = config[name] = {}
-    if not isinstance(found, dict):
-        raise InvalidArgumentError(f"bundle: {name} in its config.json is not as the runtime-spec has it")
-    return found

@@ -36,6 +36,9 @@ CLONE_FILES: Final = 0x400
 CLONE_NEWNS: Final = 0x20000
 CLONE_NEWUSER: Final = 0x10000000
 
+MOUNT_ATTR_NOSUID: Final = 2
+MOUNT_ATTR_NODEV: Final = 4
+
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
@@ -154,20 +157,21 @@ def clone_mount(fd: int, *, recursive: bool = False) -> int:
     return _syscall(_SYS_OPEN_TREE, fd, b"", flags)
 
 
-def map_ids(fd: int, user_namespace: int, *, recursive: bool = False) -> None:
+def map_ids(fd: int, user_namespace: int, *, recursive: bool = False, attributes: int = 0) -> None:
     """Gives a mount that `clone_mount` made the id mappings of a user namespace: mount_setattr(2).
 
     Args:
         fd: of the mount.
         user_namespace: a file descriptor of it.
         recursive: the mounts below it as well.
+        attributes: what else it is given, MOUNT_ATTR_ flags.
 
     Raises:
         OSError: as mount_setattr(2) has it; EINVAL of a filesystem that cannot, ENOSYS before Linux 5.12.
     """
-    attributes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+    changes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP | attributes, userns_fd=user_namespace)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
-    _syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    _syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(changes), ctypes.sizeof(changes))
 
 
 def attach_mount(fd: int, target: int) -> None:

@@ -29,7 +29,7 @@ def mounted_at(path: str) -> list[str]:
     parent, name = os.path.split(path.rstrip("/"))
     path = os.path.join(os.path.realpath(parent), name)
     with open("/proc/thread-self/mountinfo", "rb") as file:
-        points = [_unescape(line.split(b" ", 5)[4]) for line in file]
+        points = [unescape(line.split(b" ", 5)[4]) for line in file]
     return [point for point in points if point == path or point.startswith(f"{path}/")]
 
 
@@ -89,7 +89,8 @@ def _refused(point: str, failure: OSError | None) -> Exception:
     )
 
 
-def _unescape(field: bytes) -> str:
+def unescape(field: bytes) -> str:
+    """Returns a path as it is, of one as mountinfo has it (proc_pid_mountinfo(5))."""
     if b"\\" not in field:  # as nearly always
         return os.fsdecode(field)
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

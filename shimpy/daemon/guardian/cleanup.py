@@ -16,6 +16,7 @@ from shimpy.core.journal import JournalDirectory
 from shimpy.core.reaper import Reaper
 from shimpy.core.registry import OwnedContainer, ProgramDirectory
 from shimpy.core.removal import remove_container
+from shimpy.core.rootfs.mapped_roots import detach_all
 from shimpy.core.rootfs.unmount import unmount_all
 from shimpy.daemon.guardian.marked import kill_marked
 from shimpy.errors import ShimError
@@ -65,6 +66,7 @@ async def clean_up(directory: ProgramDirectory) -> list[OwnedContainer]:
 def _remove_directory(path: str) -> None:
     for name in os.listdir(path):
         JournalDirectory.of_socket(os.path.join(path, name, "shim.sock")).remove()
+    detach_all(os.path.basename(path))
     unmount_all(path)
     shutil.rmtree(path)
     remove_abandoned()  # the bundles that had them have just gone
