@@ -116,6 +116,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         if tty and interactive:
             warn_without_terminal()
         with import_stubs.imports():
+            from shimpy.client.advice import asked
             from shimpy.client.one_shot import new_id, own_shim, temporary_bundle
 
         async def work() -> int:
@@ -134,15 +135,23 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
                     terminal=tty,
                     **options,
                 ) as bundle,
+                asked(runtime) as advice,
                 own_shim(runtime) as client,
             ):
+
+                async def warn() -> None:
+                    if said := await advice():
+                        output.complain(f"warning: {said}")
+
                 if tty:
                     width, height = terminal_size()
                     async with client.pty(
                         container, bundle, width=width, height=height, timeout=timeout
                     ) as terminal:
+                        await warn()
                         return await attach_terminal(terminal, interactive=interactive)
                 async with client.stream(container, bundle, stdin=interactive, timeout=timeout) as command:
+                    await warn()
                     return await attach(command, interactive=interactive)
 
         return perform(work(), attached=True)

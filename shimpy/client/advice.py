@@ -1,4 +1,4 @@
-"""Says, once, that a runtime has a known way out of its containers."""
+"""Says that a runtime has a known way out of its containers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.core.runtime import find_runtime
-from shimpy.core.runtime.advisories import VERSION_TIMEOUT, known_escapes
+from shimpy.core.runtime.advisories import VERSION_TIMEOUT, advice
 from shimpy.errors import ShimError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 _log = logging.getLogger("shimpy.shim")
 
@@ -23,7 +23,7 @@ _asked: set[tuple[str, int]] = set()
 
 @asynccontextmanager
 async def advised(runtime: str) -> AsyncIterator[None]:
-    """Asks a runtime for its version while the block goes on, and warns in the log of what that version has.
+    """Warns in the log, once, of what `asked` finds out while the block goes on.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
@@ -38,17 +38,42 @@ async def advised(runtime: str) -> AsyncIterator[None]:
         yield
         return
     _asked.add(key)
-    asking = asyncio.ensure_future(_warn(path))
+    async with asked(path) as answer:
+        try:
+            yield
+        finally:
+            if said := await answer():
+                _log.warning("%s", said)
+
+
+@asynccontextmanager
+async def asked(runtime: str) -> AsyncIterator[Callable[[], Awaitable[str | None]]]:
+    """Asks a runtime for its version while the block goes on.
+
+    What it gives waits for the answer, and returns what `advice` says of it; None if there is none.
+
+    Args:
+        runtime: the OCI runtime, a name on PATH or an absolute path.
+    """
+    asking = asyncio.ensure_future(_ask(runtime))
+
+    async def answer() -> str | None:
+        with suppress(TimeoutError, ShimError, OSError):
+            return await asyncio.wait_for(asyncio.shield(asking), VERSION_TIMEOUT)
+        return None
+
     try:
-        yield
+        yield answer
     finally:
-        with suppress(TimeoutError, OSError):
-            await asyncio.wait_for(asking, VERSION_TIMEOUT)
+        asking.cancel()
+        with suppress(asyncio.CancelledError, ShimError, OSError):
+            await asking
 
 
-async def _warn(runtime: str) -> None:
+async def _ask(runtime: str) -> str | None:
+    path = find_runtime(runtime)
     process = await asyncio.create_subprocess_exec(
-        runtime,
+        path,
         "--version",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -61,12 +86,4 @@ async def _warn(runtime: str) -> None:
             process.kill()
         await process.wait()
         raise
-    version = said.decode(errors="replace")
-    for name in known_escapes(version):
-        _log.warning(
-            "%s (%s) is vulnerable to %s (container escape); "
-            "upgrade, unless your distribution backported the fix",
-            runtime,
-            version.partition("\n")[0],
-            name,
-        )
+    return advice(path, said.decode(errors="replace"))

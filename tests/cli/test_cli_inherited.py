@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commandline import without_advice
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,7 @@ _SHIMPY = str(Path(sys.executable).with_name("shimpy"))
 
 def _sh(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs a shell script in which `shimpy` is this one, and $1 and so on are *args*."""
-    return subprocess.run(
+    done = subprocess.run(
         ["sh", "-c", script.replace("shimpy", _SHIMPY), "sh", *args],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -29,6 +30,8 @@ def _sh(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=50,
     )
+    done.stderr = without_advice(done.stderr)
+    return done
 
 
 @pytest.mark.parametrize(

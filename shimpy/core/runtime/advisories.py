@@ -72,6 +72,22 @@ def known_escapes(version_text: str) -> list[str]:
     return [advisory.name for advisory in _ADVISORIES if advisory.affects(version)]
 
 
+def advice(runtime: str, version_text: str) -> str | None:
+    """Returns what to say of a runtime that has known escapes, in one line; None if it has none.
+
+    Args:
+        runtime: its name.
+        version_text: what it prints for `--version`.
+    """
+    names = known_escapes(version_text)
+    if not names:
+        return None
+    return (
+        f"{runtime} ({version_text.splitlines()[0]}) has published escapes from its containers: "
+        f"{', '.join(names)}; upgrade it, unless your distribution has the fixes"
+    )
+
+
 async def warn_of_known_escapes(runtime: Runtime) -> None:
     """Warns in the log when a runtime is older than the fixes of its known escapes.
 
@@ -84,11 +100,5 @@ async def warn_of_known_escapes(runtime: Runtime) -> None:
     except (ShimError, TimeoutError) as error:
         _log.warning("cannot tell the version of %s: %s", runtime.name, error)
         return
-    for name in known_escapes(version):
-        _log.warning(
-            "%s (%s) is vulnerable to %s (container escape); "
-            "upgrade, unless your distribution backported the fix",
-            runtime.name,
-            version.partition("\n")[0],
-            name,
-        )
+    if said := advice(runtime.name, version):
+        _log.warning("%s", said)
