@@ -21,17 +21,24 @@ RUNTIME_ROOT = "/run/containerd/runc"
 # gone.
 _WITH_DIRECTORIES = ("runc", "crun", "youki")
 
-# Seconds for the runtime; containerd kills this process after five.
+# Seconds from the start of the command until the runtime is killed; containerd kills the command after five.
 _TIMEOUT = 4.0
+
+# Seconds that the runtime has at least, however long it took to get here.
+_LEAST_TIMEOUT = 0.5
 
 _KILLED = 137
 _LONGEST_FILE = 1 << 20
 
 
-def delete(flags: Flags) -> None:
+def delete(flags: Flags, command: int | str = "self") -> None:
     """Kills and removes the container, unmounts its root filesystem, and prints a DeleteResponse.
 
     Others of the same group are spared.
+
+    Args:
+        flags: of the command line.
+        command: the pid of the process that containerd has started, and will kill.
 
     Raises:
         CommandError: the container is still there.
@@ -39,7 +46,7 @@ def delete(flags: Flags) -> None:
     """
     bundle = flags.bundle or os.getcwd()
     answer = _answer(bundle)
-    _delete_container(flags, bundle)
+    _delete_container(flags, bundle, command)
     _unmount(os.path.join(bundle, "rootfs"))
     _remove_dead_socket(bundle)
     os.write(1, answer)
@@ -89,7 +96,7 @@ def _is_without_options(bundle: str) -> bool:
     return _read(os.path.join(bundle, "options.json")).strip() in (b"", b"{}")
 
 
-def _delete_container(flags: Flags, bundle: str) -> None:
+def _delete_container(flags: Flags, bundle: str, command: int | str) -> None:
     binary, root, systemd_cgroup = "runc", RUNTIME_ROOT, False
     # Without options, which is what most have, nothing has to be imported.
     if not _is_without_options(bundle):
@@ -105,13 +112,24 @@ def _delete_container(flags: Flags, bundle: str) -> None:
     from shimpy.daemon.containerd.command import run
 
     arguments = [binary, "--root", root, *(["--systemd-cgroup"] if systemd_cgroup else [])]
-    status, said = run([*arguments, "delete", "--force", flags.id], timeout=_TIMEOUT, output=2)
+    timeout = max(_LEAST_TIMEOUT, _TIMEOUT - _age(command))
+    status, said = run([*arguments, "delete", "--force", flags.id], timeout=timeout, output=2)
     if status == 0:
         return
     reason = said.decode(errors="replace").strip() or f"exit status {status}"
     if b"does not exist" in said and not os.path.lexists(state):
         return
     raise CommandError(f"{binary} delete: {reason}")
+
+
+def _age(pid: int | str) -> float:
+    """Returns for how many seconds a process has been there, 0 if it has gone."""
+    try:
+        # The second field, in parentheses, may hold anything; wanted is 22 (proc_pid_stat(5)).
+        started = int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
+    except (IndexError, ProcessLookupError):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def _unmount(rootfs: str) -> None:

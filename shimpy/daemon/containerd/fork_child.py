@@ -53,7 +53,7 @@ def become(asker: Asker, theirs: Inherited, own: Inherited) -> int:
         if flags.action == "start":
             prepared = prepare(flags, lambda _, score, cgroup: limit(score, cgroup))
         elif flags.action == "delete":
-            delete(flags)
+            delete(flags, asker.pid)
         else:
             raise UsageError(f"{flags.action!r} is neither start nor delete")
 

@@ -21,7 +21,7 @@ from shimpy.core.rootfs.syscalls import MS_BIND, mount
 from shimpy.core.runtime.options import RuntimeOptions
 from shimpy.daemon.containerd.delete import RUNTIME_ROOT
 from tests.support import leaks
-from tests.support.shimv2 import Shims
+from tests.support.shimv2 import COMMAND, Shims
 from tests.support.time_scale import scaled
 
 Make = Callable[..., str]
@@ -228,6 +228,8 @@ def test_a_runtime_that_hangs_is_killed_before_containerd_would_kill_us(left: Le
     path = left.shims.bundle("web")
     search = stand_in(tmp_path, "sleep 1000 & echo $! > pid; wait", "another")
     RuntimeOptions(binary_name="another").save(str(path))
+    # As if it had taken that long to get to its first instruction, on a machine with much else to do.
+    left.shims.program = ("/bin/sh", "-c", 'sleep 2; exec "$@"', "sh", *COMMAND)
     begun = time.monotonic()
     done = left.delete("web", path, PATH=search)
 
