@@ -57,7 +57,8 @@ class Delete:
         return await process.deletion.result()
 
     async def exec(self, process: Process) -> int:
-        """Deletes an exec."""
+        """Deletes an exec; one that is being started, after that."""
+        await process.start_settled()
         if process.pid:
             await process.kill()
             await process.exit_published()

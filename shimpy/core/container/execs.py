@@ -120,11 +120,12 @@ class Execs:
         await self._allow()
         if process.deleted or process.deletion is not None:
             raise NotFoundError(f"exec_id: exec {process.exec_id} is deleted")
-        if process.spec is None:
+        if process.spec is None or process.starting is not None:
             raise FailedPreconditionError(f"exec_id: exec {process.exec_id} has been started already")
         if self._context.hooks is not None and process.hooked is not None:
             self._context.hooks.requested(process.hooked)
-        await self._operations.begin(self._start_added(process)).result()
+        process.starting = self._operations.begin(self._start_added(process))
+        await process.starting.result()
 
     async def _ask(
         self, hooks: ContainerHooks, spec: Mapping[str, Any], exec_id: str

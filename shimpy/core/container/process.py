@@ -49,6 +49,7 @@ class Process:
         hooked: see above.
         cgroup: its own cgroup, from its start until that is removed.
         child: the reaper's hold on it, once the runtime has told its pid.
+        starting: the start of an exec that was registered, from its beginning on.
         exited_at: when its exit was noticed, in nanoseconds since the epoch; 0 while it lives.
         deletion: its delete, while one is under way.
         deleted: True once it is forgotten.
@@ -78,6 +79,7 @@ class Process:
         "policy",
         "size",
         "spec",
+        "starting",
         "stdio",
     )
 
@@ -102,6 +104,7 @@ class Process:
         self.hooked = hooked
         self.cgroup: Tree | None = None
         self.child: Child | None = None
+        self.starting: Operation[None] | None = None
         self.exited_at = 0
         self.deletion: Operation[int] | None = None
         self.deleted = False
@@ -147,7 +150,7 @@ class Process:
 
     @property
     def is_exit_published(self) -> bool:
-        """True once its exit has been published, or its start has failed."""
+        """True once its exit has been published, its start has failed, or it is deleted unstarted."""
         return self._exit_published
 
     def track(self, reaper: Reaper, pid: int) -> None:
@@ -190,13 +193,18 @@ class Process:
         self._announced = True
         self._publish_exit()
 
+    async def start_settled(self) -> None:
+        """Waits until a start that is under way has ended, whatever came of it."""
+        if self.starting is not None:
+            await self.starting.wait()
+
     async def exited(self) -> None:
         """Waits until it has been reaped, published or not."""
         while self.child is not None and self.child.exit_status is None:
             await self._next()
 
     async def exit_published(self) -> None:
-        """Waits until its exit has been published, or its start has failed."""
+        """Waits until its exit has been published, its start has failed, or it is deleted unstarted."""
         while not self._exit_published:
             await self._next()
 
@@ -210,6 +218,12 @@ class Process:
         """Notes that its exit is published, and wakes who waits for that."""
         self._exit_published = True
         self._wake()
+
+    def mark_deleted(self) -> None:
+        """Notes that it is forgotten; one that was never started has no exit that a waiter could wait for."""
+        self.deleted = True
+        if self.child is None:
+            self.mark_exit_published()
 
     def resize(self, width: int, height: int) -> None:
         """Sets the window size of its terminal, also before it is started.

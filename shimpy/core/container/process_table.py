@@ -166,7 +166,7 @@ class ProcessTable:
         if self._journal is not None and not process.deleted:
             self._journal.forgot(process, by_call=by_call)
         process.release()
-        process.deleted = True
+        process.mark_deleted()
         if self._execs.get(process.exec_id) is process:
             del self._execs[process.exec_id]
 
@@ -174,7 +174,7 @@ class ProcessTable:
         """Forgets all of them, with the container."""
         for process in list(self):
             process.release()
-            process.deleted = True
+            process.mark_deleted()
         self._execs.clear()
         self.init = None
 

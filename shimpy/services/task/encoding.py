@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import betterproto
 
@@ -13,6 +13,9 @@ from shimpy.api import well_known
 from shimpy.core.runtime.options import RuntimeOptions, read_table
 from shimpy.errors import InvalidArgumentError
 from shimpy.transport.protobuf import decode
+
+if TYPE_CHECKING:
+    from shimpy.core.cgroup.stats import v1, v2
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
 
@@ -141,3 +144,19 @@ def to_message(record: Any, message_type: type[_Message]) -> _Message:
             value = [to_message(item, inner) if dataclasses.is_dataclass(item) else item for item in value]
         setattr(message, field.name, value)
     return message
+
+
+def encode_metrics(metrics: v1.Metrics | v2.Metrics) -> well_known.Any:
+    """Returns what was read of cgroups as the message of their version."""
+    from shimpy.core.cgroup.stats import v1
+
+    message: betterproto.Message
+    if isinstance(metrics, v1.Metrics):
+        from shimpy.api import metrics_v1
+
+        name, message = "v1", to_message(metrics, metrics_v1.Metrics)
+    else:
+        from shimpy.api import metrics_v2
+
+        name, message = "v2", to_message(metrics, metrics_v2.Metrics)
+    return well_known.Any(f"io.containerd.cgroups.{name}.Metrics", bytes(message))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import betterproto
+from typing import Any, TypeVar
 
 from shimpy.api import runc_options, task, types, well_known
 from shimpy.core.container.container import ManagedContainer
@@ -19,14 +17,11 @@ from shimpy.core.supervisor import Supervisor
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from shimpy.services.task.checkpoint import checkpoint_options
 from shimpy.services.task.containers import Containers
-from shimpy.services.task.encoding import ZERO_TIME, read_json, timestamp, to_message
+from shimpy.services.task.encoding import ZERO_TIME, encode_metrics, read_json, timestamp
 from shimpy.services.task.events import Forward
 from shimpy.services.task.hooks import TaskHooks
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.protobuf import encode
-
-if TYPE_CHECKING:
-    from shimpy.core.cgroup.stats import v1, v2
 
 T = TypeVar("T")
 
@@ -133,14 +128,7 @@ class TaskService:
             ShimError: NOT_FOUND, or FAILED_PRECONDITION for a process that runs.
         """
         container, process = self._find(request.id, request.exec_id)
-        state = container.state_of(process)
-        if state in (State.RUNNING, State.PAUSED):
-            name = f"exec {request.exec_id}" if request.exec_id else "init"
-            raise FailedPreconditionError(f"delete: {name} is {state.value}; it must be stopped")
-        if request.exec_id:
-            status = await _complete(container.delete(process))
-        else:
-            status = await _complete(self._containers.delete(container, process))
+        status = await _complete(self._delete(container, process))
         return task.DeleteResponse(process.pid, status, timestamp(process.exited_at))
 
     async def pids(self, request: task.PidsRequest) -> task.PidsResponse:
@@ -168,12 +156,15 @@ class TaskService:
     async def kill(self, request: task.KillRequest) -> well_known.Empty:
         """Sends a signal to a process, or with `all` to every process in the container.
 
+        An exec that is being started gets it once it runs.
+
         Raises:
             ShimError: NOT_FOUND also for a process that has exited, which is how containerd knows that.
         """
         if not 0 <= request.signal <= _LARGEST_SIGNAL:
             raise InvalidArgumentError(f"signal: {request.signal} is not the number of a signal")
         container, process = self._find(request.id, request.exec_id)
+        await process.start_settled()
         container.kill(process, request.signal, everything=request.all and not request.exec_id)
         return _EMPTY
 
@@ -246,9 +237,7 @@ class TaskService:
             ShimError: NOT_FOUND, also when the cgroups are gone.
         """
         container = self._supervisor.get(request.id)
-        metrics = self._containers.read_stats(container)
-        name, message = _metrics(metrics)
-        return task.StatsResponse(well_known.Any(f"io.containerd.cgroups.{name}.Metrics", bytes(message)))
+        return task.StatsResponse(encode_metrics(self._containers.read_stats(container)))
 
     async def connect(self, request: task.ConnectRequest) -> task.ConnectResponse:
         """Tells the pid of the shim and, if there is such a container, of its init."""
@@ -264,6 +253,17 @@ class TaskService:
         if self.idle:
             asyncio.get_running_loop().call_soon(self._shutdown_when_answered)
         return _EMPTY
+
+    async def _delete(self, container: ManagedContainer, process: Process) -> int:
+        await process.start_settled()
+        # From here to where the delete is noted nothing is waited for, so that no start comes in between.
+        state = container.state_of(process)
+        if state in (State.RUNNING, State.PAUSED):
+            name = f"exec {process.exec_id}" if process.exec_id else "init"
+            raise FailedPreconditionError(f"delete: {name} is {state.value}; it must be stopped")
+        if process.exec_id:
+            return await container.delete(process)
+        return await self._containers.delete(container, process)
 
     def _find(self, container_id: str, exec_id: str) -> tuple[ManagedContainer, Process]:
         container = self._supervisor.get(container_id)
@@ -283,16 +283,3 @@ def _process_info(pid: int, exec_id: str) -> types.ProcessInfo:
         return types.ProcessInfo(pid=pid)
     details = encode(runc_options.ProcessDetails(exec_id))
     return types.ProcessInfo(pid, well_known.Any("containerd.runc.v1.ProcessDetails", details))
-
-
-def _metrics(metrics: v1.Metrics | v2.Metrics) -> tuple[str, betterproto.Message]:
-    """Returns the version of what was read, and the message that holds it."""
-    from shimpy.core.cgroup.stats import v1
-
-    if isinstance(metrics, v1.Metrics):
-        from shimpy.api import metrics_v1
-
-        return "v1", to_message(metrics, metrics_v1.Metrics)
-    from shimpy.api import metrics_v2
-
-    return "v2", to_message(metrics, metrics_v2.Metrics)
