@@ -1,7 +1,6 @@
 """The commands that need no server: serve, run, bundle."""
 
-from __future__ import annotations
-
+# Annotations are evaluated here, for `takes_sandbox_options`.
 import os
 import sys
 from pathlib import Path
@@ -22,35 +21,16 @@ from shimpy.cli.options import (
     Timeout,
     environment,
 )
-from shimpy.cli.sandbox_options import (
-    Capabilities,
-    Cpus,
-    Devices,
-    Hostname,
-    Init,
-    Memory,
-    Mounts,
-    Network,
-    Pids,
-    ReadOnly,
-    RootFiles,
-    Sandboxed,
-    SecurityOptions,
-    Tmpfs,
-    Ulimits,
-    UserName,
-    UserNamespace,
-    Volumes,
-    sandbox_options,
-)
+from shimpy.cli.sandbox_options import RootFiles, UserName, takes_sandbox_options
 from shimpy.cli.users import find_user
 from shimpy.daemon import import_stubs
 
 if TYPE_CHECKING:
     from shimpy.cli.options import Perform
+    from shimpy.client.sandbox.options import SandboxOptions
 
 
-def add_to(app: typer.Typer, perform: Perform) -> None:
+def add_to(app: typer.Typer, perform: "Perform") -> None:
     """Adds the commands."""
 
     @app.command(
@@ -63,6 +43,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         return main(context.args)
 
     @app.command(context_settings=TAKES_PROGRAM)
+    @takes_sandbox_options
     def run(
         root: Annotated[Path, typer.Argument(metavar="ROOT", help="A directory to be its /, or a bundle.")],
         args: Annotated[
@@ -73,46 +54,13 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         interactive: Interactive = False,
         env: Env = None,
         cwd: Cwd = None,
-        memory: Memory = None,
-        cpus: Cpus = None,
-        pids_limit: Pids = None,
         user: UserName = None,
-        userns: UserNamespace = None,
-        volume: Volumes = None,
-        mount: Mounts = None,
-        tmpfs: Tmpfs = None,
-        network: Network = None,
-        read_only: ReadOnly = None,
-        cap_add: Capabilities = None,
-        security_opt: SecurityOptions = None,
-        ulimit: Ulimits = None,
-        device: Devices = None,
-        hostname: Hostname = None,
-        init: Init = None,
-        sandbox: Sandboxed = None,
+        options: "SandboxOptions",
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
         timeout: Timeout = None,
         runtime: Runtime = "runc",
     ) -> int:
         """Run one command in a container of its own; its exit status is the command's."""
-        options = sandbox_options(
-            sandbox=sandbox,
-            memory=memory,
-            cpus=cpus,
-            pids=pids_limit,
-            userns=userns,
-            volumes=volume,
-            mounts=mount,
-            tmpfs=tmpfs,
-            network=network,
-            read_only=read_only,
-            capabilities=cap_add,
-            security=security_opt,
-            ulimits=ulimit,
-            devices=device,
-            hostname=hostname,
-            init=init,
-        )
         if tty and interactive:
             warn_without_terminal()
         with import_stubs.imports():
@@ -157,6 +105,7 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         return perform(work(), attached=True)
 
     @app.command()
+    @takes_sandbox_options
     def bundle(
         path: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
         args: Annotated[list[str] | None, typer.Argument(metavar="ARG", help="What init runs.")] = None,
@@ -167,46 +116,12 @@ def add_to(app: typer.Typer, perform: Perform) -> None:
         env: Env = None,
         cwd: Cwd = None,
         tty: Terminal = False,
-        memory: Memory = None,
-        cpus: Cpus = None,
-        pids_limit: Pids = None,
         user: UserName = None,
-        userns: UserNamespace = None,
-        volume: Volumes = None,
-        mount: Mounts = None,
-        tmpfs: Tmpfs = None,
-        network: Network = None,
-        read_only: ReadOnly = None,
-        cap_add: Capabilities = None,
-        security_opt: SecurityOptions = None,
-        ulimit: Ulimits = None,
-        device: Devices = None,
-        hostname: Hostname = None,
-        init: Init = None,
-        sandbox: Sandboxed = None,
+        options: "SandboxOptions",
         json: Json = False,
     ) -> int:
         """Write a bundle: of a sandbox, unless the options say otherwise."""
         from shimpy.client.bundle import write_bundle
-
-        options = sandbox_options(
-            sandbox=sandbox,
-            memory=memory,
-            cpus=cpus,
-            pids=pids_limit,
-            userns=userns,
-            volumes=volume,
-            mounts=mount,
-            tmpfs=tmpfs,
-            network=network,
-            read_only=read_only,
-            capabilities=cap_add,
-            security=security_opt,
-            ulimits=ulimit,
-            devices=device,
-            hostname=hostname,
-            init=init,
-        )
 
         async def work() -> None:
             if user is not None:

@@ -1,9 +1,11 @@
 """The options of a sandbox by docker's names, and what is read out of them."""
 
-from __future__ import annotations
-
+# Annotations are evaluated here: `takes_sandbox_options` hands them on to functions of other modules.
+import functools
+import inspect
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,8 +14,6 @@ import typer
 from shimpy.cli.options import rlimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from shimpy.client.sandbox.options import BindMount, SandboxOptions
 
 Sandboxed = Annotated[
@@ -91,27 +91,27 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 def sandbox_options(
     *,
-    sandbox: bool | None,
-    memory: str | None,
-    cpus: float | None,
-    pids: int | None,
-    userns: str | None,
-    volumes: Iterable[str] | None,
-    mounts: Iterable[str] | None,
-    tmpfs: Iterable[str] | None,
-    network: str | None,
-    read_only: bool | None,
-    capabilities: Iterable[str] | None,
-    security: Iterable[str] | None,
-    ulimits: Iterable[str] | None,
-    devices: list[str] | None,
-    hostname: str | None,
-    init: bool | None,
-) -> SandboxOptions:
+    memory: Memory = None,
+    cpus: Cpus = None,
+    pids_limit: Pids = None,
+    userns: UserNamespace = None,
+    volume: Volumes = None,
+    mount: Mounts = None,
+    tmpfs: Tmpfs = None,
+    network: Network = None,
+    read_only: ReadOnly = None,
+    cap_add: Capabilities = None,
+    security_opt: SecurityOptions = None,
+    ulimit: Ulimits = None,
+    device: Devices = None,
+    hostname: Hostname = None,
+    init: Init = None,
+    sandbox: Sandboxed = None,
+) -> "SandboxOptions":
     """Returns the options that were given; those that were not are left out."""
-    binds = [_volume(text) for text in volumes or ()]
+    binds = [_volume(text) for text in volume or ()]
     places = dict(_tmpfs(text) for text in tmpfs or ())
-    for text in mounts or ():
+    for text in mount or ():
         fields = _fields(text)
         if fields.get("type", "bind") == "tmpfs":
             places[fields["target"]] = (
@@ -126,24 +126,43 @@ def sandbox_options(
         "tmpfs": places or None,
         "network": network,
         "read_only": read_only,
-        "capabilities": [_capability(name) for name in capabilities or ()] or None,
-        "rlimits": [rlimit(f"RLIMIT_{text.upper()}") for text in ulimits or ()] or None,
-        "devices": devices or None,
+        "capabilities": [_capability(name) for name in cap_add or ()] or None,
+        "rlimits": [rlimit(f"RLIMIT_{text.upper()}") for text in ulimit or ()] or None,
+        "devices": device or None,
         "hostname": hostname,
         "init": init,
-        **_security(security or ()),
+        **_security(security_opt or ()),
     }
     options = {name: value for name, value in options.items() if value is not None}
     if memory is not None:
         options["memory"] = size("--memory", memory) or None
-    if pids is not None:
-        options["pids"] = pids if pids > 0 else None
+    if pids_limit is not None:
+        options["pids"] = pids_limit if pids_limit > 0 else None
     if userns is not None:
         if userns not in ("private", "host"):
             raise typer.BadParameter(f"--userns: {userns!r} is neither private nor host")
         options["userns"] = userns == "private"
     # Its fields are checked where they are used.
     return cast("SandboxOptions", options)
+
+
+def takes_sandbox_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives a command the options of `sandbox_options`, in place of its argument `options`."""
+    shared = inspect.signature(sandbox_options).parameters
+    own = inspect.signature(command)
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> int:
+        options = sandbox_options(**{name: given.pop(name) for name in shared})
+        return command(**given, options=options)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += shared.values() if parameter.name == "options" else [parameter]
+    annotations = {parameter.name: parameter.annotation for parameter in parameters}
+    with_options.__annotations__ = {**annotations, "return": own.return_annotation}
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
+    return with_options
 
 
 def size(option: str, text: str) -> int:
@@ -161,7 +180,7 @@ def size(option: str, text: str) -> int:
     return int(digits) * _UNITS[unit]
 
 
-def _volume(text: str) -> BindMount:
+def _volume(text: str) -> "BindMount":
     source, _, rest = text.partition(":")
     target, _, access = rest.partition(":")
     if not target or access not in ("", "ro", "rw"):
@@ -169,7 +188,7 @@ def _volume(text: str) -> BindMount:
     return _bind(source, target, read_only=access == "ro")
 
 
-def _bind(source: str, target: str, *, read_only: bool) -> BindMount:
+def _bind(source: str, target: str, *, read_only: bool) -> "BindMount":
     from shimpy.client.sandbox.options import BindMount
 
     return BindMount(source, target, read_only)
