@@ -21,8 +21,9 @@ SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 # Events kept for a containerd that does not take them; then the oldest are dropped.
 MAX_QUEUED: Final = 4_096
 
-# Seconds for one call, as containerd's own shim has it.
-_CALL_TIMEOUT: Final = 5.0
+# Seconds for one call. A containerd that is frozen, or short of CPU, takes what it was asked once it goes on,
+# and with it each repetition that has been made meanwhile. One that has died is known at once.
+_CALL_TIMEOUT: Final = 60.0
 
 # Seconds between attempts: a containerd that is restarted is away for some of them.
 _FIRST_PAUSE: Final = 0.05

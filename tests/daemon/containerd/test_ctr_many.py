@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +48,29 @@ def test_all_outlive_a_containerd_that_is_killed(
         for number, name in enumerate(names):
             (_, event), *_ = told(until="/tasks/exit", of=name)
             assert event["exit_status"] == number + 1
+
+
+def test_a_containerd_that_was_frozen_hears_of_each_exit_once(
+    containerd: Containerd, rootfs: Path, new_id: NewId, tmp_path: Path
+) -> None:
+    names = [new_id() for _ in range(3)]
+    for name in names:
+        containerd.run("-d", rootfs=rootfs, name=name, command=["sleep", "1000"])
+    pids = [int((containerd.bundle(name) / "init.pid").read_text()) for name in names]
+    with containerd.events(tmp_path / "events") as told:
+        os.kill(containerd.pid, signal.SIGSTOP)
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            # Longer than containerd's own shim waits until it tells it again.
+            time.sleep(6)
+        finally:
+            os.kill(containerd.pid, signal.SIGCONT)
+        for name in names:
+            told(until="/tasks/exit", of=name)
+            containerd.remove(name)
+            topics = [topic for topic, _ in told(until="/tasks/delete", of=name)]
+            assert topics.count("/tasks/exit") == 1
 
 
 def test_run_after_run_leaves_nothing(
