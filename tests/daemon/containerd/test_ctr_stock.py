@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pexpect
 import pytest
 
 from tests.support.containerd import RUNTIME, STOCK, Containerd, run_arguments
+from tests.support.leaks import eventually
 from tests.support.time_scale import scaled
+
+pytestmark = pytest.mark.anyio
 
 NewId = Callable[[], str]
 Both = Callable[..., list[tuple[int, str]]]
@@ -23,7 +27,9 @@ Both = Callable[..., list[tuple[int, str]]]
 def both(containerd: Containerd, rootfs: Path, new_id: NewId) -> Both:
     """Makes calls of ctr for a container of each; returns the status and the output of the last."""
 
-    def make(*calls: list[str], command: tuple[str, ...] = ("sleep", "1000")) -> list[tuple[int, str]]:
+    def make(
+        *calls: list[str], command: tuple[str, ...] = ("sleep", "1000"), stdin: bytes = b""
+    ) -> list[tuple[int, str]]:
         told = []
         for runtime in (STOCK, RUNTIME):
             name = new_id()
@@ -31,12 +37,19 @@ def both(containerd: Containerd, rootfs: Path, new_id: NewId) -> Both:
             words = run_arguments(*start, rootfs=rootfs, name=name, command=command, runtime=runtime)
             done = containerd.ctr(*words, check=bool(calls))
             for call in calls:
-                done = containerd.ctr(*(word.replace("NAME", name) for word in call), check=False)
-            text = (done.stdout + done.stderr).decode().replace(name, "NAME")
-            told.append((done.returncode, text))
+                done = containerd.ctr(
+                    *(word.replace("NAME", name) for word in call), stdin=stdin, check=False
+                )
+            told.append(answer(done, name))
         return told
 
     return make
+
+
+def answer(done: subprocess.CompletedProcess[bytes], name: str) -> tuple[int, str]:
+    """Returns the status and the output of a call, without what is different each time."""
+    text = (done.stdout + done.stderr).decode().replace(name, "NAME")
+    return done.returncode, re.sub(r'time="[^"]*"', "time=WHEN", text)
 
 
 @pytest.mark.parametrize("command", ["echo out; echo err >&2; exit 7", "kill -9 $$"])
@@ -46,22 +59,73 @@ def test_run(both: Both, command: str) -> None:
     assert ours == stock
 
 
+@pytest.mark.parametrize("command", ["exit 0", "exit 3"])
+async def test_in_the_background(containerd: Containerd, rootfs: Path, new_id: NewId, command: str) -> None:
+    """What `run -d`, `tasks ls` and `tasks delete` say of one that ends by itself."""
+
+    async def live(runtime: str) -> list[tuple[int, str]]:
+        name = new_id()
+        words = run_arguments("-d", rootfs=rootfs, name=name, command=("sh", "-c", command), runtime=runtime)
+        run = containerd.ctr(*words)
+        await eventually(lambda: containerd.status(name) == "STOPPED")
+        # Of the line that says so the pid is left out.
+        listed = containerd.ctr("tasks", "ls")
+        (line,) = (each for each in listed.stdout.decode().splitlines() if each.startswith(name))
+        delete = containerd.ctr("tasks", "delete", name, check=False)
+        return [answer(run, name), (listed.returncode, line.split()[-1]), answer(delete, name)]
+
+    stock, ours = await live(STOCK), await live(RUNTIME)
+
+    assert ours == stock
+
+
 @pytest.mark.parametrize(
     "calls",
     [
-        [["tasks", "exec", "--exec-id", "e", "NAME", "sh", "-c", "echo out; exit 5"]],
+        [["tasks", "exec", "--exec-id", "e", "NAME", "sh", "-c", "echo out; echo err >&2; exit 5"]],
+        [["tasks", "exec", "--exec-id", "e", "NAME", "cat"]],
+        [["tasks", "exec", "--exec-id", "e", "NAME", "sh", "-c", "kill -9 $$"]],
+        [["tasks", "exec", "-d", "--exec-id", "e", "NAME", "sleep", "1000"]],
+        [["tasks", "pause", "NAME"]],
         [["tasks", "pause", "NAME"], ["tasks", "resume", "NAME"]],
         [["tasks", "kill", "--signal", "SIGKILL", "NAME"]],
+        [["tasks", "kill", "--all", "--signal", "SIGKILL", "NAME"]],
+        [
+            ["tasks", "exec", "-d", "--exec-id", "e", "NAME", "sleep", "1000"],
+            ["tasks", "kill", "--signal", "SIGKILL", "--exec-id", "e", "NAME"],
+        ],
         [["tasks", "delete", "--force", "NAME"]],
-        [["tasks", "kill", "--signal", "SIGKILL", "--exec-id", "no", "NAME"]],
     ],
-    ids=["exec", "resume", "kill", "force", "no exec"],
-)
+    ids=[
+        "exec", "exec with stdin", "killed exec", "exec -d", "pause", "resume", "kill", "kill --all",
+        "kill of an exec", "delete --force",
+    ],
+)  # fmt: skip
 def test_a_task(both: Both, calls: list[list[str]]) -> None:
+    stock, ours = both(*calls, stdin=b"typed\n" * 1000)
+
+    assert ours == stock
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [["tasks", "kill", "--signal", "SIGKILL", "--exec-id", "no", "NAME"]],
+        [["tasks", "exec", "--exec-id", "e", "NAME", "no-such-program"]],
+        [["tasks", "delete", "NAME"]],
+        [["tasks", "pause", "NAME"], ["tasks", "pause", "NAME"]],
+        [["tasks", "resume", "NAME"]],
+        [["tasks", "pause", "NAME"], ["tasks", "exec", "--exec-id", "e", "NAME", "true"]],
+        [["tasks", "start", "NAME"]],
+    ],
+    ids=["no exec", "no program", "delete", "pause", "resume", "exec while paused", "start"],
+)
+def test_what_is_refused(both: Both, calls: list[list[str]]) -> None:
+    """With the same status; the words are each shim's own."""
     stock, ours = both(*calls)
 
-    assert ours[0] == stock[0]
-    assert (ours[1] == "") == (stock[1] == "")
+    assert ours[0] == stock[0] != 0
+    assert (ours[1] == "", stock[1] == "") == (False, False)
 
 
 def test_metrics_have_the_same_names(both: Both) -> None:
