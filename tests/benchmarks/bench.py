@@ -98,9 +98,11 @@ class Bench:
         return str(path)
 
     @contextlib.asynccontextmanager
-    async def served(self, runtime: str = "") -> AsyncIterator[tuple[Server, ShimStub, events.Recorder]]:
+    async def served(
+        self, runtime: str = "", *options: str
+    ) -> AsyncIterator[tuple[Server, ShimStub, events.Recorder]]:
         """Yields a `python -m shimpy`, a client of it, and what it publishes."""
-        server = Server(["--runtime", runtime or self.runtime, "--log-level", "warning"])
+        server = Server(["--runtime", runtime or self.runtime, "--log-level", "warning", *options])
         try:
             server.wait_until_it_listens()
             stub = server.stub()

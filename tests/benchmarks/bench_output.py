@@ -22,13 +22,32 @@ _BLOCK = 1 << 20
 async def measure(bench: Bench) -> None:
     await _fifo(bench, bench.rounds(2000, 100))
     await _terminal(bench, bench.rounds(300, 50))
+    await _recorded(bench, bench.rounds(100, 20))
+
+
+async def _recorded(bench: Bench, size: int) -> None:
+    """A flood of text on a terminal, with `shimpy.hooks.recorder` and without."""
+    casts = bench.directory / "casts"
+    hooks = bench.directory / "hooks.toml"
+    hooks.write_text(f'[[hooks]]\nuse = "shimpy.hooks.recorder:SessionRecorder"\ndirectory = "{casts}"\n')
+    text = " ".join(f"{number:06}" for number in range(0, 1000000, 99999))
+    writer = ["sh", "-c", f"yes '{text}' | head -c {size}000000"]
+    costs, bare = [], []
+    for _ in range(5):
+        bare.append((await _through_a_shim(bench, size, writer, terminal=True))[1])
+        costs.append((await _through_a_shim(bench, size, writer, f"--hooks={hooks}", terminal=True))[1])
+        for cast in casts.iterdir():
+            cast.unlink()
+    bench.record(
+        "CPU of the shim, recorded terminal", costs, "ms/MB", bare=bare, targets=[Target("ratio", 1.3)]
+    )
 
 
 async def _fifo(bench: Bench, size: int) -> None:
     rates, costs, bare = [], [], []
     for _ in range(3):
         bare.append(await asyncio.to_thread(_bare_fifo, bench.fifo(), _in_a_container(bench, size)))
-        rate, cost = await _through_a_shim(bench, size, terminal=False)
+        rate, cost = await _through_a_shim(bench, size, _writer(size), terminal=False)
         rates.append(rate)
         costs.append(cost)
     bench.record("output to a FIFO", rates, "MB/s", bare=bare, targets=[Target("ratio", 0.9, least=True)])
@@ -49,7 +68,7 @@ async def _terminal(bench: Bench, size: int) -> None:
                 [loop, *_in_a_container(bench, size)], stdout=subprocess.PIPE, text=True, check=True
             )
             bare.append(float(done.stdout))
-        rate, cost = await _through_a_shim(bench, size, terminal=True)
+        rate, cost = await _through_a_shim(bench, size, _writer(size), terminal=True)
         rates.append(rate)
         costs.append(cost)
     bench.record(
@@ -98,15 +117,17 @@ def _read(fd: int) -> float:
     return total / (time.perf_counter() - began) / 1e6
 
 
-async def _through_a_shim(bench: Bench, size: int, *, terminal: bool) -> tuple[float, float]:
-    bundle = bench.bundle(*_writer(size), terminal=terminal)
+async def _through_a_shim(
+    bench: Bench, size: int, writer: list[str], *options: str, terminal: bool
+) -> tuple[float, float]:
+    bundle = bench.bundle(*writer, terminal=terminal)
     fifo = bench.fifo()
 
     def read() -> float:
         with open(fifo, "rb", 0) as file:
             return _read(file.fileno())
 
-    async with bench.served() as (server, shim, _):
+    async with bench.served("", *options) as (server, shim, _):
         pid = (
             await shim.create(CreateRequest(id=bench.new_id(), bundle=bundle, terminal=terminal, stdout=fifo))
         ).pid

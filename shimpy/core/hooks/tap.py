@@ -21,6 +21,11 @@ _ROOM: Final = 1 << 20
 _ENOUGH: Final = 1 << 18
 _GATHER: Final = 0.5
 
+# Output that comes within so many seconds is one piece for the tee, which is less than a picture on a screen
+# lasts, up to so many bytes, as a program could write at once.
+_PIECE: Final = 0.01
+_PIECE_SIZE: Final = 1 << 16
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +73,7 @@ class TeeTap:
     def write(self, stream: str, data: bytes) -> None:
         now = time.time()
         for line in self._lines:
-            line.put(lambda tee: tee.output(stream, data, now), len(data))
+            line.put_output(stream, data, now)
 
     def resized(self, columns: int, rows: int) -> None:
         now = time.time()
@@ -87,6 +92,37 @@ class TeeTap:
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:
                 callback()
+
+
+class _Output:
+    """A call of `Tee.output`, until it is made.
+
+    Args:
+        stream: of which output is.
+        data: its beginning.
+        time: when that came.
+    """
+
+    def __init__(self, stream: str, data: bytes, time: float) -> None:
+        self._stream = stream
+        self._parts = [data]
+        self._size = len(data)
+        self._time = time
+
+    def __call__(self, tee: Tee) -> Awaitable[None]:
+        return tee.output(self._stream, b"".join(self._parts), self._time)
+
+    def add(self, stream: str, data: bytes, time: float) -> bool:
+        """Adds what follows at once; returns whether it does."""
+        if (
+            stream != self._stream
+            or not 0 <= time - self._time < _PIECE
+            or self._size + len(data) > _PIECE_SIZE
+        ):
+            return False
+        self._parts.append(data)
+        self._size += len(data)
+        return True
 
 
 class _TeeQueue:
@@ -117,9 +153,25 @@ class _TeeQueue:
             call: makes it.
             size: bytes that it brings.
         """
-        if self._failed:
-            return
-        self._calls.append(call)
+        if not self._failed:
+            self._calls.append(call)
+            self._count(size)
+
+    def put_output(self, stream: str, data: bytes, time: float) -> None:
+        """Queues output, with what is queued already if that has just come.
+
+        Args:
+            stream: `stdout` or `stderr`.
+            data: the output.
+            time: when it came.
+        """
+        if not self._failed:
+            last = self._calls[-1] if self._calls else None
+            if not isinstance(last, _Output) or not last.add(stream, data, time):
+                self._calls.append(_Output(stream, data, time))
+            self._count(len(data))
+
+    def _count(self, size: int) -> None:
         self.waiting += size
         if self.waiting >= _ENOUGH:
             self._enough.set()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import shimpy
 from shimpy.core.hooks import tap
+from shimpy.core.hooks.hook_set import HookSet
 from tests.support import leaks
 from tests.support.machine import RUNTIME
 
@@ -69,6 +71,46 @@ async def test_of_both_outputs(sandbox: Callable[..., Any]) -> None:
     assert result.stdout == b"out\n" + b"y\n" * 1_500_000
     assert tee.outputs == {"stdout": result.stdout, "stderr": b"err\n"}
     assert tee.has_ended
+
+
+async def test_what_comes_at_once_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 10 ms and 64 KiB, and in the order in which it came."""
+    pieces: list[tuple[str, bytes, float]] = []
+
+    class Pieces(Keeping):
+        async def output(self, stream: str, data: bytes, time: float) -> None:
+            pieces.append((stream, data, time))
+
+        async def resized(self, columns: int, rows: int, time: float) -> None:
+            pieces.append(("size", b"", time))
+
+    times = iter([100.0, 100.009, 100.011, 100.012, 100.013, 100.014, 100.015, 99.0, 99.0, 99.0])
+    monkeypatch.setattr(tap, "time", SimpleNamespace(time=lambda: next(times)))
+    hook_set = HookSet([shimpy.Hooks()])
+    copy = tap.TeeTap(hook_set, [(hook_set.runners[0], Pieces())], "a process")
+    copy.write("stdout", b"a")
+    copy.write("stdout", b"b")
+    copy.write("stdout", b"c")
+    copy.write("stderr", b"d")
+    copy.write("stdout", b"e")
+    copy.write("stdout", b"f" * 65535)
+    copy.write("stdout", b"g")
+    copy.write("stdout", b"h")
+    copy.resized(80, 24)
+    copy.write("stdout", b"i")
+    copy.end()
+    await hook_set.aclose()
+
+    assert pieces == [
+        ("stdout", b"ab", 100.0),
+        ("stdout", b"c", 100.011),
+        ("stderr", b"d", 100.012),
+        ("stdout", b"e" + b"f" * 65535, 100.013),
+        ("stdout", b"g", 100.015),
+        ("stdout", b"h", 99.0),
+        ("size", b"", 99.0),
+        ("stdout", b"i", 99.0),
+    ]
 
 
 async def test_of_a_terminal(sandbox: Callable[..., Any]) -> None:
