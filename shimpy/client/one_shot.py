@@ -17,7 +17,7 @@ from shimpy.core.rootfs.mapped_roots import detach, path_for
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from typing import Unpack
 
     import anyio
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shimpy.client.client import ShimClient
     from shimpy.client.model import Result, StrPath
     from shimpy.client.sandbox.options import SandboxOptions
+    from shimpy.core.hooks.interface import Hooks
 
 # Bytes of each output that are kept by default.
 OUTPUT_LIMIT: Final = 16 << 20
@@ -41,6 +42,7 @@ async def run(
     output_limit: int | None = OUTPUT_LIMIT,
     limiter: anyio.CapacityLimiter | None = None,
     runtime: str = "runc",
+    hooks: Hooks | Iterable[Hooks] = (),
     **options: Unpack[SandboxOptions],
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
@@ -62,6 +64,7 @@ async def run(
         output_limit: bytes that are kept of each output; the rest is read and thrown away. None: all.
         limiter: how many may run at once, of all that share it.
         runtime: the OCI runtime, a name on PATH or an absolute path.
+        hooks: as for `shimpy.in_process`, which this event loop must allow then.
         options: see `shimpy.SandboxOptions`.
 
     Raises:
@@ -73,24 +76,30 @@ async def run(
         limiter or nullcontext(),
         temporary_bundle(root, args, env=env, cwd=cwd, **options) as bundle,
         advised(runtime),
-        own_shim(runtime) as client,
+        own_shim(runtime, hooks) as client,
     ):
         return await client.run(new_id(), bundle, input=input, timeout=timeout, output_limit=output_limit)
 
 
 @asynccontextmanager
-async def own_shim(runtime: str) -> AsyncIterator[ShimClient]:
+async def own_shim(runtime: str, hooks: Hooks | Iterable[Hooks] = ()) -> AsyncIterator[ShimClient]:
     """Gives a shim for the time of the block: in this process, or where that can have none in one of its own.
 
     Those of an event loop that is not asyncio's are forked from one process while there are several.
 
     Args:
         runtime: the OCI runtime, a name on PATH or an absolute path.
+        hooks: the shim's; with any it is in this process.
+
+    Raises:
+        FailedPreconditionError: this process can have no shim, and there are hooks.
     """
     async with AsyncExitStack() as stack:
         try:
-            client = await stack.enter_async_context(in_process(runtime=runtime))
+            client = await stack.enter_async_context(in_process(runtime=runtime, hooks=hooks))
         except FailedPreconditionError:  # another event loop than asyncio's, or SIGCHLD is ignored
+            if hooks != ():
+                raise
             from shimpy.client.shared_launcher import shared_launcher
 
             launcher = await stack.enter_async_context(shared_launcher())

@@ -46,8 +46,8 @@ def warm_processes() -> list[int]:
 async def test_shims_of_another_kind_of_event_loop_are_forked_from_one_process(
     bundle: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*, runtime: str) -> AbstractAsyncContextManager[shimpy.ShimClient]:
-        raise FailedPreconditionError(f"this event loop is not asyncio's own, for {runtime}")
+    def refused(*, runtime: str, hooks: object) -> AbstractAsyncContextManager[shimpy.ShimClient]:
+        raise FailedPreconditionError(f"this event loop is not asyncio's own, for {runtime}, {hooks}")
 
     monkeypatch.setattr(one_shot, "in_process", refused)
     waiting = [asyncio.ensure_future(shimpy.run(bundle("sleep", "1000000"), timeout=30)) for _ in range(2)]
@@ -65,3 +65,26 @@ async def test_shims_of_another_kind_of_event_loop_are_forked_from_one_process(
     await asyncio.gather(*waiting, return_exceptions=True)
     assert warm_processes() == []
     assert program.open().shims() == []
+
+
+class Renaming(shimpy.Hooks):
+    """Gives each container a name of its own choice."""
+
+    async def before_create(self, create: shimpy.HookCreate) -> None:
+        create.spec["hostname"] = "hooked"
+
+
+async def test_hooks_see_its_container(rootfs: Path) -> None:
+    result = await shimpy.run(rootfs, ["hostname"], hooks=Renaming())
+    assert result.stdout == b"hooked\n"
+
+
+async def test_hooks_are_never_left_out(rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim in another process could not have them."""
+
+    def refused(*, runtime: str, hooks: object) -> AbstractAsyncContextManager[shimpy.ShimClient]:
+        raise FailedPreconditionError(f"this event loop is not asyncio's own, for {runtime}, {hooks}")
+
+    monkeypatch.setattr(one_shot, "in_process", refused)
+    with pytest.raises(FailedPreconditionError, match="not asyncio's own"):
+        await shimpy.run(rootfs, ["hostname"], hooks=[Renaming()])
