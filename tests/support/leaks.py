@@ -100,7 +100,7 @@ def cpu_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def eventually(condition: Callable[[], object], *, within: float = 10) -> None:
+async def eventually(condition: Callable[[], object], *, within: float = 30) -> None:
     """Waits until *condition()* is true, for things that the kernel does in its own time.
 
     Args:

@@ -178,7 +178,7 @@ async def test_stats(cri: Cri, pod: str) -> None:
 async def test_a_container_that_needs_too_much_memory(cri: Cri, pod: str) -> None:
     name = cri.create(pod, "sh", "-c", "tail /dev/zero", memory=32 << 20)
     cri.start(name)
-    await eventually(lambda: cri.status(name).state == EXITED, within=30)
+    await eventually(lambda: cri.status(name).state == EXITED)
 
     assert cri.status(name).reason == "OOMKilled"
 
@@ -204,7 +204,7 @@ async def test_of_a_pod_whose_shim_is_killed_nothing_is_left(cri: Cri) -> None:
     shim = containerd.shim_pid(pod)
     os.kill(shim, signal.SIGKILL)
     await gone(shim)
-    await eventually(lambda: cri.status(name).state == EXITED, within=20)
+    await eventually(lambda: cri.status(name).state == EXITED)
 
     # containerd cleans up in its own time.
     await eventually(lambda: not containerd.bundle(name).exists() and not containerd.bundle(pod).exists())

@@ -109,6 +109,6 @@ async def test_a_shim_that_dies_takes_its_group_along(
     pids = [init_pid(containerd, name) for name in names]
     os.kill(containerd.shim_pid(group), signal.SIGKILL)
 
-    await eventually(lambda: not any(map(cgroups, names)), within=20)
+    await eventually(lambda: not any(map(cgroups, names)))
     assert [alive(pid) for pid in pids] == [False, False]
     await eventually(lambda: containerd.tasks() == [])

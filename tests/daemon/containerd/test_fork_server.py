@@ -345,7 +345,7 @@ async def test_what_dead_ones_have_left_is_removed(tmp_path: Path) -> None:
     server = fork_server.ForkServer(str(tmp_path / "server"))
 
     assert sorted(os.listdir(tmp_path)) == sorted(["server.lock", f"server.{os.getpid()}"])
-    server._end()
+    server._loop.call_later(0, server._end)
     server.run()
     assert os.listdir(tmp_path) == ["server.lock"]
 

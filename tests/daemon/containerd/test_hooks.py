@@ -99,7 +99,7 @@ async def test_audit_when_the_shim_is_killed(containerd: Containerd, hooked: tup
 
     assert [(line["event"], line["args"][0]) for line in lines] == [("create", "sh"), ("exec", "sleep")]
     # containerd cleans up in its own time.
-    await eventually(lambda: not cgroups(name) and containerd.tasks() == [], within=20)
+    await eventually(lambda: not cgroups(name) and containerd.tasks() == [])
     assert read(log, until=2) == lines
 
 

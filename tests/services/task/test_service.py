@@ -22,6 +22,7 @@ from tests.services.task.conftest import Task
 from tests.support.fifos import Fifo
 from tests.support.leaks import alive
 from tests.support.lives import KILLED
+from tests.support.time_scale import scaled
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +108,7 @@ async def test_what_an_exited_exec_has_started_lives_on_and_its_output_ends_at_d
     await one.start("e1")
     assert await one.wait("e1") == 0
     await one.delete("e1")
-    assert await asyncio.wait_for(reader, 5) != b""
+    assert await asyncio.wait_for(reader, scaled(20)) != b""
     pids = await one.call("Pids", task.PidsRequest(one.id), task.PidsResponse)
     assert len(pids.processes) == 2
 
