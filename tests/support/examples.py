@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_LOCK = Path(tempfile.gettempdir(), "shimpy-test-examples")
+# Not in TMPDIR, of which each run may have another.
+_LOCK = Path("/var/tmp/shimpy-test-examples")
 
 
 @contextlib.contextmanager
