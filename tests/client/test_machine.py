@@ -18,7 +18,7 @@ from shimpy.core.journal.lines import encode
 from shimpy.core.journal.state import boot_id
 from shimpy.core.reaper.procfs import start_time
 from tests.support import containers
-from tests.support.leaks import alive, eventually
+from tests.support.leaks import alive, children, eventually
 from tests.support.programs import Program
 
 pytestmark = pytest.mark.anyio
@@ -38,11 +38,22 @@ async def program(
 ) -> AsyncIterator[Program]:
     """A program whose container runs."""
     program = Program("in_process", rootfs, bundle("sleep", "1000000"), new_id(), base=base)
-    await eventually(lambda: any(each.pid for each in program.directory.containers()))
+    await eventually(lambda: is_at_rest(program))
     yield program
     if program.process.returncode is None:
         await end_with_guardian(program)
         await prune()
+
+
+def is_at_rest(program: Program) -> bool:
+    """Returns whether its container has started, and no command is under way that would outlive it.
+
+    Between its fork and its exec such a command holds the lock on the program's directory.
+    """
+    inits = {each.pid for each in program.directory.containers()}
+    if not inits or children(program.process.pid).keys() != inits:
+        return False
+    return all(b"runc" not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in inits)
 
 
 def _guardian(program: Program) -> int:
@@ -93,7 +104,7 @@ async def test_root_that_a_container_may_write_to_is_attached_no_more(
     base: Path, closed_rootfs: Path, new_id: Callable[[], str]
 ) -> None:
     program = Program("writable", closed_rootfs, "", new_id(), base=base)
-    await eventually(lambda: any(each.pid for each in program.directory.containers()))
+    await eventually(lambda: is_at_rest(program))
     assert program.left().keys() >= {"roots", "mounts"}
 
     await end_with_guardian(program)
