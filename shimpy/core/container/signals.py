@@ -19,6 +19,8 @@ def send_signal(process: Process, signum: int, created: Created, *, everything: 
         everything: every process in the container gets it.
     """
     if process.exit_status is not None:
+        if process.child is None:
+            raise NotFoundError(f"exec_id: the start of exec {process.exec_id} has failed")
         raise NotFoundError(f"process {process.pid} has exited already")
     if process.child is None:
         what = f"exec_id: exec {process.exec_id}" if process.exec_id else "kill: the container"

@@ -16,8 +16,9 @@ from typing import Any, Self
 from shimpy.core.runtime.spec import ExecSpec, quoted
 from shimpy.errors import InvalidArgumentError, NotFoundError, from_oserror
 
-# Bytes of a config.json that is read: parsing it holds up the event loop.
-MAX_CONFIG = 4 * 1024 * 1024
+# Bytes of a config.json that is read: parsing it holds up the event loop. containerd can have no larger one,
+# because a container's specification comes to it in one gRPC message.
+MAX_CONFIG = 16 * 1024 * 1024
 
 # Bytes of a bundle's linux.cgroupsPath; with the mount and our own cgroup before it, a path has 4,096.
 MAX_CGROUPS_PATH = 2048

@@ -93,6 +93,8 @@ async def test_an_exec_that_cannot_start_stays_and_its_wait_returns(tasks: Tasks
     with pytest.raises(NotFoundError, match='"no-such-program"'):
         await one.start("e1")
     assert await waiting == 255
+    with pytest.raises(NotFoundError, match="start of exec e1 has failed"):
+        await one.kill(signal.SIGKILL, "e1")
     assert (await one.delete("e1")).exit_status == 255
     with pytest.raises(NotFoundError):
         await one.delete("e1")
