@@ -53,7 +53,7 @@ def test_exec_of_a_program_that_is_not_there(containerd: Containerd, running: st
     done = containerd.ctr("tasks", "exec", "--exec-id", "one", running, "no-such-program", check=False)
 
     assert done.returncode != 0
-    assert b'"no-such-program"' in done.stderr
+    assert b"no-such-program" in done.stderr
     assert containerd.status(running) == "RUNNING"
 
 

@@ -66,7 +66,9 @@ def test_nobody_is_reaped_while_no_shim_is_ready(keep: Keep, altered: dict[str, 
 
 
 def test_who_ends_later_is_reaped_at_once(kept: Kept) -> None:
-    pid = orphan(kept)
+    shim = kept.next()
+    pid = shim.do("fork()")
+    shim.kill()
     kept.next().ready()
 
     os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -132,9 +133,13 @@ def test_a_keeper_without_file_descriptors_goes_on(keep: Keep) -> None:
 
 @pytest.fixture
 def null() -> Iterator[int]:
+    """Something to keep, and room for more of it than there are names."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     fd = os.open(os.devnull, os.O_RDONLY)
     yield fd
     os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_names_fit_into_the_environment(null: int) -> None:
