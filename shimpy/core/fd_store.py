@@ -24,6 +24,26 @@ class FdStore(Protocol):
         """Has a copy closed; nothing happens if there is none of that name."""
 
 
+class FdTable(FdStore):
+    """Names the file descriptors that this process itself keeps over an execve(2): they stay as they are.
+
+    Attributes:
+        fds: by name.
+    """
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def put(self, name: str, fd: int) -> None:
+        """See `FdStore.put`; nothing happens without one."""
+        if fd >= 0:
+            self.fds.setdefault(name, fd)
+
+    def remove(self, name: str) -> None:
+        """See `FdStore.remove`."""
+        self.fds.pop(name, None)
+
+
 def stored_name(device: int, inode: int) -> str:
     """Returns the name in the store of a FIFO's read end."""
     return f"fifo-{device}-{inode}"

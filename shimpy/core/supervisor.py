@@ -80,14 +80,27 @@ class Supervisor:
         """
         self._observers.append(observer)
 
-    def open(self) -> None:
+    def open(self, *, sweep: bool = True) -> None:
         """Becomes a subreaper, so that nothing is lost before the first create. Idempotent.
+
+        Args:
+            sweep: see `Reaper.open`.
 
         Raises:
             FailedPreconditionError: the event loop is not asyncio's own, or SIGCHLD is ignored and
                 this is not the main thread.
         """
-        self.reaper.open()
+        self.reaper.open(sweep=sweep)
+
+    @property
+    def hub(self) -> StdioHub:
+        """What the stdio of all containers shares."""
+        return self._hub
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether hooks have been loaded."""
+        return bool(self._hook_sets)
 
     @property
     def store(self) -> FdStore | None:

@@ -17,10 +17,12 @@ class Method(NamedTuple):
             read. It runs in a task of its own, which is cancelled when the call's deadline passes or its
             client goes away; what it returns all the same is the answer.
         request: the class of its requests.
+        repeatable: it waits, and changes nothing: a call of it can be begun anew, and comes to the same.
     """
 
     handler: Callable[[Any], Coroutine[Any, Any, betterproto.Message]]
     request: type[betterproto.Message]
+    repeatable: bool = False
 
 
 # Methods by their names, by the full names of the services that they belong to.

@@ -170,7 +170,7 @@ class Containerd:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if self.shim in words and "start" in words and name in words:
+            if self.shim in words and words[-2] in ("start", "upgrade") and name in words:
                 return int(pid)
         raise AssertionError(f"there is no shim of {name}")
 

@@ -104,11 +104,11 @@ class ContainerJournal:
         if (intent := self._intents.pop(key, None)) is not None:
             fields["closes"] = intent
         if event.kind in _PROCESS_BEGINS:
-            fields["process"] = _recorded(process)
+            fields["process"] = recorded_process(process)
             if place := self._places.pop(process, None):
                 fields["process"]["cgroup"] = place
             if event.kind is EventKind.CREATE:
-                fields["made"] = self._made(cgroup)
+                fields["made"] = recorded_container(self._context, cgroup)
             # Before the commit: what is in the store and not in the journal is dropped.
             self._store(process)
         number = self._journal.event(event, **fields)
@@ -116,8 +116,8 @@ class ContainerJournal:
             process.number = number
 
     def identify(self, child: Child) -> tuple[int, int]:
-        """Returns what no process has that gets the pid later: its start time, and the inode of its pidfd."""
-        return procfs.start_time(child.pid), os.fstat(child.pidfd).st_ino
+        """See `identity`."""
+        return identity(child)
 
     def died(self, process: Process, status: int) -> None:
         """Writes down how a process has ended, before anything is done that could lose that."""
@@ -144,21 +144,34 @@ class ContainerJournal:
         if process.number:
             self._journal.forgot(process.number, process.exit_status or 0, by_call=by_call)
 
-    def _made(self, cgroup: Cgroup) -> dict[str, Any]:
-        return {
-            "bundle": self._context.bundle.path,
-            "spec": self._context.bundle.spec,
-            "runtime": self._context.runtime.recorded(),
-            "cgroup": cgroup.recorded(),
-        }
+
+def identity(child: Child) -> tuple[int, int]:
+    """Returns what no process has that gets the pid later: its start time, and the inode of its pidfd.
+
+    Raises:
+        OSError: it has been reaped.
+    """
+    return procfs.start_time(child.pid), os.fstat(child.pidfd).st_ino
 
 
-def _recorded(process: Process) -> dict[str, Any]:
+def recorded_container(context: Context, cgroup: Cgroup) -> dict[str, Any]:
+    """Returns what has to be known of a container to go on with it."""
+    return {
+        "bundle": context.bundle.path,
+        "spec": context.bundle.spec,
+        "runtime": context.runtime.recorded(),
+        "cgroup": cgroup.recorded(),
+    }
+
+
+def recorded_process(process: Process) -> dict[str, Any]:
+    """Returns what has to be known of a process to go on with it."""
     stdio = process.stdio
     paths = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr}
+    uris = process.policy.log_uris
     fields: dict[str, Any] = {
         "terminal": stdio.terminal,
-        "stdio": {field: [path, *_file_identity(path)] for field, path in paths.items() if path},
+        "stdio": {field: [path, *_file_identity(path, uris)] for field, path in paths.items() if path},
     }
     if process.policy != Policy():
         fields["policy"] = asdict(process.policy)
@@ -173,7 +186,11 @@ def _recorded(process: Process) -> dict[str, Any]:
     return fields
 
 
-def _file_identity(path: str) -> tuple[int, int]:
+def _file_identity(path: str, uris: bool) -> tuple[int, int]:
+    if uris and path.startswith("fifo:"):
+        from shimpy.core.stdio.uri import parse_output
+
+        path = parse_output(path).path
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -41,6 +41,11 @@ class Operation(Generic[T]):
         return self._cancelled or self._task.done()
 
     @property
+    def task(self) -> asyncio.Task[Any]:
+        """What does the work."""
+        return self._task
+
+    @property
     def done(self) -> bool:
         """True once the work is over, its rollback included."""
         return self._task.done()

@@ -161,7 +161,9 @@ class Process:
         self.child = child = reaper.track(pid, self._exited, self._died)
         self.identity = self._journal.identify(child)
 
-    def watch(self, reaper: Reaper, pid: int, pidfd: int, identity: tuple[int, int]) -> None:
+    def watch(
+        self, reaper: Reaper, pid: int, pidfd: int, identity: tuple[int, int], *, is_foreign: bool
+    ) -> None:
         """Takes up a process of an earlier shim; from now on its exit is noticed.
 
         Args:
@@ -169,9 +171,10 @@ class Process:
             pid: its process id.
             pidfd: a file descriptor of it, which is the reaper's from now on.
             identity: see the attribute.
+            is_foreign: see `Reaper.watch`.
         """
         self.identity = identity
-        self.child = reaper.watch(pid, pidfd, self._exited, self._died)
+        self.child = reaper.watch(pid, pidfd, self._exited, self._died, is_foreign=is_foreign)
 
     def has_ended(self, reaper: Reaper, pid: int, status: int, *, told: bool) -> None:
         """Takes up a process of an earlier shim that has ended.

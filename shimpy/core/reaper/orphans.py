@@ -41,12 +41,13 @@ class Orphans:
         self._timer: asyncio.TimerHandle | None = None
         self._dying: set[int] = set()  # pidfds
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begins."""
+    def open(self, loop: asyncio.AbstractEventLoop, *, sweep: bool = True) -> None:
+        """Begins; see `Reaper.open`."""
         self._loop = loop
         if self._every:
             registry.add_sweeper(self, partial(loop.call_soon_threadsafe, self._sweep))
-        self.sweep()
+        if sweep:
+            self.sweep()
 
     def close(self) -> None:
         """Ends; what was claimed is not any more."""

@@ -60,8 +60,12 @@ class Reaper:
         self.directories = DirectoryPool()
         self._restore: list[Callable[[], object]] = []
 
-    def open(self) -> None:
+    def open(self, *, sweep: bool = True) -> None:
         """Becomes a subreaper and, with `sweep_orphans`, begins to sweep. Idempotent.
+
+        Args:
+            sweep: at once. Otherwise `sweep` has to be called before the event loop goes on, once all
+                children are known that it is to spare.
 
         Raises:
             FailedPreconditionError: this is not the main thread, the only one that may heed a
@@ -89,7 +93,11 @@ class Reaper:
             self._restore.append(partial(linux.reset_signal, signal.SIGCHLD))
         self.directories.open()
         self._tracking.open(loop)
-        self._orphans.open(loop)
+        self._orphans.open(loop, sweep=sweep)
+
+    def sweep(self) -> None:
+        """Reaps the orphans that there are."""
+        self._orphans.sweep()
 
     def close(self) -> None:
         """Stops waiting for anything and puts back what `open` changed; the processes go on."""
@@ -196,20 +204,28 @@ class Reaper:
         return self._tracking.track(pid, on_exit, before_reap)
 
     def watch(
-        self, pid: int, pidfd: int, on_exit: Callable[[int], None], seen: Callable[[int], None]
+        self,
+        pid: int,
+        pidfd: int,
+        on_exit: Callable[[int], None],
+        seen: Callable[[int], None] | None = None,
+        *,
+        is_foreign: bool = True,
     ) -> Child:
-        """Waits for the end of another's child, which an earlier shim had started.
+        """Waits for the end of a process that an earlier shim had started.
 
         Args:
             pid: its process id.
             pidfd: a file descriptor of it, which is closed here in the end.
             on_exit: as for `track`.
             seen: called with the exit status, before `on_exit`.
+            is_foreign: it is another's child. Otherwise that earlier shim was this very process, which has
+                become another program since (execve(2)).
 
         Raises:
             ValueError: it is waited for already.
         """
-        return self._tracking.adopt(pid, pidfd, on_exit, seen, is_foreign=True)
+        return self._tracking.adopt(pid, pidfd, on_exit, seen, is_foreign=is_foreign)
 
     def ended(self, pid: int, status: int) -> Child:
         """Returns what stands for a process that has ended, and been reaped, before.

@@ -21,7 +21,14 @@ _log = logging.getLogger(__name__)
 MakeProcess = Callable[[Callable[[Process], None], Callable[[], None] | None], Process]
 
 
-def make_process(context: Context, record: ProcessRecord, cgroup: Cgroup, fds: dict[str, int]) -> MakeProcess:
+def make_process(
+    context: Context,
+    record: ProcessRecord,
+    cgroup: Cgroup,
+    fds: dict[str, int],
+    *,
+    handed_over: bool = False,
+) -> MakeProcess:
     """Returns what makes a process as it was.
 
     Args:
@@ -29,34 +36,48 @@ def make_process(context: Context, record: ProcessRecord, cgroup: Cgroup, fds: d
         record: what is known of it.
         cgroup: the container's.
         fds: what was stored for this shim, by name; what the process needs is taken out.
+        handed_over: this process itself was that shim, until it became another program (execve(2)).
     """
 
     def make(on_exit: Callable[[Process], None], on_death: Callable[[], None] | None) -> Process:
         fields = record.process
         paths = {name: str(place[0]) for name, place in fields.get("stdio", {}).items()}
         stdio = StdioPaths(**paths, terminal=bool(fields.get("terminal")))
-        policy = Policy(**_policy(fields["policy"])) if "policy" in fields else Policy()
+        policy = policy_of(fields)
         if not record.pid and record.exit_status is None and record.exec_id:
             process = context.open_process(
                 stdio, fields.get("spec") or {}, policy, on_exit, exec_id=record.exec_id
             )
             process.number = record.number
+            if record.size is not None:
+                process.resize(*record.size)
             return process
         lives = record.exit_status is None
-        key = f"{record.pid}-{int(fields.get('start') or 0)}"
-        io = restore_stdio(context.hub, fields.get("stdio", {}), policy, fds, key, lives=lives)
+        key = str(record.number) if handed_over else f"{record.pid}-{int(fields.get('start') or 0)}"
+        io = restore_stdio(
+            context.hub,
+            fields.get("stdio", {}),
+            policy,
+            fds,
+            key,
+            lives=lives,
+            reaper=context.reaper,
+            known=fields.get("io") if handed_over else None,
+        )
         process = Process(
             stdio, io, policy, on_exit, on_death, exec_id=record.exec_id, journal=context.journal
         )
         process.number, process.size, process.exited_at = record.number, record.size, record.exited_at
         process.cgroup = cgroup.known_child(fields.get("cgroup"))
-        _find(process, context, record, fds)
+        _find(process, context, record, fds, is_foreign=not handed_over)
         return process
 
     return make
 
 
-def _find(process: Process, context: Context, record: ProcessRecord, fds: dict[str, int]) -> None:
+def _find(
+    process: Process, context: Context, record: ProcessRecord, fds: dict[str, int], *, is_foreign: bool
+) -> None:
     """Has the process be waited for, or be one that has ended."""
     identity = (int(record.process.get("start") or 0), int(record.process.get("inode") or 0))
     name = f"pid-{record.pid}-{identity[0]}"
@@ -64,7 +85,7 @@ def _find(process: Process, context: Context, record: ProcessRecord, fds: dict[s
     if record.exit_status is None:
         pidfd = _open(record.pid, identity, stored)
         if pidfd is not None:
-            process.watch(context.reaper, record.pid, pidfd, identity)
+            process.watch(context.reaper, record.pid, pidfd, identity, is_foreign=is_foreign)
             return
         _log.warning(
             "process %d of container %s has ended while there was no shim; its exit status is lost",
@@ -104,6 +125,16 @@ def _open(pid: int, identity: tuple[int, int], stored: int) -> int | None:
     return None
 
 
-def _policy(fields: Mapping[str, Any]) -> dict[str, Any]:
+def policy_of(process: Mapping[str, Any]) -> Policy:
+    """Returns how a process lives.
+
+    Args:
+        process: what is known of it, see `ProcessRecord.process`.
+
+    Raises:
+        TypeError: the policy has something that this shimpy does not know.
+    """
+    if (fields := process.get("policy")) is None:
+        return Policy()
     owner = fields.get("owner")
-    return {**fields, "owner": None if owner is None else (int(owner[0]), int(owner[1]))}
+    return Policy(**{**fields, "owner": None if owner is None else (int(owner[0]), int(owner[1]))})

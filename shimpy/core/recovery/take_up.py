@@ -18,15 +18,11 @@ from shimpy.core.cgroup.cgroup import same_cgroup
 from shimpy.core.cgroup.paths import kill_cgroups, remove_cgroups
 from shimpy.core.container.state import State
 from shimpy.core.journal import ContainerRecord, Journal, call_token
-from shimpy.core.model import EventKind, Policy
+from shimpy.core.model import EventKind
 from shimpy.core.recovery.commands import end_commands
-from shimpy.core.recovery.container import TakenUpContainer
-from shimpy.core.recovery.processes import make_process
+from shimpy.core.recovery.container import TakenUpContainer, take_up_container
 from shimpy.core.registry import OwnedContainer
 from shimpy.core.removal import remove_container
-from shimpy.core.runtime import Runc
-from shimpy.core.runtime.bundle import Bundle
-from shimpy.core.runtime.ids import ContainerId
 from shimpy.core.supervisor import Supervisor
 from shimpy.errors import ShimError
 
@@ -94,26 +90,7 @@ class TakeUp:
             _log.warning("cannot remove what is left of container %s: %s", container_id, error)
 
     def _take_up(self, record: ContainerRecord) -> None:
-        made = record.made
-        runtime = Runc(
-            str(made["runtime"]["name"]),
-            made["runtime"]["root"],
-            self._supervisor.reaper,
-            systemd_cgroup=bool(made["runtime"].get("systemd_cgroup")),
-        )
-        bundle = Bundle(str(made["bundle"]), made["spec"])
-        cgroup = Cgroup.known(made["cgroup"] or {})
-        context = self._supervisor.context(record.id, bundle, runtime)
-        container = TakenUpContainer(context, publish=self._supervisor.publish, policy=Policy())
-        taken = ContainerId(runtime, record.id)
-        taken.created()
-        container.take_up(
-            make_process(context, record.init, cgroup, self._fds),
-            [make_process(context, each, cgroup, self._fds) for each in record.execs.values()],
-            cgroup,
-            taken.release,
-        )
-        self._supervisor.add(container)
+        container, cgroup = take_up_container(self._supervisor, record, self._fds)
         _log.info("container %s is taken up, with init %d", record.id, record.init.pid)
         self._announce.append(partial(self._go_on, container, record, cgroup))
 

@@ -65,9 +65,23 @@ class InputRelay:
         self._pending = b""
         self._stop_waiting: Callable[[], object] | None = None
 
+    def begin_with(self, typed: bytes) -> None:
+        """Has it type something before all that is to come; called before `start`."""
+        self._pending = typed
+
+    @property
+    def pending(self) -> bytes:
+        """What it has read and not typed yet."""
+        return self._pending
+
     def start(self) -> None:
-        """Begins."""
-        self._wait_for_source()
+        """Begins, unless the source has ended already."""
+        if self._source.fd < 0:
+            return
+        if self._pending:
+            self._wait_for_master()
+        else:
+            self._wait_for_source()
 
     def stop(self) -> None:
         """Ends it at once; idempotent."""

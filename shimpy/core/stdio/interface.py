@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from shimpy.core.fd_store import FdStore
 
@@ -56,6 +56,22 @@ class ProcessIO(Protocol):
         Args:
             store: holds it.
             key: what no other process has.
+        """
+
+    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
+        """Says what there is of it, for the image that this process becomes (execve(2)).
+
+        It is left as it is, and nothing may happen to it any more.
+
+        Args:
+            store: gets every file descriptor that is needed to go on.
+            key: what no other process has.
+
+        Returns:
+            What else has to be known, as JSON has it.
+
+        Raises:
+            FailedPreconditionError: it is in the middle of something.
         """
 
     def process_exited(self) -> None:

@@ -13,9 +13,10 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from shimpy.core.fd_store import FdStore
 from shimpy.core.reaper import Child, Reaper
 from shimpy.core.stdio.uri import LogProgram
 from shimpy.errors import InternalError, InvalidArgumentError, from_oserror
@@ -89,6 +90,33 @@ class Logger:
             await started._kill()
             raise
         return started
+
+    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
+        """See `ProcessIO.hand_over`."""
+        store.put(f"log1-{key}", self.stdout)
+        store.put(f"log2-{key}", self.stderr)
+        known = {"path": self._program.path, "pid": 0}
+        if self._child is not None and not self._ended.is_set():
+            store.put(f"logger-{key}", self._child.pidfd)
+            known["pid"] = self._child.pid
+        return known
+
+    @classmethod
+    def handed_over(cls, known: Mapping[str, Any], fds: dict[str, int], key: str, reaper: Reaper) -> Logger:
+        """Returns a program that another has started, and is a child of this process.
+
+        Args:
+            known: as `hand_over` returned it.
+            fds: what that has put, by name; its own are taken out.
+            key: as for `hand_over`.
+            reaper: waits for its end.
+        """
+        self = cls(LogProgram(str(known["path"]), (), must_say_ready=False))
+        self.stdout, self.stderr = fds.pop(f"log1-{key}", -1), fds.pop(f"log2-{key}", -1)
+        if known["pid"]:
+            pid, pidfd = int(known["pid"]), fds.pop(f"logger-{key}")
+            self._child = reaper.watch(pid, pidfd, self._has_ended, is_foreign=False)
+        return self
 
     def take_stdout(self) -> int:
         """Returns the write end of stdout, which is the caller's from now on."""

@@ -9,6 +9,7 @@ sixteen. To a file that is appended to splice(2) does not write at all.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import fcntl
@@ -18,8 +19,10 @@ import select
 import stat
 import sys
 import termios
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
+from shimpy.core.fd_store import FdStore
 from shimpy.core.stdio.fifo import poll
 
 if TYPE_CHECKING:
@@ -47,13 +50,14 @@ class OutputPipe:
         sink: a FIFO or pipe, which has to have a reader for as long as it is written to, a regular file, or a
             device; not blocking. The pipe's own from now on.
         tap: the name of the stream, and who gets a copy of it; None for nobody.
+        pipe: the end of a pipe of which the process has the other already, likewise; -1: there is none.
 
     Attributes:
-        child: the end that the process writes, the caller's to close.
+        child: the end that the process writes, the caller's to close; -1 if it has it already.
         drained: the process has exited, and what it wrote before has been passed on.
     """
 
-    def __init__(self, sink: int, tap: tuple[str, Tap] | None = None) -> None:
+    def __init__(self, sink: int, tap: tuple[str, Tap] | None = None, pipe: int = -1) -> None:
         self.drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._sink = sink
@@ -66,6 +70,9 @@ class OutputPipe:
         self._due: int | None = None
         self._dropped = False
         self._waits_for_room = False
+        self._pipe, self.child = pipe, -1
+        if pipe >= 0:
+            return
         try:
             self._pipe, self.child = os.pipe2(os.O_CLOEXEC)
         except OSError:
@@ -81,6 +88,36 @@ class OutputPipe:
         """Begins, once only the process has the other end."""
         if self._pipe >= 0:
             self._loop.add_reader(self._pipe, self._move)
+
+    def hand_over(self, store: FdStore, key: str) -> dict[str, Any] | None:
+        """See `ProcessIO.hand_over`; None if it has been stopped."""
+        if self._pipe < 0:
+            return None
+        store.put(f"relay-{key}", self._pipe)
+        store.put(f"relayed-{key}", self._sink)
+        return {
+            "pending": base64.b64encode(self._pending).decode(),
+            "due": self._due,
+            "dropped": self._dropped,
+        }
+
+    @classmethod
+    def handed_over(cls, known: Mapping[str, Any], fds: dict[str, int], key: str) -> OutputPipe:
+        """Returns what goes on where another has left off, started.
+
+        Args:
+            known: as `hand_over` returned it.
+            fds: what that has put, by name; its own are taken out.
+            key: as for `hand_over`.
+        """
+        relay = cls(fds.pop(f"relayed-{key}"), pipe=fds.pop(f"relay-{key}"))
+        relay._pending = base64.b64decode(known["pending"])
+        relay._due, relay._dropped = known["due"], bool(known["dropped"])
+        relay._passed_on(0)
+        relay.start()
+        if relay._pending:
+            relay._wait()
+        return relay
 
     def process_exited(self) -> None:
         """From now on it is drained as soon as what is there has been passed on."""

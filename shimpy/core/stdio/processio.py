@@ -13,7 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shimpy.core.fd_store import FdStore
 from shimpy.core.model import Policy, StdioPaths
@@ -242,6 +242,14 @@ class PlainIO:
         """See `ProcessIO.store`."""
         if self._pump is not None:
             self._pump.store(store, key)
+
+    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
+        """See `ProcessIO.hand_over`; of one that is not started nothing is needed but its FIFOs."""
+        if self._pump is not None:
+            self._pump.hand_over(store, key)
+        relays = [relay.hand_over(store, f"{key}-{number}") for number, relay in enumerate(self._relays)]
+        logger = None if self._logger is None else self._logger.hand_over(store, key)
+        return {"relays": relays, "logger": logger}
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""

@@ -84,6 +84,23 @@ class OutputRelay:
         # children keep open after a hang-up costs nothing.
         self._watcher.watch(self._master, select.EPOLLIN | select.EPOLLET, self._woken)
 
+    def begin_with(self, shown: bytes) -> None:
+        """Has it pass on something before all that is to come; called before `start`."""
+        if shown:
+            self._end = len(shown)
+            self._buffer[: self._end] = shown
+            self._schedule()
+
+    @property
+    def slave(self) -> int:
+        """The file descriptor that is held of the slave, -1 if it is closed."""
+        return self._slave.fd
+
+    @property
+    def pending(self) -> bytes:
+        """What it has read and not passed on yet."""
+        return bytes(self._buffer[self._begin : self._end])
+
     def process_exited(self) -> None:
         """From now on an end of the output is the end."""
         self._exited = True

@@ -73,6 +73,14 @@ class StdinPump:
         if self._fifo >= 0:
             self._forget = stored(store, {f"in-{key}": self._fifo, f"pipe-{key}": self._pipe})
 
+    def hand_over(self, store: FdStore, key: str) -> None:
+        """See `ProcessIO.hand_over`."""
+        if self._fifo >= 0:
+            store.put(f"in-{key}", self._fifo)
+            store.put(f"pipe-{key}", self._pipe)
+            if self._hold >= 0:
+                store.put(f"hold-{key}", self._hold)
+
     def hold(self, writer: int) -> None:
         """Keeps the FIFO from its end when its writers leave, until `release_hold`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import os
@@ -10,12 +11,12 @@ import stat
 import struct
 import termios
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shimpy.core.fd_store import FdStore
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.console import ConsoleSocket
-from shimpy.core.stdio.fifo import StdioHub, reopen
+from shimpy.core.stdio.fifo import StdioHub
 from shimpy.core.stdio.input_relay import FileDescriptor, InputRelay
 from shimpy.core.stdio.relay import OutputRelay
 from shimpy.core.stdio.streams import Stream, open_output
@@ -33,18 +34,26 @@ MAX_WINDOW: Final = 65535
 _TIOCGPTPEER: Final = 0x5441
 
 
-class TerminalFds(NamedTuple):
-    """What is stored of a terminal; -1 is not there.
+class KeptTerminal(NamedTuple):
+    """What there is of a terminal of an earlier shim's; a file descriptor of -1 is not there.
 
     Attributes:
-        master: the terminal's.
         source: what is typed on it comes from there.
         sink: what it shows goes there.
+        master: the terminal's.
+        hold: keeps the source from its end.
+        typed: what was read from the source, and is to be typed.
+        shown: what was read from the terminal, and is to go to the sink.
+        logger: the program that reads what it shows.
     """
 
-    master: int
     source: int
     sink: int
+    master: int
+    hold: int = -1
+    typed: bytes = b""
+    shown: bytes = b""
+    logger: Logger | None = None
 
 
 class TerminalIO:
@@ -116,14 +125,14 @@ class TerminalIO:
 
     @classmethod
     def restored(
-        cls, hub: StdioHub, policy: Policy, fds: TerminalFds, kept: ExitStack, *, lives: bool
+        cls, hub: StdioHub, policy: Policy, terminal: KeptTerminal, kept: ExitStack, *, lives: bool
     ) -> TerminalIO:
         """Goes on with a terminal that an earlier shim had.
 
         Args:
             hub: see the class.
             policy: see the class.
-            fds: what was stored of it, which is the terminal's own from now on.
+            terminal: what there is of it, which is the terminal's own from now on.
             kept: ends what is kept beside it.
             lives: whether its process had not ended when that was last known.
         """
@@ -132,14 +141,15 @@ class TerminalIO:
         self.fds, self.console_socket = (-1, -1, -1), None
         self._stack = kept
         self._exited = not lives
-        self._master.fd, self._source.fd, self._sink.fd = fds
-        for each in (self._source, self._sink, self._master):
-            self._stack.callback(each.close)
-        self._hangs_up = self._source.fd >= 0 and _is_fifo(self._source.fd)
-        if self._hangs_up and lives:
-            self._hold.fd = reopen(self._source.fd, os.O_WRONLY | os.O_NONBLOCK)
-            self._stack.callback(self._hold.close)
-        self._relay(self._master.fd)
+        for end, fd in zip((self._source, self._sink, self._master, self._hold), terminal[:4], strict=True):
+            end.fd = fd
+            self._stack.callback(end.close)
+        self._hangs_up = self._source.fd >= 0 and is_fifo(self._source.fd)
+        if terminal.logger is not None:
+            self._logger = terminal.logger
+            self._stack.callback(self._logger.close_outputs)
+        if self._master.fd >= 0:
+            self._relay(self._master.fd, terminal.typed, terminal.shown)
         return self
 
     async def prepare(self) -> None:
@@ -162,7 +172,7 @@ class TerminalIO:
         except OSError as error:
             raise InternalError(f"the terminal cannot be used: {error.strerror}") from error
 
-    def _relay(self, master: int) -> None:
+    def _relay(self, master: int, typed: bytes = b"", shown: bytes = b"") -> None:
         os.set_blocking(master, False)
         # While the process lives it may close its terminal and open /dev/console again. Without a
         # slave of our own the master would hang up in between: ready at all times, though it takes
@@ -178,9 +188,10 @@ class TerminalIO:
             self._sink,
             ends_at_exit=self._policy.relay_output,
             tap=self._tap,
-            splices=stores and self._tap is None and self._sink.fd >= 0 and _is_fifo(self._sink.fd),
+            splices=stores and self._tap is None and self._sink.fd >= 0 and is_fifo(self._sink.fd),
         )
         self._stack.callback(self._output.stop)
+        self._output.begin_with(shown)
         self._output.start()
         self._input = InputRelay(
             self._source,
@@ -189,6 +200,7 @@ class TerminalIO:
             splices=stores and self._hangs_up,
         )
         self._stack.callback(self._input.stop)
+        self._input.begin_with(typed)
         if self._exited:
             self.process_exited()
         else:
@@ -224,6 +236,21 @@ class TerminalIO:
         if self._hangs_up:
             self._source.store(store, f"in-{key}")
 
+    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
+        """See `ProcessIO.hand_over`; of one that is not started nothing is needed but its FIFOs."""
+        ends = {"tty": self._master, "in": self._source, "sink": self._sink, "hold": self._hold}
+        for name, end in ends.items():
+            store.put(f"{name}-{key}", end.fd)
+        logger = None if self._logger is None else self._logger.hand_over(store, key)
+        known: dict[str, Any] = {"terminal": True, "logger": logger}
+        if self._output is not None and self._input is not None:
+            if self._master.fd < 0 and not self._output.drained.is_set():
+                raise FailedPreconditionError("a terminal that was hung up shows its last")
+            store.put(f"slave-{key}", self._output.slave)
+            known["typed"] = base64.b64encode(self._input.pending).decode()
+            known["shown"] = base64.b64encode(self._output.pending).decode()
+        return known
+
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
         self._exited = True
@@ -253,7 +280,8 @@ class TerminalIO:
         self._input = None
 
 
-def _is_fifo(fd: int) -> bool:
+def is_fifo(fd: int) -> bool:
+    """Returns whether a file descriptor is a FIFO's, or a pipe's."""
     return stat.S_ISFIFO(os.fstat(fd).st_mode)
 
 

@@ -26,6 +26,7 @@ class Flags:
         info: asked to tell about the runtime.
         version: asked for the version.
         action: start, delete, or nothing.
+        options: what stands before the action.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -66,6 +67,7 @@ class Flags:
         self.info = switches["info"]
         self.version = switches["v"]
         self.action = left[0] if left else ""
+        self.options = list(arguments)[: len(arguments) - len(left)]
 
     def check_names(self) -> None:
         """Refuses a namespace or an id that is missing, or that would be a path.

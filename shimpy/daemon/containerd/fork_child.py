@@ -51,7 +51,7 @@ def become(asker: Asker, theirs: Inherited, own: Inherited) -> int:
         flags = Flags(asker.arguments)
         flags.check_names()
         if flags.action == "start":
-            prepared = prepare(flags, lambda _, score, cgroup: limit(score, cgroup))
+            prepared = prepare(flags, lambda _, score, cgroup: limit(score, cgroup), asker.program)
         elif flags.action == "delete":
             delete(flags, asker.pid)
         else:

@@ -69,6 +69,14 @@ def _act(flags: Flags, program: str) -> None:
         from shimpy.daemon.containerd.delete import delete
 
         delete(flags)
+    elif flags.action == "check":
+        from shimpy.daemon.containerd.upgraded import check
+
+        check()
+    elif flags.action == "upgrade":
+        from shimpy.daemon.containerd.upgraded import go_on
+
+        go_on(flags)
     elif flags.action == "fork-server":
         _exec_fork_server()
     else:

@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import betterproto
 
@@ -31,6 +31,9 @@ _LOCK_TIMEOUT: Final = 1.0
 _LOCK_PAUSE: Final = 0.005
 _SHUTDOWN_TIMEOUT: Final = 8.0
 
+# What the daemon has a handler for. The program that it has become starts with them held back.
+SIGNALS: Final = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +48,10 @@ class Served(Protocol):
         """Returns the methods to serve; those called Shutdown are told of here too."""
 
 
-class Daemon:
+_Served = TypeVar("_Served", bound=Served)
+
+
+class Daemon(Generic[_Served]):
     """Serves a group of containers, and exits when it is no longer needed.
 
     containerd wants a shim to end with its last container. But just before, the start of another container of
@@ -58,38 +64,65 @@ class Daemon:
         publisher: of the events, flushed at the end.
         container_id: the first container, which is expected.
         idle_limit: see `IDLE_LIMIT`.
+
+    Attributes:
+        place: see above.
+        service: what was made.
+        server: serves it.
+        expected: until when a container is expected (time.monotonic), by its id.
     """
 
     def __init__(
         self,
         place: Place,
-        make_service: Callable[[Callable[[], None]], Served],
+        make_service: Callable[[Callable[[], None]], _Served],
         publisher: Publisher,
         container_id: str,
         *,
         idle_limit: float = IDLE_LIMIT,
     ) -> None:
-        self._place = place
+        self.place = place
         self._publisher = publisher
         self._idle_limit = idle_limit
-        self._expected = {container_id: time.monotonic() + idle_limit}
+        self.expected = {container_id: time.monotonic() + idle_limit}
         self._stop = asyncio.Event()
-        self._service = make_service(self._shut_down)
-        self._server = TtrpcServer(self._services())
+        self.service = make_service(self._shut_down)
+        self.server = TtrpcServer(self._services())
+        self._connections: Sequence[tuple[int, Mapping[str, Any]]] = ()
+        self._upgrading: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    def take_up(
+        self, expected: Mapping[str, float], connections: Sequence[tuple[int, Mapping[str, Any]]]
+    ) -> None:
+        """Has `run` go on where another has left off.
+
+        Args:
+            expected: see the attribute.
+            connections: see `TtrpcServer.take_up`.
+        """
+        self.expected = dict(expected)
+        self._connections = connections
+
+    async def run(self, upgrade: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Serves until the last container is shut down, or SIGTERM or SIGINT; a second one ends the process.
 
         Containers that still run are left to containerd: as the connection ends, it calls `delete`.
+
+        Args:
+            upgrade: called at SIGHUP, unless one is under way; None: SIGHUP ends the process.
         """
-        with self._signals():
-            await self._server.start(self._place.listener)
+        with self._signals(upgrade):
+            await self.server.take_up(self._connections)
+            await self.server.start(self.place.listener)
             watching = asyncio.ensure_future(self._watch())
-            _log.debug("serving on %s", self._place.path)
+            _log.debug("serving on %s", self.place.path)
             try:
                 await self._stop.wait()
             finally:
                 watching.cancel()
+                if self._upgrading is not None:
+                    self._upgrading.cancel()
+                    await asyncio.wait([self._upgrading])
             giving_up = asyncio.get_running_loop().call_later(_SHUTDOWN_TIMEOUT, _give_up)
             await self._end()
             giving_up.cancel()
@@ -99,7 +132,7 @@ class Daemon:
         self._stop.set()
 
     def _services(self) -> Services:
-        served = {name: dict(methods) for name, methods in self._service.services().items()}
+        served = {name: dict(methods) for name, methods in self.service.services().items()}
         for methods in served.values():
             if (inner := methods.get("Shutdown")) is not None:
                 methods["Shutdown"] = Method(self._forgetting(inner), inner.request)
@@ -109,7 +142,7 @@ class Daemon:
         """Returns a Shutdown after which its container is not expected any more."""
 
         async def shutdown(request: task.ShutdownRequest) -> betterproto.Message:
-            self._expected.pop(request.id, None)
+            self.expected.pop(request.id, None)
             return await inner.handler(request)
 
         return shutdown
@@ -122,24 +155,24 @@ class Daemon:
         """
         if self._stop.is_set():
             raise UnavailableError("the shim is shutting down")
-        self._expected[request.id] = time.monotonic() + self._idle_limit
+        self.expected[request.id] = time.monotonic() + self._idle_limit
         return well_known.Empty()
 
     def _shut_down(self) -> None:
-        if self._service.idle and not self._is_expecting():
+        if self.service.idle and not self._is_expecting():
             self.stop()
 
     def _is_expecting(self) -> bool:
         now = time.monotonic()
-        self._expected = {name: end for name, end in self._expected.items() if end > now}
-        return bool(self._expected)
+        self.expected = {name: end for name, end in self.expected.items() if end > now}
+        return bool(self.expected)
 
     async def _watch(self) -> None:
         """Ends a daemon that was never used: its starter has died or changed its mind."""
         since = time.monotonic()
         while True:
             await asyncio.sleep(self._idle_limit / 4)
-            if self._server.connected or not self._service.idle or self._is_expecting():
+            if self.server.connected or not self.service.idle or self._is_expecting():
                 since = time.monotonic()
             elif time.monotonic() - since >= self._idle_limit:
                 _log.info("no container and no connection for %g s", self._idle_limit)
@@ -148,18 +181,22 @@ class Daemon:
     async def _end(self) -> None:
         # First of all, so that no start finds it.
         end = time.monotonic() + _LOCK_TIMEOUT
-        while not self._place.remove(timeout=0):
+        while not self.place.remove(timeout=0):
             if time.monotonic() > end:
-                _log.warning("%s stays: its directory is locked", self._place.path)
+                _log.warning("%s stays: its directory is locked", self.place.path)
                 break
             # Who has the lock may be waiting for an answer from here.
             await asyncio.sleep(_LOCK_PAUSE)
-        await asyncio.gather(self._server.drain(_GRACE), self._publisher.flush(_FLUSH_TIMEOUT))
+        await asyncio.gather(self.server.drain(_GRACE), self._publisher.flush(_FLUSH_TIMEOUT))
         await self._publisher.aclose()
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self, upgrade: Callable[[], Coroutine[Any, Any, None]] | None) -> Iterator[None]:
         loop = asyncio.get_running_loop()
+
+        def begin_upgrade() -> None:
+            if upgrade is not None and (self._upgrading is None or self._upgrading.done()):
+                self._upgrading = loop.create_task(upgrade())
 
         def end(number: signal.Signals) -> None:
             if self._stop.is_set():
@@ -167,9 +204,13 @@ class Daemon:
             _log.info("%s: the shim ends", number.name)
             self.stop()
 
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
             loop.add_signal_handler(number, end, number)
+        if upgrade is not None:
+            numbers = SIGNALS
+            loop.add_signal_handler(signal.SIGHUP, begin_upgrade)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             yield
         finally:

@@ -47,7 +47,8 @@ _HEADER = struct.Struct(">IIBB")
 _REQUEST = 1
 _UNAVAILABLE = 14
 
-_Identity = tuple[int, int, int]
+# Device and inode number of a file, and its last change in nanoseconds since the epoch.
+Identity = tuple[int, int, int]
 
 
 def path_of(address: str, namespace: str, group: str, directory: str = "") -> str:
@@ -76,15 +77,21 @@ def path_of(address: str, namespace: str, group: str, directory: str = "") -> st
 class Place:
     """A listening socket and its name.
 
-    Attributes:
+    Args:
         listener: the socket.
         path: its name.
+        identity: of the file of that name, if it was made earlier.
+
+    Attributes:
+        listener: see above.
+        path: see above.
+        identity: device, inode number and time of the last change of its file; None if that is gone.
     """
 
-    def __init__(self, listener: socket.socket, path: str) -> None:
+    def __init__(self, listener: socket.socket, path: str, identity: Identity | None = None) -> None:
         self.listener = listener
         self.path = path
-        self._identity = _identity(path)
+        self.identity = identity or _identity(path)
 
     def remove(self, timeout: float = _LOCK_TIMEOUT) -> bool:
         """Removes the name, if it is still this socket's. Idempotent.
@@ -97,7 +104,7 @@ class Place:
         """
         with _Lock(os.path.dirname(self.path), timeout) as locked:
             if locked:
-                _remove(self.path, self._identity)
+                _remove(self.path, self.identity)
         return locked
 
 
@@ -139,12 +146,12 @@ def remove_dead(path: str) -> None:
                 _remove(path, found)
 
 
-def _remove(path: str, found: _Identity | None) -> None:
+def _remove(path: str, found: Identity | None) -> None:
     if found is not None and _identity(path) == found:
         os.unlink(path)
 
 
-def _identity(path: str) -> _Identity | None:
+def _identity(path: str) -> Identity | None:
     try:
         status = os.lstat(path)
     except FileNotFoundError:

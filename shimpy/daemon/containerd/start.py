@@ -10,6 +10,7 @@ from shimpy.daemon.containerd import sockets
 from shimpy.daemon.containerd.bootstrap import Bootstrap, read_stdin
 from shimpy.daemon.containerd.errors import CommandError
 from shimpy.daemon.containerd.flags import Flags
+from shimpy.daemon.containerd.program import command_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class Prepared:
 
     Attributes:
         place: where containerd connects to.
+        command: by which an upgrade runs the program, up to the action.
     """
 
-    def __init__(self, flags: Flags, bootstrap: Bootstrap, place: sockets.Place) -> None:
+    def __init__(
+        self, flags: Flags, bootstrap: Bootstrap, place: sockets.Place, command: Sequence[str]
+    ) -> None:
         self.place = place
+        self.command = command
         self._flags = flags
         self._bootstrap = bootstrap
 
@@ -50,6 +55,7 @@ class Prepared:
             namespace=self._flags.namespace,
             ttrpc_address=self._bootstrap.ttrpc_address,
             debug=self._bootstrap.debug,
+            command=self.command,
         )
 
 
@@ -58,7 +64,7 @@ def start(flags: Flags) -> None:
     prepare(flags, _spawn)
 
 
-def prepare(flags: Flags, launch: Callable[[Prepared, int, str], None]) -> Prepared | None:
+def prepare(flags: Flags, launch: Callable[[Prepared, int, str], None], program: str = "") -> Prepared | None:
     """Answers containerd with the address of the container's shim, on file descriptor 1.
 
     The answer is the bare address, which every containerd takes, and by which each of them knows that this
@@ -68,6 +74,7 @@ def prepare(flags: Flags, launch: Callable[[Prepared, int, str], None]) -> Prepa
         flags: of the command line.
         launch: called before the answer, if there is no shim for the group yet, with the shim, its OOM score
             and its cgroup.
+        program: as which this was started, if that was in another process.
 
     Returns:
         The shim that `launch` was called with.
@@ -81,7 +88,7 @@ def prepare(flags: Flags, launch: Callable[[Prepared, int, str], None]) -> Prepa
     cgroup = bootstrap.shim_cgroup
     path = sockets.path_of(bootstrap.address, flags.namespace, _group(flags.id), bootstrap.socket_directory)
     place = sockets.take(path, flags.id)
-    prepared = None if place is None else Prepared(flags, bootstrap, place)
+    prepared = None if place is None else Prepared(flags, bootstrap, place, command_line(flags, program))
     address = f"unix://{path}".encode()
     try:
         _write_address(address)

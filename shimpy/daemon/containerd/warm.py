@@ -8,12 +8,13 @@ import sys
 import betterproto
 
 from shimpy.daemon import import_stubs, logs
-from shimpy.daemon.containerd.daemon import load
+from shimpy.daemon.containerd.daemon import load, load_upgrade
 
 
 def warm_up() -> None:
     """Imports what is otherwise imported when it is first needed, and fills the caches of what has been."""
     load()
+    load_upgrade()
     logs.set_up("info", "text")
     with import_stubs.imports():
         import shimpy.api.linux_options

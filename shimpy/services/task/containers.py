@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shimpy.api import task
 from shimpy.core.cgroup.stats import StatsReader
@@ -26,9 +28,12 @@ from shimpy.services.task.checkpoint import restore_options
 from shimpy.services.task.encoding import read_options
 from shimpy.services.task.events import Forward, translate
 from shimpy.services.task.hooks import TaskHooks
+from shimpy.transport.protobuf import decode, encode
 
 if TYPE_CHECKING:
     from shimpy.core.cgroup.stats import v1, v2
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ _DRAIN_TIMEOUT: Final = 10.0
 
 
 @dataclass(slots=True)
-class _Record:
+class Record:
     """What a container was created by, and what reads its statistics once it is created."""
 
     request: task.CreateTaskRequest
@@ -54,6 +59,9 @@ class Containers:
         forward: queues an event for containerd.
         hooks: finds the hooks of each.
         exec_cgroups: see `Policy.exec_cgroups`.
+
+    Attributes:
+        under_way: what completes although its call was called off.
     """
 
     def __init__(
@@ -70,7 +78,8 @@ class Containers:
         self._forward = forward
         self._hooks = hooks
         self._exec_cgroups = exec_cgroups
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
+        self.under_way: set[asyncio.Task[Any]] = set()
         if forward is not None:
             supervisor.observe(self._observe)
 
@@ -101,7 +110,7 @@ class Containers:
         )
         mounts = [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs]
         rootfs = os.path.join(bundle.path, "rootfs")
-        self._records[request.id] = record = _Record(request, options)
+        self._records[request.id] = record = Record(request, options)
         try:
             if mounts:
                 await mount_rootfs(rootfs, mounts, self._supervisor.reaper)
@@ -163,6 +172,40 @@ class Containers:
             _log.warning("the root filesystem of container %s stays mounted: %s", container.id, error)
         return status
 
+    async def complete(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for what is not to be called off once it has begun.
+
+        Args:
+            work: a change of a container.
+        """
+        change = asyncio.ensure_future(work)
+        self.under_way.add(change)
+        # Its error is the answer of a call that may have no waiter any more.
+        change.add_done_callback(lambda done: done.cancelled() or done.exception())
+        change.add_done_callback(self.under_way.discard)
+        return await asyncio.shield(change)
+
+    def hand_over(self) -> dict[str, Any]:
+        """Returns what is known here of the containers, for another's `take_up`, as JSON has it."""
+        return {
+            name: {
+                "request": base64.b64encode(encode(record.request)).decode(),
+                "stats": None if record.stats is None else record.stats.directories,
+            }
+            for name, record in self._records.items()
+        }
+
+    def take_up(self, known: Mapping[str, Any]) -> None:
+        """Takes up what is known of containers that the supervisor has, or is about to get.
+
+        Args:
+            known: as another's `hand_over` returned it.
+
+        Raises:
+            ShimError, KeyError, ValueError: it is not understood.
+        """
+        self._records.update(read_records(known))
+
     def read_stats(self, container: ManagedContainer) -> v1.Metrics | v2.Metrics:
         """Reads what a container uses.
 
@@ -197,7 +240,17 @@ class Containers:
             self._forward(*translate(event, record.request))
 
 
-def _note_init(record: _Record, container: ManagedContainer) -> None:
+def read_records(known: Mapping[str, Any]) -> dict[str, Record]:
+    """Returns the records of containers; see `Containers.take_up`."""
+    found = {}
+    for name, fields in known.items():
+        request = decode(task.CreateTaskRequest, base64.b64decode(fields["request"]))
+        stats = None if fields["stats"] is None else StatsReader(fields["stats"])
+        found[name] = Record(request, read_options(request.options), stats)
+    return found
+
+
+def _note_init(record: Record, container: ManagedContainer) -> None:
     """Notes where the cgroups of a container are, and the pid of its init."""
     pid = container.get("").pid
     # Read while init lives: once it is dead nothing says where its cgroups are.

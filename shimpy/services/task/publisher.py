@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import betterproto
 
 from shimpy.api import events, well_known
 from shimpy.errors import DeadlineExceededError, ShimError, UnavailableError
-from shimpy.transport.protobuf import encode
+from shimpy.transport.protobuf import decode, encode
 from shimpy.transport.ttrpc import Client, connect
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
@@ -53,7 +55,7 @@ class Publisher:
         self._namespace = namespace
         self._queue: deque[events.Envelope] = deque()
         self._dropped = 0
-        self._closed = False
+        self._closed = self._paused = self._is_asking = False
         self._client: Client | None = None
         self._sending: asyncio.Task[None] | None = None
 
@@ -78,7 +80,40 @@ class Publisher:
         )
         if len(self._queue) > MAX_QUEUED:
             self._drop()
-        if self._sending is None or self._sending.done():
+        self._begin()
+
+    @property
+    def under_way(self) -> set[asyncio.Task[None]]:
+        """What sends, if something does."""
+        return set() if self._sending is None or self._sending.done() else {self._sending}
+
+    def pause(self) -> None:
+        """Begins no more calls, until `resume`."""
+        self._paused = True
+        if self._sending is not None and not self._is_asking:
+            self._sending.cancel()
+            self._sending = None
+
+    def resume(self) -> None:
+        """Goes on after `pause`."""
+        self._paused = False
+        self._begin()
+
+    def hand_over(self) -> list[str]:
+        """Returns what has not been delivered, the oldest first, for another's `take_up`."""
+        return [base64.b64encode(encode(envelope)).decode() for envelope in self._queue]
+
+    def take_up(self, queue: Iterable[str]) -> None:
+        """Delivers, before all that is to come, what another has not.
+
+        Args:
+            queue: as its `hand_over` returned it.
+        """
+        self._queue.extend(read_queue(queue))
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._queue and not self._paused and not self.under_way:
             self._sending = asyncio.get_running_loop().create_task(self._send_all())
 
     async def flush(self, timeout: float) -> bool:
@@ -116,19 +151,24 @@ class Publisher:
     async def _send_all(self) -> None:
         """Delivers what is queued, and ends when nothing is left."""
         pause = _FIRST_PAUSE
-        while self._queue:
+        while self._queue and not self._paused:
             # It stays the first of the queue until it is taken, unless so many come that it is dropped.
             envelope = self._queue[0]
+            self._is_asking = True
             try:
                 await self._send(envelope)
             except (UnavailableError, DeadlineExceededError) as error:
                 _log.debug("%s waits for containerd: %s", envelope.topic, error)
                 self._disconnect()
+                self._is_asking = False
+                if self._paused:
+                    return
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             except ShimError as error:
                 _log.warning("containerd refused an event %s: %s", envelope.topic, error)
+            self._is_asking = False
             pause = _FIRST_PAUSE
             if self._dropped:
                 _log.warning("containerd is back; %d events were dropped", self._dropped)
@@ -146,3 +186,12 @@ class Publisher:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+def read_queue(queue: Iterable[str]) -> list[events.Envelope]:
+    """Returns events; see `Publisher.take_up`.
+
+    Raises:
+        ShimError, ValueError: they are not understood.
+    """
+    return [decode(events.Envelope, base64.b64decode(each)) for each in queue]

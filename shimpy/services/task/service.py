@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 from shimpy.api import runc_options, task, types, well_known
 from shimpy.core.container.container import ManagedContainer
@@ -22,8 +21,6 @@ from shimpy.services.task.events import Forward
 from shimpy.services.task.hooks import TaskHooks
 from shimpy.transport.methods import Method, Services
 from shimpy.transport.protobuf import encode
-
-T = TypeVar("T")
 
 # The full names of the service; the second is what containerd 2 and its tools ask for.
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -50,6 +47,9 @@ class TaskService:
         shutdown: called once Shutdown is answered and no container is left; None where Create and Shutdown
             are another API's.
         hooks: finds the hooks of each container that is created; None: where this shim's configuration is.
+
+    Attributes:
+        containers: what the API knows of them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TaskService:
     ) -> None:
         self._supervisor = supervisor
         # Beside another API its Delete has to end what an exec has started, whichever of the two made it.
-        self._containers = Containers(
+        self.containers = Containers(
             supervisor, namespace, forward, hooks or TaskHooks(), exec_cgroups=shutdown is None
         )
         self._shutdown_when_answered = shutdown
@@ -71,7 +71,7 @@ class TaskService:
     @property
     def idle(self) -> bool:
         """Whether there is no container."""
-        return self._containers.is_empty and next(iter(self._supervisor), None) is None
+        return self.containers.is_empty and next(iter(self._supervisor), None) is None
 
     def services(self) -> Services:
         """Returns the methods by the names of the services that offer them."""
@@ -89,7 +89,7 @@ class TaskService:
             "ResizePty": Method(self.resize_pty, task.ResizePtyRequest),
             "CloseIO": Method(self.close_io, task.CloseIoRequest),
             "Update": Method(self.update, task.UpdateTaskRequest),
-            "Wait": Method(self.wait, task.WaitRequest),
+            "Wait": Method(self.wait, task.WaitRequest, repeatable=True),
             "Stats": Method(self.stats, task.StatsRequest),
             "Connect": Method(self.connect, task.ConnectRequest),
             "Shutdown": Method(self.shutdown, task.ShutdownRequest),
@@ -105,7 +105,7 @@ class TaskService:
         if self._shutdown_when_answered is None:
             raise UnimplementedError("create: here containerd.shim.v1.Shim/Create creates the container")
         check_id(request.id)
-        container = await self._containers.create(request)
+        container = await self.containers.create(request)
         return task.CreateTaskResponse(pid=container.get("").pid)
 
     async def start(self, request: task.StartRequest) -> task.StartResponse:
@@ -116,9 +116,9 @@ class TaskService:
         """
         container, process = self._find(request.id, request.exec_id)
         if request.exec_id:
-            await _complete(container.execs.start(process))
+            await self.containers.complete(container.execs.start(process))
         else:
-            await _complete(self._containers.start(container))
+            await self.containers.complete(self.containers.start(container))
         return task.StartResponse(pid=process.pid)
 
     async def delete(self, request: task.DeleteRequest) -> task.DeleteResponse:
@@ -128,7 +128,7 @@ class TaskService:
             ShimError: NOT_FOUND, or FAILED_PRECONDITION for a process that runs.
         """
         container, process = self._find(request.id, request.exec_id)
-        status = await _complete(self._delete(container, process))
+        status = await self.containers.complete(self._delete(container, process))
         return task.DeleteResponse(process.pid, status, timestamp(process.exited_at))
 
     async def pids(self, request: task.PidsRequest) -> task.PidsResponse:
@@ -182,7 +182,7 @@ class TaskService:
         if not spec.get("args"):
             raise InvalidArgumentError("spec: has no args, so there is nothing to run")
         stdio = StdioPaths(request.stdin, request.stdout, request.stderr, request.terminal)
-        await self._containers.add_exec(container, request.exec_id, spec, stdio)
+        await self.containers.add_exec(container, request.exec_id, spec, stdio)
         return _EMPTY
 
     async def resize_pty(self, request: task.ResizePtyRequest) -> well_known.Empty:
@@ -237,7 +237,7 @@ class TaskService:
             ShimError: NOT_FOUND, also when the cgroups are gone.
         """
         container = self._supervisor.get(request.id)
-        return task.StatsResponse(encode_metrics(self._containers.read_stats(container)))
+        return task.StatsResponse(encode_metrics(self.containers.read_stats(container)))
 
     async def connect(self, request: task.ConnectRequest) -> task.ConnectResponse:
         """Tells the pid of the shim and, if there is such a container, of its init."""
@@ -263,19 +263,11 @@ class TaskService:
             raise FailedPreconditionError(f"delete: {name} is {state.value}; it must be stopped")
         if process.exec_id:
             return await container.delete(process)
-        return await self._containers.delete(container, process)
+        return await self.containers.delete(container, process)
 
     def _find(self, container_id: str, exec_id: str) -> tuple[ManagedContainer, Process]:
         container = self._supervisor.get(container_id)
         return container, container.get(exec_id)
-
-
-async def _complete(work: Coroutine[Any, Any, T]) -> T:
-    """Waits for what is not to be called off once it has begun."""
-    task = asyncio.ensure_future(work)
-    # Its error is the answer of a call that may have no waiter any more.
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(task)
 
 
 def _process_info(pid: int, exec_id: str) -> types.ProcessInfo:

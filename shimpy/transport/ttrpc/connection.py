@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextvars
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from shimpy.errors import InvalidArgumentError, ShimError
+from shimpy.errors import InvalidArgumentError
 from shimpy.transport.methods import METADATA, Method, Services
-from shimpy.transport.protobuf import decode, encode
 from shimpy.transport.ttrpc import codes
-from shimpy.transport.ttrpc.envelope import Request, Response, decode_request, encode_response
+from shimpy.transport.ttrpc.call import TtrpcCall, outcome_of, serve
+from shimpy.transport.ttrpc.envelope import (
+    Request,
+    Response,
+    decode_request,
+    encode_request,
+    encode_response,
+)
 from shimpy.transport.ttrpc.frames import DATA, MAX_PAYLOAD, REQUEST, RESPONSE, Frame
 from shimpy.transport.ttrpc.protocol import FrameProtocol
 
@@ -43,6 +50,7 @@ class Shared:
         connections: those that are.
         calls: what is under way, of connections that are lost too.
         draining: whether new calls are to be refused.
+        paused: whether nothing is to be read.
     """
 
     services: Services
@@ -51,44 +59,7 @@ class Shared:
     connections: set[Connection] = field(default_factory=set)
     calls: set[TtrpcCall] = field(default_factory=set)
     draining: bool = False
-
-
-class TtrpcCall:
-    """A call that is under way.
-
-    Attributes:
-        name: of service and method, for the log.
-        task: what serves it.
-    """
-
-    __slots__ = ("_cancelled", "expiry", "held", "name", "started", "stream", "task", "verdict")
-
-    task: asyncio.Task[bytes]
-
-    def __init__(self, stream: int, name: str, held: int) -> None:
-        self.stream = stream
-        self.name = name
-        self.held = held
-        self.started = time.monotonic()
-        self.expiry: asyncio.TimerHandle | None = None
-        self.verdict: Response | None = None
-        self._cancelled = False
-
-    def end(self, code: str, message: str) -> None:
-        """Breaks the call off and tells its client why."""
-        if not self._cancelled:
-            self.verdict = Response(code=codes.number_of(code), message=message)
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Breaks the call off.
-
-        Once: a deadline is often followed by the client's end, and a method that is undoing what it did must
-        not be torn out of that.
-        """
-        if not self._cancelled:
-            self._cancelled = True
-            self.task.cancel()
+    paused: bool = False
 
 
 class Connection(FrameProtocol):
@@ -96,11 +67,14 @@ class Connection(FrameProtocol):
 
     Args:
         shared: the server's.
+        known: what `recorded` returned of the one that had the connection before; None: it is new.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, known: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._shared = shared
+        self._known = known
+        self._is_full = False
         self._calls: dict[int, TtrpcCall] = {}
         self._last_stream = 0
         self._held = 0
@@ -117,6 +91,10 @@ class Connection(FrameProtocol):
         else:
             if not room:
                 self._turn_away("too many are open")
+            elif self._known is not None:
+                self._go_on(self._known)
+        if self._shared.paused:
+            self.transport.pause_reading()
 
     def _turn_away(self, reason: str) -> None:
         _log.warning("a connection was refused: %s", reason)
@@ -131,11 +109,38 @@ class Connection(FrameProtocol):
 
     def pause_writing(self) -> None:
         """Stops to read from a peer that does not read, so that answers to it do not pile up."""
+        self._is_full = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Goes on where `pause_writing` has stopped."""
-        self.transport.resume_reading()
+        self._is_full = False
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Reads again, unless something keeps it from that."""
+        if not (self._is_full or self._shared.paused):
+            self.transport.resume_reading()
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns what has to be known to go on with it, as JSON has it; nothing is left to be sent."""
+        now = asyncio.get_running_loop().time()
+        calls = []
+        for call in self._calls.values():
+            if call.request is not None:
+                # Of a deadline what is left of it.
+                left = 0 if call.expiry is None else max(1, int((call.expiry.when() - now) * 1e9))
+                request = encode_request(call.request._replace(timeout=left))
+                calls.append([call.stream, base64.b64encode(request).decode()])
+        return {"frames": self._reader.recorded(), "last_stream": self._last_stream, "calls": calls}
+
+    def _go_on(self, known: Mapping[str, Any]) -> None:
+        """Begins the calls anew that another has left."""
+        self._reader.go_on(known["frames"])
+        for stream, request in known["calls"]:
+            self._last_stream = int(stream) - 1
+            self._request(int(stream), base64.b64decode(request))
+        self._last_stream = int(known["last_stream"])
 
     def frame_received(self, frame: Frame) -> None:
         """Begins a call, or says what is wrong with the frame."""
@@ -193,10 +198,11 @@ class Connection(FrameProtocol):
 
     def _begin(self, stream: int, request: Request, method: Method) -> None:
         call = TtrpcCall(stream, f"{request.service}/{request.method}", len(request.payload))
+        call.request = request if method.repeatable else None
         context = contextvars.copy_context()
         context.run(METADATA.set, request.metadata)
         loop = asyncio.get_running_loop()
-        call.task = loop.create_task(_serve(method, request.payload), context=context)
+        call.task = loop.create_task(serve(method, request.payload), context=context)
         if request.timeout:
             call.expiry = loop.call_later(
                 request.timeout / 1e9, call.end, "DEADLINE_EXCEEDED", "the deadline passed"
@@ -214,7 +220,7 @@ class Connection(FrameProtocol):
         self._held -= call.held
         del self._calls[call.stream]
         self._shared.calls.discard(call)
-        response = _outcome(call)
+        response = outcome_of(call)
         if _log.isEnabledFor(logging.DEBUG):
             took = (time.monotonic() - call.started) * 1000
             _log.debug("%s: %s in %.1f ms", call.name, codes.name_of(response.code), took)
@@ -238,24 +244,3 @@ class Connection(FrameProtocol):
         if self.transport.get_write_buffer_size() > MAX_UNREAD and not self.transport.is_closing():
             _log.warning("a connection is closed: its client leaves more than %d bytes unread", MAX_UNREAD)
             self.transport.abort()
-
-
-async def _serve(method: Method, payload: bytes) -> bytes:
-    request = decode(method.request, payload)
-    del payload  # it may be long, and so may the call
-    return encode(await method.handler(request))
-
-
-def _outcome(call: TtrpcCall) -> Response:
-    """Returns how a call has ended."""
-    if call.task.cancelled():
-        if call.verdict is not None:
-            return call.verdict
-        return Response(code=codes.number_of("CANCELLED"), message="the call was cancelled")
-    error = call.task.exception()
-    if error is None:
-        return Response(call.task.result())
-    if isinstance(error, ShimError):
-        return Response(code=codes.number_of(error.code), message=str(error))
-    _log.error("%s failed", call.name, exc_info=error)
-    return Response(code=codes.number_of("INTERNAL"), message="shimpy failed; its log has the details")

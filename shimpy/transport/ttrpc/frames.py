@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import struct
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 REQUEST: Final = 1
 RESPONSE: Final = 2
@@ -47,6 +49,25 @@ class FrameReader:
         self._held = bytearray()
         self._too_long: Frame | None = None
         self._unread = 0  # bytes of its payload that are still to come
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns what of a frame has been taken in, as JSON has it."""
+        too_long = None if self._too_long is None else self._too_long[:3]
+        held = base64.b64encode(self._held).decode()
+        return {"held": held, "too_long": too_long, "unread": self._unread}
+
+    def go_on(self, known: Mapping[str, Any]) -> None:
+        """Goes on where another has left off, before it is fed.
+
+        Args:
+            known: as `recorded` returned it.
+        """
+        self._held[:] = base64.b64decode(known["held"])
+        self._too_long = None
+        if known["too_long"] is not None:
+            stream, frame_type, length = map(int, known["too_long"])
+            self._too_long = Frame(stream, frame_type, length, None)
+        self._unread = int(known["unread"])
 
     @property
     def missing(self) -> int:

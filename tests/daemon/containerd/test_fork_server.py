@@ -72,6 +72,17 @@ async def parent(shims: Shims, name: str) -> int:
     return int(leaks._stat(str(await shims.pid(shims.path(name))))[1])
 
 
+async def test_a_shim_of_its_is_upgraded_as_any_other(shims: Shims, server: Path) -> None:
+    shims.bundle("web")
+    assert shims.start("web").returncode == 0
+    shim = await shims.pid(shims.path("web"))
+    os.kill(shim, signal.SIGHUP)
+    line = Path(f"/proc/{shim}/cmdline")
+    await eventually(lambda: line.read_bytes().endswith(b"\0upgrade\0"), within=30)
+
+    assert await shims.pid(shims.path("web")) == shim
+
+
 async def test_the_first_start_begins_it_and_the_next_use_it(shims: Shims, server: Path) -> None:
     (pid,) = fork_servers(server).values()
     shims.bundle("web")

@@ -18,6 +18,7 @@ from tests.support.containerd import OPTIONS, Containerd
 from tests.support.containers import cgroups
 from tests.support.leaks import eventually
 from tests.support.time_scale import scaled
+from tests.support.upgrades import Installed
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +116,13 @@ def test_hooks_that_cannot_be_loaded_refuse_the_container(
 
     assert done.returncode != 0
     assert b"hooks: no_such_module:Policy: ModuleNotFoundError" in done.stderr
+
+
+async def test_a_shim_with_hooks_is_not_upgraded(
+    containerd: Containerd, hooked: tuple[str, Path], tmp_path: Path
+) -> None:
+    """What they hold cannot be kept."""
+    name, _ = hooked
+
+    assert "hooks" in await Installed(containerd, tmp_path).refused(containerd.shim_pid(name))
+    assert containerd.ctr("tasks", "exec", "--exec-id", "one", name, "echo", "x").stdout == b"x\n"

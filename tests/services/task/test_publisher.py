@@ -227,3 +227,39 @@ async def test_the_end_leaves_nothing(path: Path, server: EventsServer) -> None:
 
     assert asyncio.all_tasks() == tasks
     await eventually(lambda: opened_since(before) == [])
+
+
+async def test_what_was_not_delivered_is_handed_over(path: Path, server: EventsServer) -> None:
+    """In order, each once, and before what comes then."""
+    one, two = Publisher(str(path), "ns"), Publisher(str(path), "ns")
+    exits(one, "a", "b")
+    one.pause()
+    exits(one, "c")
+    two.take_up(one.hand_over())
+    exits(two, "d")
+    async with server.listening(path):
+        assert await two.flush(20)
+    await two.aclose()
+
+    assert names(server) == ["a", "b", "c", "d"]
+
+
+async def test_a_call_that_is_under_way_ends_before_the_rest_is_handed_over(
+    path: Path, server: EventsServer
+) -> None:
+    one = Publisher(str(path), "ns")
+    server.open.clear()
+    async with server.listening(path):
+        exits(one, "a", "b")
+        await eventually(lambda: server.asked == 1)
+        one.pause()
+        assert one.under_way
+        server.open.set()
+        await eventually(lambda: not one.under_way)
+
+        assert names(server) == ["a"]
+        assert len(one.hand_over()) == 1
+        one.resume()
+        assert await one.flush(20)
+        assert names(server) == ["a", "b"]
+        await one.aclose()
