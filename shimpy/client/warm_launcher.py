@@ -104,6 +104,8 @@ class WarmLauncher:
     ) -> AbstractAsyncContextManager[ShimClient]:
         """Runs a shim for the time of the block; all is as with `shimpy.launch`.
 
+        None has a keeper (`supervise`), which starts its shims itself, and so without what is shared here.
+
         Args:
             socket: where it listens; None: in a private temporary directory.
             runtime: the OCI runtime, a name on PATH or an absolute path.

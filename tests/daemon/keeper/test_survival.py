@@ -7,6 +7,8 @@ import contextlib
 import functools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
@@ -198,6 +200,25 @@ async def test_a_keeper_that_is_dead_costs_no_call(supervise: Callable[..., Any]
 
     assert codes == [0] * 3
     assert one.server.stderr.count(UNPROTECTED) == 1
+
+
+async def test_beside_a_shim_that_lost_its_keeper_another_is_refused(supervise: Callable[..., Any]) -> None:
+    """Until that shim is told to end; then it takes up what that has left."""
+    one: Supervised = await supervise()
+    shim, socket = one.shim, str(one.server.socket)
+    one.server.process.kill()
+    one.server.process.wait()
+    command = [sys.executable, "-m", "shimpy", "--socket", socket, "--supervise"]
+
+    refused = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True, text=True)
+    serves = (await one.container.run(["true"])).exit_status
+    os.kill(shim, signal.SIGTERM)
+    await leaks.eventually(lambda: not leaks.alive(shim))
+    one.server.start_again()
+
+    assert (refused.returncode, serves) == (1, 0)
+    assert "already" in refused.stderr, refused.stderr
+    assert (await one.container.run(["sh", "-c", "exit 5"])).exit_status == 5
 
 
 async def test_a_keeper_that_is_full_costs_no_call(supervise: Callable[..., Any]) -> None:
