@@ -23,6 +23,10 @@ from tests.support.rounds import rounds
 
 pytestmark = pytest.mark.anyio
 
+# Seconds that calls take, and a start with its take-up: a shim is killed at any moment of them.
+CALLS = 0.15
+TAKE_UP = 0.05
+
 # Moments of writing in a call, in a take-up and in between, after which a shim may be killed.
 MOMENTS = 16
 
@@ -173,7 +177,7 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
             others.append(asyncio.create_task(pause_and_resume(client)))
         at_random = rng.random() < 0.5
         if at_random:
-            await asyncio.sleep(rng.random() * 0.15)
+            await asyncio.sleep(rng.random() * CALLS)
             mortal.kill()
         else:
             await asyncio.wait([*calls, *others], timeout=0.5)
@@ -184,7 +188,7 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
         # Some die in their take-up as well.
         while rng.random() < 0.4:
             await mortal.start(rng.randrange(1, 6), rng.choice(["before", "after", "half"]))
-            await asyncio.sleep(rng.random() * 0.2)
+            await asyncio.sleep(rng.random() * TAKE_UP)
             mortal.kill()
             await mortal.ended()
         await mortal.start(rng.randrange(4, MOMENTS), rng.choice(["before", "after", "half"]))
@@ -243,7 +247,7 @@ async def test_nothing_is_lost_whenever_it_is_killed(
     bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
     container_id, seed = new_id(), random.randrange(1 << 30)
-    wrong, stored = await run(bundle("sleep", "1000000"), container_id, rounds(12, 1000), seed, stores=True)
+    wrong, stored = await run(bundle("sleep", "1000000"), container_id, rounds(60, 1000), seed, stores=True)
 
     assert (seed, wrong) == (seed, [])
     assert [name for name in stored if not name.startswith("listen-")] == []
