@@ -71,7 +71,7 @@ def new_spec(root: str, *, sandboxed: bool) -> Spec:
 def _mounts(*, sandboxed: bool) -> list[Spec]:
     # Only names and links are in /dev of a sandbox.
     size = "64k" if sandboxed else "65536k"
-    mounts = [
+    return [
         mount_entry("/proc", "proc", QUIET if sandboxed else []),
         mount_entry("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", f"size={size}"]),
         mount_entry(
@@ -82,10 +82,9 @@ def _mounts(*, sandboxed: bool) -> list[Spec]:
         mount_entry("/dev/shm", "tmpfs", [*QUIET, "mode=1777", "size=65536k"]),  # noqa: S108 - the container's own
         mount_entry("/dev/mqueue", "mqueue", QUIET),
         mount_entry("/sys", "sysfs", [*QUIET, "ro"]),
+        # Of a sandbox its own alone, by its namespace: Node and the JVM take the size of their heaps from it.
+        mount_entry("/sys/fs/cgroup", "cgroup", [*QUIET, "relatime", "ro"]),
     ]
-    if not sandboxed:
-        mounts.append(mount_entry("/sys/fs/cgroup", "cgroup", [*QUIET, "relatime", "ro"]))
-    return mounts
 
 
 def mount_entry(target: str, kind: str, options: list[str]) -> Spec:

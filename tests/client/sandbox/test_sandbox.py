@@ -68,6 +68,12 @@ async def test_its_range_is_given_back(rootfs: Path) -> None:
     assert f"{int(line.split()[1]):08x}" not in os.listdir("/var/lib/shimpy/ids")
 
 
+async def test_programs_find_how_much_memory_they_have(rootfs: Path) -> None:
+    """Where Node and the JVM look for it, to take the size of their heaps from."""
+    script = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes"
+    assert await said(rootfs, script, memory=64 << 20) == [str(64 << 20)]
+
+
 async def test_its_limits(rootfs: Path, new_id: Callable[[], str]) -> None:
     async with (
         shimpy.temporary_bundle(rootfs, ["sleep", "1000"]) as bundle,
