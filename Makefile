@@ -16,7 +16,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test interop coverage stress soak fuzz bench bench-compare vm lint format proto docs build release-check clean python system others ready emulator
+.PHONY: help run test interop coverage stress soak fuzz bench bench-compare vm lint format proto docs links build release-check clean python system others ready emulator
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ format: ready ## let ruff put right what it can
 
 proto: ready ## generate shimpy/api from the protos
 	$(BIN)/python -m tests.support.proto
+
+links: ready ## ask for each address that the documents link to
+	$(BIN)/python -m tests.project.links
 
 docs: ready ## the documentation, as a site in build/site
 	@$(PIP) --group docs

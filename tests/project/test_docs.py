@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.project.links import DOCUMENTS, external
 from tests.support.paths import ROOT
 
 PAGES = ROOT / "docs" / "pages"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *PAGES.rglob("*.md")])
 
 
 def test_every_page_is_in_the_menu() -> None:
@@ -24,6 +25,25 @@ def test_links_within_the_project_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
 
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_elsewhere_are_whole_addresses(path: Path) -> None:
+    """Whether they are there is for `make links`, which wants a network."""
+    parts = {address: urlsplit(address) for address in external(path)}
+
+    assert [
+        address
+        for address, part in parts.items()
+        if part.scheme != "https"
+        or not re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", part.netloc)
+        or address != quote(address, safe=":/#?&=+%~.,@!-_")
+        or address.endswith((".", ","))
+    ] == []
+
+
+def test_there_are_links_elsewhere() -> None:
+    assert any(map(external, DOCUMENTS))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
