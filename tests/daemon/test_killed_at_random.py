@@ -39,13 +39,13 @@ class Client:
 
     Attributes:
         wrong: what should not be.
-        expected: the exit statuses of all execs that were answered, by pid.
+        expected: the exit statuses of all execs that were answered, by pid, which the kernel gives again.
         told: the events, as type and exit status, by pid.
     """
 
     def __init__(self, mortal: MortalShim) -> None:
         self.wrong: list[str] = []
-        self.expected: dict[int, int] = {}
+        self.expected: dict[int, list[int]] = {}
         self.told: dict[int, list[tuple[int, int]]] = {}
         self._mortal = mortal
         self._tokens = map(str, itertools.count())
@@ -80,26 +80,30 @@ class Client:
                     raise
                 await self._next(channel)
 
-    async def exec(self, rng: random.Random) -> int:
-        """Starts a process that ends with a status of its own, soon or at once."""
+    async def exec(self, rng: random.Random) -> tuple[int, int]:
+        """Starts a process that ends with a status of its own, soon or at once.
+
+        Returns:
+            Its pid, and how many of that pid there have been with it.
+        """
         status = rng.randrange(1, 120)
         sleep = rng.choice(["", "sleep 0.02;", "setsid sleep 1000 & sleep 0.01;"])
         request = api.ExecRequest(args=["sh", "-c", f"{sleep} exit {status}"])
         pid = int((await self.call("exec", request)).pid)
-        if pid in self.expected:
-            self.wrong.append(f"exec {pid} was answered twice")
-        self.expected[pid] = status
-        return pid
+        lives = self.expected.setdefault(pid, [])
+        lives.append(status)
+        return pid, len(lives)
 
-    async def delete(self, pid: int) -> None:
+    async def delete(self, pid: int, life: int) -> None:
         """Deletes an exec, which tells its status, unless that kills it first."""
         for _ in range(1000):
-            if api.EventType.EXIT in [each for each, _ in self.told.get(pid, [])]:
+            if [each for each, _ in self.told.get(pid, [])].count(api.EventType.EXIT) >= life:
                 break
             await asyncio.sleep(0.01)
         status = (await self.call("delete", api.DeleteRequest(pid=pid))).exit_status
-        if status != self.expected[pid]:
-            self.wrong.append(f"delete {pid}: {status} instead of {self.expected[pid]}")
+        right = self.expected[pid][life - 1]
+        if status != right:
+            self.wrong.append(f"delete {pid}: {status} instead of {right}")
 
     async def aclose(self) -> None:
         if self._events is not None:
@@ -110,8 +114,12 @@ class Client:
 
     def judge(self) -> list[str]:
         """Returns what is wrong with all of it."""
-        for pid, status in self.expected.items():
-            right = [(api.EventType.EXEC_ADDED, 0), (api.EventType.EXIT, status)]
+        for pid, statuses in self.expected.items():
+            right = [
+                event
+                for status in statuses
+                for event in ((api.EventType.EXEC_ADDED, 0), (api.EventType.EXIT, status))
+            ]
             if self.told.get(pid, []) != right:
                 self.wrong.append(f"exec {pid}: {self.told.get(pid)} instead of {right}")
         return self.wrong
@@ -167,12 +175,12 @@ async def mortal_shim(*, stores: bool) -> AsyncIterator[MortalShim]:
 
 async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, count: int) -> None:
     """Makes calls while the shim is killed so many times."""
-    pids: list[int] = []
+    execs: list[tuple[int, int]] = []
     for _ in range(count):
         # A paused container takes no exec.
-        pauses = not pids and rng.random() < 0.3
+        pauses = not execs and rng.random() < 0.3
         calls = [asyncio.create_task(client.exec(rng)) for _ in range(0 if pauses else rng.randrange(1, 3))]
-        others: list[asyncio.Task[None]] = [asyncio.create_task(client.delete(pid)) for pid in pids]
+        others: list[asyncio.Task[None]] = [asyncio.create_task(client.delete(*each)) for each in execs]
         if pauses:
             others.append(asyncio.create_task(pause_and_resume(client)))
         at_random = rng.random() < 0.5
@@ -207,9 +215,9 @@ async def live_and_die(client: Client, mortal: MortalShim, rng: random.Random, c
                 client.connect()
         for each in others:
             each.result()
-        pids = [each.result() for each in calls if rng.random() < 0.8]
-    for pid in pids:
-        await client.delete(pid)
+        execs = [each.result() for each in calls if rng.random() < 0.8]
+    for pid, life in execs:
+        await client.delete(pid, life)
 
 
 async def pause_and_resume(client: Client) -> None:
