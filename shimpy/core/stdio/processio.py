@@ -7,24 +7,23 @@ through a pipe, so that a process that comes before its writer waits instead of 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from shimpy.core.fd_store import FdStore
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio.fifo import StdioHub
+from shimpy.core.stdio.flows import Flows
 from shimpy.core.stdio.interface import ProcessIO
 from shimpy.core.stdio.output_pipe import OutputPipe
 from shimpy.core.stdio.owner import Owner, give
 from shimpy.core.stdio.stdin_pump import StdinPump
 from shimpy.core.stdio.streams import Stream, open_output
 from shimpy.core.stdio.terminal import TerminalIO
-from shimpy.errors import EXHAUSTED, FailedPreconditionError, InternalError, ResourceExhaustedError
+from shimpy.errors import EXHAUSTED, InternalError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from shimpy.core.hooks.tap import Tap
@@ -90,10 +89,8 @@ def _explained() -> Iterator[None]:
         raise failure(f"stdio could not be set up: {error.strerror}") from error
 
 
-class PlainIO:
+class PlainIO(Flows):
     """A process without a terminal; see `ProcessIO`."""
-
-    console_socket: str | None = None
 
     def __init__(
         self,
@@ -106,22 +103,19 @@ class PlainIO:
         owner: Owner | None,
         tap: Tap | None = None,
     ) -> None:
-        self._pump: StdinPump | None = None
+        super().__init__(ExitStack())
         self._exited = False
         self._hub = hub
         self._owner = owner
         self._stdin = stdio.stdin
         self._hold_stdin = policy.hold_stdin
         self._start = start
-        self._logger: Logger | None = None
         self._tap = tap
         self._relays_files = policy.relay_output
         # An init takes all others with it, so that EOF comes to its own FIFO without a relay.
         self._relays_fifos = policy.relay_output and is_exec
-        self._relays: list[OutputPipe] = []
         # Pipes, those behind FIFOs among them, that the process itself has open.
         self._pipes: list[int] = []
-        self._kept = ExitStack()
         self._lent = ExitStack()
         try:
             # Who holds stdin is told by its writer when to let go; and the writer of an exec can tell that
@@ -228,54 +222,19 @@ class PlainIO:
         if self._pump is not None and not self._exited:
             self._pump.start()
 
-    def resize(self, width: int, height: int) -> None:
-        """See `ProcessIO.resize`."""
-        raise FailedPreconditionError("the process has no terminal")
-
     def close_stdin(self) -> None:
         """See `ProcessIO.close_stdin`."""
         self._hold_stdin = False
-        if self._pump is not None:
-            self._pump.release_hold()
-
-    def store(self, store: FdStore, key: str) -> None:
-        """See `ProcessIO.store`."""
-        if self._pump is not None:
-            self._pump.store(store, key)
-
-    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
-        """See `ProcessIO.hand_over`; of one that is not started nothing is needed but its FIFOs."""
-        if self._pump is not None:
-            self._pump.hand_over(store, key)
-        relays = [relay.hand_over(store, f"{key}-{number}") for number, relay in enumerate(self._relays)]
-        logger = None if self._logger is None else self._logger.hand_over(store, key)
-        return {"relays": relays, "logger": logger}
+        super().close_stdin()
 
     def process_exited(self) -> None:
         """See `ProcessIO.process_exited`."""
         self._exited = True
-        if self._pump is not None:
-            self._pump.stop()
-        for relay in self._relays:
-            relay.process_exited()
-
-    async def drain(self, timeout: float) -> None:
-        """See `ProcessIO.drain`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                for relay in self._relays:
-                    await relay.drained.wait()
-
-    async def finish(self) -> None:
-        """See `ProcessIO.finish`."""
-        if self._logger is not None:
-            await self._logger.aclose()
+        super().process_exited()
 
     def close(self) -> None:
         """See `ProcessIO.close`."""
         self._lent.close()
-        self._kept.close()
+        super().close()
         if self._tap is not None:
             self._tap.end()
-        if self._logger is not None:
-            self._logger.close_outputs()

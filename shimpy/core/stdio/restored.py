@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shimpy.core.fd_store import FdStore, stored_name
 from shimpy.core.model import Policy
 from shimpy.core.stdio.fifo import Fifo, StdioHub, reopen
+from shimpy.core.stdio.flows import Flows
 from shimpy.core.stdio.interface import ProcessIO
 from shimpy.core.stdio.output_pipe import OutputPipe
 from shimpy.core.stdio.stdin_pump import StdinPump
@@ -127,7 +126,7 @@ def hand_over_fifos(hub: StdioHub, store: FdStore) -> None:
         store.put(f"{_HELD}{name}", fifo._writer)
 
 
-class RestoredIO:
+class RestoredIO(Flows):
     """A process without a terminal, or whose terminal ended with the shim that had it; see `ProcessIO`.
 
     Its output goes on: it has the other ends of its FIFOs itself, which are kept again. So does its stdin, if
@@ -144,7 +143,6 @@ class RestoredIO:
     """
 
     fds = (-1, -1, -1)
-    console_socket: str | None = None
 
     def __init__(
         self,
@@ -156,9 +154,8 @@ class RestoredIO:
         relays: Sequence[OutputPipe] = (),
         logger: Logger | None = None,
     ) -> None:
-        self._kept = kept
-        self._pump: StdinPump | None = None
-        self._relays = relays
+        super().__init__(kept)
+        self._relays += relays
         self._logger = logger
         for relay in relays:
             self._kept.callback(relay.stop)
@@ -182,46 +179,3 @@ class RestoredIO:
     def resize(self, width: int, height: int) -> None:
         """See `ProcessIO.resize`."""
         raise FailedPreconditionError("the process has no terminal, or that ended with an earlier shim")
-
-    def close_stdin(self) -> None:
-        """See `ProcessIO.close_stdin`."""
-        if self._pump is not None:
-            self._pump.release_hold()
-
-    def store(self, store: FdStore, key: str) -> None:
-        """See `ProcessIO.store`."""
-        if self._pump is not None:
-            self._pump.store(store, key)
-
-    def hand_over(self, store: FdStore, key: str) -> dict[str, Any]:
-        """See `ProcessIO.hand_over`."""
-        if self._pump is not None:
-            self._pump.hand_over(store, key)
-        relays = [relay.hand_over(store, f"{key}-{number}") for number, relay in enumerate(self._relays)]
-        logger = None if self._logger is None else self._logger.hand_over(store, key)
-        return {"relays": relays, "logger": logger}
-
-    def process_exited(self) -> None:
-        """See `ProcessIO.process_exited`."""
-        if self._pump is not None:
-            self._pump.stop()
-        for relay in self._relays:
-            relay.process_exited()
-
-    async def drain(self, timeout: float) -> None:
-        """See `ProcessIO.drain`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                for relay in self._relays:
-                    await relay.drained.wait()
-
-    async def finish(self) -> None:
-        """See `ProcessIO.finish`."""
-        if self._logger is not None:
-            await self._logger.aclose()
-
-    def close(self) -> None:
-        """See `ProcessIO.close`."""
-        self._kept.close()
-        if self._logger is not None:
-            self._logger.close_outputs()
