@@ -178,7 +178,10 @@ class Execs:
                 process.cgroup = created.cgroup.child(f"exec-{os.getpid()}-{next(_cgroup_numbers)}")
             if context.journal is not None:
                 context.journal.intend_exec(process)
-            spec, process.spec = process.spec, None
+            spec, process.spec = process.spec or {}, None
+            if process.size is not None:
+                # So that it is right at the first look, which may come before the terminal does.
+                spec = {**spec, "consoleSize": dict(zip(("width", "height"), process.size, strict=True))}
             run = Exec(
                 context.id,
                 context.bundle,
@@ -187,7 +190,7 @@ class Execs:
                 context.runtime,
                 context.reaper,
             )
-            await run.run(process, spec or {})
+            await run.run(process, spec)
         except BaseException as error:
             # Also where the container has been deleted before this began.
             process.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from shimpy.core import tempdirs
-from shimpy.core.registry import OwnedContainer, ProcessIdentity, ProgramDirectory
+from shimpy.core.registry import OwnedContainer, ProgramDirectory
 from shimpy.core.runtime import find_runtime
 from shimpy.core.runtime.environment import PROGRAM
 from shimpy.daemon.guardian.cleanup import clean_up
 from shimpy.daemon.guardian.marked import kill_marked
 from tests.support import containers
+from tests.support.time_scale import scaled
 
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +107,7 @@ def test_what_has_the_mark_is_killed_with_its_group_and_nothing_else() -> None:
     other = subprocess.Popen(["sleep", "1000000"], env={**os.environ, PROGRAM: f"{name}0"})
     assert marked.stdout is not None
     with marked.stdout as said:
-        helper = ProcessIdentity.of(int(said.readline()))
+        helper = os.pidfd_open(int(said.readline()))
 
     assert kill_marked(name)
 
@@ -113,5 +115,5 @@ def test_what_has_the_mark_is_killed_with_its_group_and_nothing_else() -> None:
     assert other.poll() is None
     other.kill()
     other.wait()
-    state = Path(f"/proc/{helper.pid}/stat")
-    assert not helper.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert select.select([helper], [], [], scaled(30))[0] == [helper], "it lives"
+    os.close(helper)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shimpy.api import runc_options, task, types, well_known
+from shimpy.core.stdio.terminal import TerminalIO
 from shimpy.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -256,3 +257,21 @@ async def test_a_create_that_cannot_be_is_refused(
         await one.create(**fields)
     with pytest.raises(NotFoundError):
         await one.state()
+
+
+async def test_the_size_of_a_terminal_is_right_at_the_first_look(
+    tasks: Tasks, bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process looks before the shim has got the terminal from the runtime."""
+    one = tasks(bundle("sleep", "1000"))
+    await one.create()
+    await one.start()
+    (tmp_path / "out").touch()
+    await one.exec("e1", "stty", "size", terminal=True, stdout=str(tmp_path / "out"))
+    await one.call("ResizePty", task.ResizePtyRequest(one.id, "e1", 77, 33), well_known.Empty)
+    monkeypatch.setattr(TerminalIO, "_apply_size", lambda _: None)
+    await one.start("e1")
+
+    assert await one.wait("e1") == 0
+    await one.delete("e1")
+    assert (tmp_path / "out").read_bytes() == b"33 77\r\n"
