@@ -23,10 +23,11 @@ def interpreters() -> dict[str, str]:
         version = name.removeprefix("python")
         known = shutil.which(name)
         for path in [*([known] if known else []), *glob.glob(f"{_PYENV}/versions/{version}.*/bin/{name}")]:
-            # A pyenv shim of a version that is not chosen is there, and does nothing.
-            works = subprocess.run([path, "-c", ""], check=False, capture_output=True).returncode == 0
-            if works and version not in found:
-                found[version] = path
+            # A pyenv shim is a script: it runs another file, or, of a version that is not chosen, nothing.
+            asked = [path, "-c", "import sys; print(sys.executable)"]
+            said = subprocess.run(asked, check=False, capture_output=True, text=True)
+            if said.returncode == 0 and version not in found:
+                found[version] = said.stdout.strip()
     return found
 
 
