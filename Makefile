@@ -10,9 +10,10 @@ ARGS  ?=
 # Dependency groups need pip 25.1.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-# Most of a test is waiting. ARGS="-n0" has them one after the other, as a debugger needs it.
+# Most of a test is waiting, so each processor has two at a time. ARGS="-n0" has them one after the other, as a
+# debugger needs it.
 # What pytest has made of a test file is kept for the next run, whatever the environment says.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=$$((2 * $$(nproc))) --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
