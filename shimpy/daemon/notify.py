@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _FIRST: Final = 3
 
 # Milliseconds to wait for a manager that has ten messages to read before ours (unix(7), max_dgram_qlen).
-_PATIENCE: Final = 50
+_SEND_TIMEOUT: Final = 50
 
 # File descriptors that are stored at most: their names are one variable of the environment of the next shim,
 # which may have 128 KiB (execve(2)).
@@ -134,7 +134,7 @@ class ManagerStore(FdStore):
         poll = select.poll()
         poll.register(manager, select.POLLOUT)
         # One that was stuck is not waited for again until it is not.
-        return bool(poll.poll(0) or (not self._is_stuck and poll.poll(_PATIENCE)))
+        return bool(poll.poll(0) or (not self._is_stuck and poll.poll(_SEND_TIMEOUT)))
 
     def _failed(self, error: OSError) -> None:
         self._warn(error.strerror or str(error))

@@ -31,7 +31,7 @@ _CREDENTIALS = (
 BEGUN = b"-"
 
 # Seconds for that; then the command does it itself.
-PATIENCE = 2
+BEGIN_TIMEOUT = 2
 
 
 def key() -> str:

@@ -37,7 +37,7 @@ case $* in
             exec 2>/dev/null {shown}<>"$ask" {answer}>&1
             read -r waiting _ </proc/self/stat
             echo {key} $$ "$waiting" >&{shown}
-            exec sleep {patience}
+            exec sleep {timeout}
         )
         case $status in
         {begun}0) exit 0 ;;
@@ -152,7 +152,7 @@ def _script() -> str:
     return _SCRIPT.format(
         interpreter=shlex.quote(interpreter), mark=_MARK, paths=paths, key=fork_place.key(),
         variable=fork_place.VARIABLE, directory=fork_place.DIRECTORY, activated=fork_place.ACTIVATED,
-        shown=fork_place.SHOWN, answer=fork_place.ANSWER, patience=fork_place.PATIENCE,
+        shown=fork_place.SHOWN, answer=fork_place.ANSWER, timeout=fork_place.BEGIN_TIMEOUT,
         begun=fork_place.BEGUN.decode(),
     )  # fmt: skip
 

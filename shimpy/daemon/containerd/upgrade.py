@@ -33,7 +33,7 @@ from shimpy.services.task.service import TaskService
 # came just then, of the two that containerd gives some; for all of it; for the new program to be checked.
 _CALM: Final = 1.0
 _PAUSE: Final = 0.5
-_PATIENCE: Final = 30.0
+_CALLS_TIMEOUT: Final = 30.0
 _CHECK: Final = 30.0
 
 # Seconds between looks whether a client has read its answers.
@@ -100,7 +100,7 @@ class Upgrade:
             FailedPreconditionError: there was no such moment.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + _PATIENCE
+        end = loop.time() + _CALLS_TIMEOUT
         while True:
             # Some calls take long, or one follows the other: meanwhile all are served.
             await self._wait_idle(loop.time() + _CALM)
@@ -112,7 +112,7 @@ class Upgrade:
             await self._resume()
             if loop.time() > end:
                 what = ", ".join(names) or "what is being done"
-                raise FailedPreconditionError(f"{what} did not end for {_PATIENCE:g} s")
+                raise FailedPreconditionError(f"{what} did not end for {_CALLS_TIMEOUT:g} s")
 
     async def _wait_idle(self, end: float) -> bool:
         """Waits until nothing is under way; returns False if it is time before that."""

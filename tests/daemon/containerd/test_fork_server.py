@@ -42,7 +42,7 @@ def command(impatient: str) -> str:
     """The same, but it gives a server on a busy machine all the time that it needs."""
     text = Path(impatient).read_text()
     patient = Path(f"{impatient}.patient")
-    patient.write_text(text.replace(f"exec sleep {fork_place.PATIENCE}\n", "exec sleep 600\n"))
+    patient.write_text(text.replace(f"exec sleep {fork_place.BEGIN_TIMEOUT}\n", "exec sleep 600\n"))
     patient.chmod(0o755)
     assert patient.read_text() != text
     return str(patient)
