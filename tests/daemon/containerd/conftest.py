@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from tests.support import machine
 from tests.support.containerd import BINARIES, Containerd
 from tests.support.shimv2 import Shims
+from tests.support.time_scale import scaled
 
 
 @pytest.fixture
@@ -50,3 +52,20 @@ def running(containerd: Containerd, rootfs: Path, new_id: Callable[[], str]) -> 
     name = new_id()
     containerd.run("-d", rootfs=rootfs, name=name, command=["sh", "-c", "sleep 1000000 & wait"])
     return name
+
+
+@pytest.fixture
+def ctr_terminal(containerd: Containerd) -> Iterator[Callable[..., pexpect.spawn[str]]]:
+    """Starts calls of ctr with a terminal, of 77 columns and 33 rows."""
+    made: list[pexpect.spawn[str]] = []
+
+    def run(*arguments: str) -> pexpect.spawn[str]:
+        words = containerd.command(*arguments)
+        made.append(
+            pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=scaled(30), dimensions=(33, 77))
+        )
+        return made[-1]
+
+    yield run
+    for each in made:
+        each.close(force=True)

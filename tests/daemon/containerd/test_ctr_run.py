@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -106,23 +106,12 @@ async def test_output_to_a_file(containerd: Containerd, rootfs: Path, new_id: Ne
 
 @pytest.fixture
 def terminal(
-    containerd: Containerd, rootfs: Path, new_id: NewId
-) -> Iterator[Callable[..., pexpect.spawn[str]]]:
+    ctr_terminal: Callable[..., pexpect.spawn[str]], rootfs: Path, new_id: NewId
+) -> Callable[..., pexpect.spawn[str]]:
     """Runs containers with a terminal."""
-    made: list[pexpect.spawn[str]] = []
-
-    def run(*command: str) -> pexpect.spawn[str]:
-        words = containerd.command(
-            *run_arguments("--rm", "-t", rootfs=rootfs, name=new_id(), command=command)
-        )
-        made.append(
-            pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=scaled(30), dimensions=(33, 77))
-        )
-        return made[-1]
-
-    yield run
-    for each in made:
-        each.close(force=True)
+    return lambda *command: ctr_terminal(
+        *run_arguments("--rm", "-t", rootfs=rootfs, name=new_id(), command=command)
+    )
 
 
 def ended(terminal: pexpect.spawn[str]) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pexpect
@@ -13,7 +14,6 @@ import pytest
 from tests.support.containerd import Containerd
 from tests.support.containers import cgroups
 from tests.support.leaks import alive, eventually
-from tests.support.time_scale import scaled
 
 pytestmark = pytest.mark.anyio
 
@@ -77,20 +77,11 @@ def test_an_execs_directory_and_user(containerd: Containerd, running: str) -> No
 
 
 @pytest.fixture
-def terminal(containerd: Containerd, running: str) -> Iterator[Callable[..., pexpect.spawn[str]]]:
+def terminal(
+    ctr_terminal: Callable[..., pexpect.spawn[str]], running: str
+) -> Callable[..., pexpect.spawn[str]]:
     """Runs execs with a terminal."""
-    made: list[pexpect.spawn[str]] = []
-
-    def run(*command: str) -> pexpect.spawn[str]:
-        words = containerd.command("tasks", "exec", "-t", "--exec-id", "one", running, *command)
-        made.append(
-            pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=scaled(30), dimensions=(33, 77))
-        )
-        return made[-1]
-
-    yield run
-    for each in made:
-        each.close(force=True)
+    return partial(ctr_terminal, "tasks", "exec", "-t", "--exec-id", "one", running)
 
 
 def test_an_execs_terminal(terminal: Callable[..., pexpect.spawn[str]]) -> None:

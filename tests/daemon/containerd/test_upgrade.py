@@ -57,23 +57,6 @@ def start(containerd: Containerd) -> Iterator[Start]:
         each.communicate()
 
 
-@pytest.fixture
-def terminal(containerd: Containerd) -> Iterator[Callable[..., pexpect.spawn[str]]]:
-    """Starts calls of ctr with a terminal."""
-    made: list[pexpect.spawn[str]] = []
-
-    def run(*arguments: str) -> pexpect.spawn[str]:
-        words = containerd.command(*arguments)
-        made.append(
-            pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=scaled(30), dimensions=(33, 77))
-        )
-        return made[-1]
-
-    yield run
-    for each in made:
-        each.close(force=True)
-
-
 def line_of(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdout is not None
     return process.stdout.readline()
@@ -129,14 +112,16 @@ async def test_what_happens_meanwhile_is_told(
     client = start(*run_arguments(rootfs=rootfs, name=name, command=["sh", "-c", script % 7]))
     assert line_of(client) == b"begun\n"
     shim = containerd.shim_pid(name)
-    (init,) = children(shim)
+    init = int((containerd.bundle(name) / "init.pid").read_text())
     execing = start("tasks", "exec", "--exec-id", "one", name, "sh", "-c", script % 5)
     assert line_of(execing) == b"begun\n"
+    # The runtime's commands that have begun both end a little later.
+    await eventually(lambda: len(children(shim)) == 2)
+    (process,) = set(children(shim)) - {init}
 
     with containerd.events(tmp_path / "events") as told:
         with installed.held_up(shim):
             asking = start("tasks", "ps", name)
-            (process,) = set(children(shim)) - {init}
             os.kill(process, signal.SIGTERM)
             await eventually(lambda: children(shim)[process] == "Z")
             # It is not a zombie before those that it has in its pid namespace have been reaped.
@@ -171,12 +156,14 @@ async def test_a_terminal_goes_on(
     rootfs: Path,
     new_id: NewId,
     installed: Installed,
-    terminal: Callable[..., pexpect.spawn[str]],
+    ctr_terminal: Callable[..., pexpect.spawn[str]],
 ) -> None:
     """With its size, and what is typed meanwhile."""
     name = new_id()
     script = 'echo begun; while read x; do echo "got:$x:"; stty size; done; exit 6'
-    client = terminal(*run_arguments("--rm", "-t", rootfs=rootfs, name=name, command=["sh", "-c", script]))
+    client = ctr_terminal(
+        *run_arguments("--rm", "-t", rootfs=rootfs, name=name, command=["sh", "-c", script])
+    )
     client.expect("begun")
 
     with installed.held_up(containerd.shim_pid(name)):
