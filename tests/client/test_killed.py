@@ -52,7 +52,7 @@ async def start(
     for program in started:
         if program.process.returncode is None:
             program.end(signal.SIGKILL)
-            await eventually(lambda: program.left() == {})  # noqa: B023
+            await program.gone(within=30)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -67,7 +67,7 @@ async def test_nothing_is_left_of_a_program_that_is_killed_with_all_running(
 
     program.end(signal.SIGKILL)
 
-    await eventually(lambda: program.left() == {}, within=5)
+    await program.gone()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -82,7 +82,7 @@ async def test_nothing_is_left_of_a_program_that_is_killed_at_any_moment(
 
         program.end(chosen.choice([signal.SIGKILL, signal.SIGTERM]))
 
-        await eventually(lambda: program.left() == {}, within=5)  # noqa: B023
+        await program.gone()
 
 
 async def test_what_is_frozen_goes_too(start: Callable[[str], Program]) -> None:
@@ -91,7 +91,7 @@ async def test_what_is_frozen_goes_too(start: Callable[[str], Program]) -> None:
 
     program.end(signal.SIGKILL)
 
-    await eventually(lambda: program.left() == {}, within=5)
+    await program.gone()
 
 
 async def test_process_that_the_program_has_forked_does_not_keep_it_alive(
@@ -104,7 +104,7 @@ async def test_process_that_the_program_has_forked_does_not_keep_it_alive(
 
     program.end(signal.SIGKILL)
 
-    await eventually(lambda: program.left() == {}, within=5)
+    await program.gone()
     assert alive(fork)
     os.kill(fork, signal.SIGKILL)
 
@@ -150,4 +150,4 @@ async def test_timeout_holds_while_the_program_is_stopped(way: str, start: Calla
     assert program.left().keys() >= {"directory", "containers"}
     program.process.send_signal(signal.SIGCONT)
     assert program.process.wait() == 0
-    await eventually(lambda: program.left() == {})
+    await program.gone(within=30)

@@ -20,7 +20,7 @@ from shimpy.core import tempdirs
 from shimpy.core.registry import ProgramDirectory, programs
 from shimpy.core.runtime.environment import PROGRAM
 from tests.support import containers, residue
-from tests.support.leaks import children
+from tests.support.leaks import children, eventually
 
 # The ways to a container that goes with its program.
 WAYS = ("run", "writable", "in_process", "exec", "launch", "warm")
@@ -105,6 +105,19 @@ class Program:
         self.process.send_signal(number)
         self.process.wait()
 
+    async def gone(self, *, within: float = 5) -> None:
+        """Waits until nothing is left of it; fails with what is, and with what removes it.
+
+        Args:
+            within: seconds, on a common machine.
+        """
+        try:
+            await eventually(lambda: self.left() == {}, within=within)
+        except AssertionError as error:
+            guardians = _with(self.directory.name, "cmdline")
+            message = f"{self.left()}, guardians {guardians}, load {os.getloadavg()[0]}: {error}"
+            raise AssertionError(message) from error
+
     def pids(self) -> list[int]:
         """Returns what runs in its container, if that has the id."""
         return residue.processes(self.container_id)
@@ -119,7 +132,7 @@ class Program:
         found = {
             "directory": [one.name for one in programs() if one.name == name],
             "containers": containers.left(self.container_id),
-            "processes": [str(pid) for pid in _marked(name)],
+            "processes": [str(pid) for pid in _with(f"{PROGRAM}={name}", "environ")],
             "ids": [path.name for path in _RANGES.glob("*") if name in _read(path)],
             "roots": [path.name for path in _ROOTS.glob(f"{name}.*")],
             "cgroups": residue.cgroups(self.container_id),
@@ -140,11 +153,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _marked(name: str) -> list[int]:
+def _with(text: str, file: str) -> list[int]:
+    """Returns the processes that have a text in a file of /proc."""
     found = []
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if f"{PROGRAM}={name}".encode() in Path(f"/proc/{entry}/environ").read_bytes():
+            if text.encode() in Path(f"/proc/{entry}/{file}").read_bytes():
                 found.append(int(entry))
         except OSError:
             continue
