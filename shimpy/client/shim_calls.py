@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shimpy import api
@@ -194,7 +193,7 @@ class ShimCalls:
         Returns:
             Its pid, and the name that the Task API knows it by.
         """
-        asked = replace(exec_spec(args, options), terminal=True)
+        asked = exec_spec(args, options)._replace(terminal=True)
         spec.check_exec(asked)
         bundle = await self.current_bundle()
         process = bundle.process_for(bundle.with_own_env(asked))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Who a process runs as, inside the container.
 
     Attributes:
@@ -22,8 +21,7 @@ class User:
     additional_gids: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rlimit:
+class Rlimit(NamedTuple):
     """One resource limit, see `setrlimit(2)`.
 
     Attributes:
@@ -37,8 +35,7 @@ class Rlimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class StdioPaths:
+class StdioPaths(NamedTuple):
     """What a process reads and writes, as its client named it.
 
     Attributes:
@@ -54,8 +51,7 @@ class StdioPaths:
     terminal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What the API that creates a process fixes of its life. The defaults are shim.v1's.
 
     Attributes:
@@ -99,8 +95,7 @@ class EventKind(enum.Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvent:
+class ContainerEvent(NamedTuple):
     """Something that happened.
 
     Attributes:

@@ -2,10 +2,10 @@
 
 A supervisor starts one shim for each container, so what a start costs is paid each time. Of the time
 and memory of the plain imports, about a third goes to features that a shim never uses:
-TLS (asyncio and grpclib can do without, and say so), the version of betterproto, dates in JSON, the
-message classes of protobuf's own compiler, of which the API names one, Empty, and the signatures that
-dataclasses write as docstrings. Each of them is worth 5 ms or 2 MB (docs/pages/performance.md); what is worth
-less is imported.
+TLS (asyncio and grpclib can do without, and say so), what `typing` of older Pythons lacked,
+paths as objects, the name of the platform, the version of betterproto, dates in JSON, the message classes of
+protobuf's own compiler, of which the API names one, Empty, and the signatures that dataclasses write as
+docstrings.
 
 No other program is affected: this is for a process that is a shim and nothing else, and the stubs are
 removed once the imports are done.
@@ -17,7 +17,8 @@ import contextlib
 import dataclasses
 import gc
 import sys
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,10 @@ def imports() -> Iterator[None]:
     stand_ins: dict[str, ModuleType | None] = {
         # None has `import ssl` raise ModuleNotFoundError, as on a Python that was built without it.
         "ssl": None,
+        "ipaddress": _module("ipaddress"),
+        "pathlib": _module("pathlib", Path=_NoPath),
+        "platform": _module("platform", __getattr__=_no_platform),
+        "typing_extensions": typing,
         "importlib.metadata": _module("importlib.metadata", version=_no_version),
         "dateutil": _module("dateutil"),
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
@@ -66,6 +71,15 @@ def _module(name: str, **contents: object) -> ModuleType:
 
 def _no_signature(_class: type) -> str:
     return ""
+
+
+class _NoPath:
+    """Stands for pathlib.Path, which multidict has in case that somebody compiles against it."""
+
+
+def _no_platform(_name: str) -> Callable[[], str]:
+    """Returns what says nothing: what is asked for is told by a gRPC client, and whether this is PyPy."""
+    return str
 
 
 def _no_version(_package: str) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shimpy import linux
 
@@ -23,8 +23,7 @@ UNIFIED = ""
 _NOTHING_TO_READ = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP)
 
 
-@dataclass(frozen=True, slots=True)
-class MountPoint:
+class MountPoint(NamedTuple):
     """One mounted cgroup hierarchy, or a part of one.
 
     Attributes:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shimpy.core.cgroup.hierarchies import PROC, UNIFIED, Hierarchies, StrPath, read
 
 
-@dataclass(frozen=True, slots=True)
-class PidsUsage:
+class PidsUsage(NamedTuple):
     """What counts against the limit of a cgroup: threads too, and zombies until they are waited for.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shimpy.core.cgroup import Cgroup
 from shimpy.core.container.pause import Pause
@@ -100,8 +100,7 @@ class Context:
         return LogPrograms(self.reaper, exec_id or self.id, policy.namespace)
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """What there is of a container once its create has succeeded.
 
     Attributes:

@@ -7,10 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shimpy.core.cgroup import Cgroup, Leftovers
 from shimpy.core.container.operation import undo
@@ -39,8 +38,7 @@ class CreateCommand(Protocol):
     ) -> Awaitable[int]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
+class CreateOptions(NamedTuple):
     """How the runtime makes a container.
 
     Attributes:

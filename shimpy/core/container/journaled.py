@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from shimpy.core.cgroup import inode
@@ -174,7 +173,7 @@ def recorded_process(process: Process) -> dict[str, Any]:
         "stdio": {field: [path, *_file_identity(path, uris)] for field, path in paths.items() if path},
     }
     if process.policy != Policy():
-        fields["policy"] = asdict(process.policy)
+        fields["policy"] = process.policy._asdict()
     if process.spec is not None and process.child is None:
         fields["spec"] = process.spec
     if process.identity is not None:

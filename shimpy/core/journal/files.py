@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shimpy.core import tempdirs
+from shimpy.core.digest import sha256_hex
 from shimpy.errors import AlreadyExistsError
 
 JOURNAL: Final = "journal"
@@ -48,7 +48,7 @@ class JournalDirectory:
         """
         parent, name = os.path.split(os.path.abspath(path))
         place = os.path.join(os.path.realpath(parent), name)
-        return cls(hashlib.sha256(os.fsencode(place)).hexdigest()[:_DIGITS])
+        return cls(sha256_hex(place)[:_DIGITS])
 
     @property
     def journal(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shimpy.core.runtime.runtime import Runtime
 from shimpy.errors import ShimError
@@ -23,8 +23,7 @@ _FINAL = 10**6
 Version = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Advisory:
+class Advisory(NamedTuple):
     """A published escape from runc's containers.
 
     Attributes:

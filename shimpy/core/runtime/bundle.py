@@ -10,8 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from shimpy.core.runtime.spec import ExecSpec, quoted
 from shimpy.errors import InvalidArgumentError, NotFoundError, from_oserror
@@ -27,8 +26,7 @@ MAX_CGROUPS_PATH = 2048
 MAX_OOM_SCORE_ADJ = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(NamedTuple):
     """A bundle whose configuration has been read.
 
     Attributes:
@@ -103,7 +101,7 @@ class Bundle:
         names = {entry.partition("=")[0] for entry in asked.env}
         own = [entry for entry in self.process.get("env") or () if isinstance(entry, str)]
         kept = [entry for entry in own if "=" in entry and entry.partition("=")[0] not in names]
-        return replace(asked, env=(*kept, *asked.env))
+        return asked._replace(env=(*kept, *asked.env))
 
     def process_for(self, asked: ExecSpec) -> dict[str, Any]:
         """Returns the runtime-spec's `process` object of an exec.

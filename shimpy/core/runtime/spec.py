@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shimpy.core.model import Rlimit, User
 from shimpy.errors import InvalidArgumentError
@@ -39,8 +39,7 @@ _KNOWN_CAPABILITIES = _named("CAP_", _CAPABILITIES)
 _KNOWN_RLIMITS = _named("RLIMIT_", _RLIMITS)
 
 
-@dataclass(frozen=True, slots=True)
-class ExecSpec:
+class ExecSpec(NamedTuple):
     """A further process of a container. What is left unset comes from the container's own process.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from shimpy.core.model import StdioPaths
@@ -47,14 +47,14 @@ class LogPrograms:
         """
         output = parse_output(stdio.stdout)
         if isinstance(output, OutputPath):
-            return replace(stdio, stdout=output.path, stderr=_without_scheme(stdio.stderr)), None
+            return stdio._replace(stdout=output.path, stderr=_without_scheme(stdio.stderr)), None
         if isinstance(output, LogFile):
             if stdio.terminal:
                 raise InvalidArgumentError(
                     f"stdout: {stdio.stdout!r} is a log file, which a terminal cannot have; name a FIFO"
                 )
             output.create()
-            return replace(stdio, stdout=output.path, stderr=output.path), None
+            return stdio._replace(stdout=output.path, stderr=output.path), None
         start = partial(
             Logger.start,
             output,
@@ -63,7 +63,7 @@ class LogPrograms:
             namespace=self.namespace,
             owner=owner,
         )
-        return replace(stdio, stdout="", stderr=""), start
+        return stdio._replace(stdout="", stderr=""), start
 
 
 def _without_scheme(stderr: str) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import posixpath
 import socket
 import struct
 import time
 
+from shimpy.core.digest import sha256_hex
 from shimpy.daemon.containerd import wire
 from shimpy.daemon.containerd.errors import MalformedError
 
@@ -68,7 +68,7 @@ def path_of(address: str, namespace: str, group: str, directory: str = "") -> st
     joined = posixpath.normpath("/".join(parts))
     if joined.startswith("//"):  # which POSIX keeps and Go does not
         joined = joined[1:]
-    path = f"{directory or DIRECTORY}/{hashlib.sha256(joined.encode(errors='surrogateescape')).hexdigest()}"
+    path = f"{directory or DIRECTORY}/{sha256_hex(joined)}"
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, f"is longer than {LONGEST_PATH} bytes", path)
     return path

@@ -113,15 +113,18 @@ class Shim(api.ShimBase):
             journal: that of this shim's socket.
             fds: what was stored for this shim, by name.
         """
-        from shimpy.core.recovery.take_up import TakeUp
-
         self.supervisor.journal = self._repeated.journal = journal
         self._events.take_up(journal)
         journal.begin()
-        take_up = TakeUp(self.supervisor, journal, fds)
-        await take_up.run()
+        take_up = None
+        if fds or journal.state.containers or journal.state.intents:
+            from shimpy.core.recovery.take_up import TakeUp
+
+            take_up = TakeUp(self.supervisor, journal, fds)
+            await take_up.run()
         self._processes.take_up(journal.state.tombstones)
-        take_up.announce()
+        if take_up is not None:
+            take_up.announce()
 
     def close_events(self) -> None:
         """Ends every Events stream once it has delivered what was published."""

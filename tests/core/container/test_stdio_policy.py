@@ -7,7 +7,6 @@ import errno
 import os
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,7 @@ async def test_an_owner_gets_the_pipes(
         "%g",
         "/proc/self/fd/1",
         stdout=out,
-        policy=replace(POLICY, owner=(1000, 1001)),
+        policy=POLICY._replace(owner=(1000, 1001)),
     )
     assert await soon(reader) == b"1001\n"
     await process.exit_published()
@@ -255,5 +254,5 @@ async def test_no_uri_is_read_where_the_policy_has_none(
     container = await create()
     with pytest.raises(InvalidArgumentError, match="not absolute"):
         await start_exec(
-            container, "true", stdout="binary:///bin/cat", policy=replace(POLICY, log_uris=False)
+            container, "true", stdout="binary:///bin/cat", policy=POLICY._replace(log_uris=False)
         )
