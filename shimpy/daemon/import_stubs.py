@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import importlib
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 _PROTOBUF = "betterproto.lib.google.protobuf"
+_TYPING = "typing_extensions"
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def imports() -> Iterator[None]:
         "ipaddress": _module("ipaddress"),
         "pathlib": _module("pathlib", Path=_NoPath),
         "platform": _module("platform", __getattr__=_no_platform),
-        "typing_extensions": typing,
+        _TYPING: _module(_TYPING, **_typing(), __getattr__=_other_typing),
         "importlib.metadata": _module("importlib.metadata", version=_no_version),
         "dateutil": _module("dateutil"),
         "dateutil.parser": _module("dateutil.parser", isoparse=_no_dates),
@@ -80,6 +82,19 @@ class _NoPath:
 def _no_platform(_name: str) -> Callable[[], str]:
     """Returns what says nothing: what is asked for is told by a gRPC client, and whether this is PyPy."""
     return str
+
+
+def _typing() -> dict[str, object]:
+    """Returns what betterproto has from typing_extensions, as `typing` has it."""
+    return {name: getattr(typing, name) for name in ("Concatenate", "ParamSpec", "Self")}
+
+
+def _other_typing(name: str) -> object:
+    """Imports the module itself, for others than betterproto."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    del sys.modules[_TYPING]
+    return getattr(importlib.import_module(_TYPING), name)
 
 
 def _no_version(_package: str) -> str:

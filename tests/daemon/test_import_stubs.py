@@ -34,7 +34,12 @@ def test_what_a_shim_never_uses_is_not_loaded() -> None:
         "ssl",
         "_ssl",
         "dateutil",
+        "hashlib",
         "importlib.metadata",
+        "ipaddress",
+        "pathlib",
+        "platform",
+        "typing_extensions",
         "google.protobuf",
         "shutil",
         "shimpy.core.cgroup.stats.v1",
@@ -47,7 +52,9 @@ def test_the_plain_import_is_as_the_libraries_have_it() -> None:
     assert run("import sys; import shimpy.services.shim_v1; print('dateutil' in sys.modules)") == "True"
 
 
-@pytest.mark.parametrize("module", ["ssl", "dateutil.parser", "importlib.metadata"])
+@pytest.mark.parametrize(
+    "module", ["ssl", "dateutil.parser", "importlib.metadata", "pathlib", "platform", "typing_extensions"]
+)
 def test_what_was_left_out_can_be_imported_afterwards(module: str) -> None:
     assert run(f"{LEAN}import {module}; print(bool({module}.__file__))") == "True"
 
@@ -57,6 +64,18 @@ def test_what_is_loaded_already_stays_as_it_is() -> None:
         run("import ssl\n" + LEAN + "assert sys.modules['ssl'] is ssl; print(ssl.OPENSSL_VERSION != '')")
         == "True"
     )
+
+
+def test_what_only_typing_extensions_has_can_be_imported_meanwhile() -> None:
+    program = """
+from shimpy.daemon import import_stubs
+with import_stubs.imports():
+    import betterproto
+    from typing_extensions import TypedDict
+import typing_extensions
+print(TypedDict is typing_extensions.TypedDict)
+"""
+    assert run(program) == "True"
 
 
 def test_a_message_that_the_api_does_not_have_is_still_a_message() -> None:
