@@ -1,4 +1,4 @@
-"""The unit of the documentation under a real systemd, whose file descriptor store is the keeper."""
+"""The units of the documentation under a real systemd, which holds what a shim leaves, or runs its keeper."""
 
 from __future__ import annotations
 
@@ -6,49 +6,79 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 import shimpy
 from shimpy.core.journal import JournalDirectory
 from shimpy.daemon.keeper.children import remembers_exits
-from tests.support import systemd
+from tests.support.leaks import children, eventually
 from tests.support.paths import ROOT
-from tests.support.systemd import UserSystemd
+from tests.support.systemd import FirstProcess, Systemd, UserSystemd
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(bool(systemd.lacking()), reason=f"needs {systemd.lacking()}"),
-    pytest.mark.skipif(not remembers_exits(), reason="needs Linux 6.15"),
-]
+pytestmark = pytest.mark.anyio
 
 _PAGE = ROOT / "docs" / "pages" / "guides" / "supervised.md"
 
-
-def unit() -> str:
-    """Returns the unit of the documentation, for this interpreter and a user's own directory."""
-    [text] = re.findall(r"```ini\n(# /etc/systemd/system/.*?)```", _PAGE.read_text(), re.DOTALL)
-    text = text.replace("/opt/shimpy/bin/python", f"{sys.executable} -P").replace(
-        "/run/shimpy-%i", "%t/shimpy-%i"
-    )
-    text = text.replace("%i", "test").replace("OOMScoreAdjust=-500\n", "")
-    # It is not installed everywhere where the tests run.
-    return re.sub(r"\[Service\]\n", f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n", text)
+_NEEDS_STATUSES = pytest.mark.skipif(
+    not remembers_exits(), reason="needs Linux 6.15, whose pidfds tell the exit status"
+)
 
 
-@pytest.fixture
-def manager(new_id: Callable[[], str]) -> Iterator[UserSystemd]:
-    manager = UserSystemd(unit())
-    yield manager
-    manager.close()
+def files() -> dict[str, str]:
+    """Returns the files of the documentation, for this interpreter and a directory of the test's own."""
+    found = re.findall(r"```ini\n# /etc/systemd/system/([^\s:]+).*?\n(.*?)```", _PAGE.read_text(), re.DOTALL)
+    return {
+        os.path.basename(name): text.replace("/opt/shimpy/bin/python", f"{sys.executable} -P")
+        .replace("/run/shimpy-%i", "%t/shimpy-%i")
+        .replace("%i", f"test-{os.getpid()}")
+        .replace("OOMScoreAdjust=-500\n", "")
+        # It is not installed everywhere where the tests run.
+        .replace("[Service]\n", f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n")
+        for name, text in found
+    }
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(each, marks=pytest.mark.skipif(bool(each.lacking()), reason=f"needs {each.lacking()}"))
+        for each in (UserSystemd, FirstProcess)
+    ]
+)
+def systemd(request: pytest.FixtureRequest) -> Iterator[Callable[[Mapping[str, str]], Systemd]]:
+    """Starts a unit."""
+    started: list[Systemd] = []
+
+    def start(unit: Mapping[str, str]) -> Systemd:
+        started.append(request.param(unit))
+        return started[-1]
+
+    yield start
+    for manager in started:
+        manager.close()
+
+
+def socket_of(manager: Systemd) -> Path:
+    return manager.runtime / f"shimpy-test-{os.getpid()}" / "shim.sock"
+
+
+def shim_of(keeper: int) -> int:
+    """Returns the shim of a keeper, 0 if there is none."""
+    for child, state in children(keeper).items():
+        if state != "Z" and b"--socket" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return child
+    return 0
+
+
+@_NEEDS_STATUSES
 async def test_a_shim_under_systemd_is_killed_and_restarted_and_loses_nothing(
-    manager: UserSystemd, bundle: Callable[..., str], new_id: Callable[[], str]
+    systemd: Callable[[Mapping[str, str]], Systemd], bundle: Callable[..., str], new_id: Callable[[], str]
 ) -> None:
+    manager = systemd({"shimpy@.service": files()["shimpy@.service"]})
     first = manager.next_main_pid(0)
-    socket = manager.runtime / "shimpy-test" / "shim.sock"
+    socket = socket_of(manager)
     async with (
         shimpy.connect(socket) as client,
         client.container(new_id(), bundle("sleep", "1000000")) as container,
@@ -58,11 +88,54 @@ async def test_a_shim_under_systemd_is_killed_and_restarted_and_loses_nothing(
         os.kill(first, signal.SIGKILL)
         assert await ends.wait() == 5
         second = manager.next_main_pid(first)
-        manager.systemctl("restart", "shimpy.service")
+        manager.systemctl("restart", manager.unit)
         manager.next_main_pid(second)
         await terminal.send(b"it\n")
         assert b"got it" in b"".join([data async for data in terminal])
         assert await terminal.wait() == 7
-    manager.systemctl("stop", "shimpy.service")
+    manager.systemctl("stop", manager.unit)
     assert not socket.exists()
     assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
+
+
+async def test_a_shim_of_a_keeper_under_systemd_is_killed_and_reloaded_and_loses_nothing(
+    systemd: Callable[[Mapping[str, str]], Systemd], bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    manager = systemd(files())
+    keeper = manager.next_main_pid(0)
+    socket = socket_of(manager)
+    async with (
+        shimpy.connect(socket) as client,
+        client.container(new_id(), bundle("sleep", "1000000")) as container,
+        container.pty(["sh", "-c", "read word; echo got $word; exit 7"]) as terminal,
+    ):
+        ends = await container.spawn(["sh", "-c", "sleep 0.1; exit 5"])
+        first = shim_of(keeper)
+        os.kill(first, signal.SIGKILL)
+        assert await ends.wait() == 5
+        second = shim_of(keeper)
+        manager.systemctl("reload", manager.unit)
+        await eventually(lambda: shim_of(keeper) not in (0, first, second))
+        await terminal.send(b"it\n")
+        assert b"got it" in b"".join([data async for data in terminal])
+        assert await terminal.wait() == 7
+        assert manager.main_pid() == keeper
+    manager.systemctl("stop", manager.unit)
+    assert not socket.exists()
+    assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
+
+
+async def test_a_terminal_goes_on_under_systemd_whatever_the_kernel_tells(
+    systemd: Callable[[Mapping[str, str]], Systemd], bundle: Callable[..., str], new_id: Callable[[], str]
+) -> None:
+    manager = systemd({"shimpy@.service": files()["shimpy@.service"]})
+    first = manager.next_main_pid(0)
+    async with (
+        shimpy.connect(socket_of(manager)) as client,
+        client.container(new_id(), bundle("sleep", "1000000")) as container,
+        container.pty(["sh", "-c", "read word; echo got $word"]) as terminal,
+    ):
+        os.kill(first, signal.SIGKILL)
+        manager.next_main_pid(first)
+        await terminal.send(b"it\n")
+        assert b"got it" in b"".join([data async for data in terminal])
