@@ -42,6 +42,9 @@ _END: Final = b'"}'
 # The checksum's eight digits with what is around them.
 _TAIL: Final = len(_CRC) + 8 + len(_END)
 
+# What is written down refers to nothing that refers to it.
+_to_json: Final = json.JSONEncoder(check_circular=False).encode
+
 _log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
@@ -53,7 +56,7 @@ class NewerJournalError(FailedPreconditionError):
 
 def encode(record: Record) -> bytes:
     """Returns the line of a record, its newline included."""
-    text = json.dumps(record).encode()[:-1]
+    text = _to_json(record).encode()[:-1]
     return b"%s%s%08x%s\n" % (text, _CRC, binascii.crc32(text), _END)
 
 
