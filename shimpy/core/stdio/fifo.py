@@ -15,7 +15,8 @@ readers see EOF when, and only when, all writers are gone:
 Two things keep inotify from being enough, and so there is a timer while a reader is there: the
 kernel reports a close(2) shortly before the reader is off the pipe's books, and a second reader
 that opens the FIFO beside the first blocks in open(2) unseen. Each tick looks again, which also
-lets such a second reader in. The timer backs off to once a second.
+lets such a second reader in. The timer backs off to once a second; it is also what looks first when the last
+writer has gone.
 
 A process that can open a FIFO, the container's among them, can do so in a loop, and each time wakes
 the shim. So a FIFO is good for `_WAKEUPS` wake-ups a second; after that it is not watched until the
@@ -190,7 +191,9 @@ class Fifo:
 
     def _hung_up(self, _events: int) -> None:
         if self._may_wake():
-            self._look()
+            # Later: a process that is deleted at once needs no inotify, which takes milliseconds to close.
+            self._hub.unwatch(self._reader)
+            self._look_later()
 
     def _may_wake(self) -> bool:
         """Counts a wake-up; once there were too many, the timer has to look instead."""

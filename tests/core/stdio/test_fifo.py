@@ -18,7 +18,7 @@ import pytest
 
 from shimpy.core.model import StdioPaths
 from shimpy.core.stdio import ProcessIO, open_stdio
-from shimpy.core.stdio.fifo import _WAKEUPS, _WINDOW, Fifo as Keeper, StdioHub
+from shimpy.core.stdio.fifo import _FIRST_LOOK, _WAKEUPS, _WINDOW, Fifo as Keeper, StdioHub
 from tests.support.fifos import Fifo
 from tests.support.leaks import descriptors, eventually
 from tests.support.rounds import rounds
@@ -408,7 +408,7 @@ async def test_nothing_is_lost_when_descriptors_run_out(hub: StdioHub, fifo: Mak
         # As close(2) does, but the number stays taken.
         os.dup2(0, process.fd, inheritable=False)
         process.io.process_exited()
-        await eventually(lambda: keeper(hub)._timer is not None)
+        await eventually(lambda: keeper(hub)._pause > _FIRST_LOOK)
         assert keeper(hub)._reader >= 0
     os.close(process.fd)
     assert await within(out.read()) == b"the rest"
@@ -451,7 +451,7 @@ async def test_an_idle_fifo_costs_nothing(
         reader = os.open(out, os.O_RDONLY)
     if not state.startswith("live"):
         process.exit()
-        await eventually(lambda: keeper(hub)._writer >= 0 or keeper(hub)._timer is not None)
+        await eventually(lambda: keeper(hub)._watch is not None)
     wakeups.clear()
     began = time.monotonic()
     await asyncio.sleep(0.5)
@@ -504,3 +504,16 @@ async def test_whatever_readers_do_around_the_exit_nothing_is_lost(hub: StdioHub
         await asyncio.wait_for(reading, 10)
         assert b"".join(got) == data
         process.io.close()
+
+
+async def test_a_process_that_is_deleted_at_once_needs_no_inotify(
+    hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end takes the kernel milliseconds, in which the loop stands still."""
+    monkeypatch.setattr("shimpy.core.stdio.fifo._FIRST_LOOK", 1000.0)
+    process = await writer(hub, fifo("out"))
+    process.exit()
+    await eventually(lambda: keeper(hub)._timer is not None)
+    process.io.close()
+
+    assert hub._inotify is None
