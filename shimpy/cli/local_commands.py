@@ -3,6 +3,7 @@
 # Annotations are evaluated here, for `takes_sandbox_options`.
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,15 @@ def add_to(app: typer.Typer, perform: "Perform") -> None:
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
         timeout: Timeout = None,
         runtime: Runtime = "runc",
+        quiet: Annotated[
+            bool,
+            typer.Option(
+                "--quiet",
+                "-q",
+                envvar="SHIMPY_QUIET",
+                help="Do not warn of a runtime whose containers can be escaped from.",
+            ),
+        ] = False,
     ) -> int:
         """Run one command in a container of its own; its exit status is the command's."""
         if tty and interactive:
@@ -83,12 +93,12 @@ def add_to(app: typer.Typer, perform: "Perform") -> None:
                     terminal=tty,
                     **options,
                 ) as bundle,
-                asked(runtime) as advice,
+                nullcontext() if quiet else asked(runtime) as advice,
                 own_shim(runtime) as client,
             ):
 
                 async def warn() -> None:
-                    if said := await advice():
+                    if advice is not None and (said := await advice()):
                         output.complain(f"warning: {said}")
 
                 if tty:

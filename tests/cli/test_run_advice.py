@@ -48,6 +48,15 @@ def test_nothing_is_said_of_a_new_one(runtime: Callable[[str], Path], rootfs: Pa
     assert run(runtime("1.4.0"), rootfs, "true").stderr == ""
 
 
+def test_nothing_is_said_of_an_old_one_either_if_it_is_not_wanted(
+    runtime: Callable[[str], Path], rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = runtime("1.1.11")
+    assert run(path, "-q", rootfs, "true").stderr == ""
+    monkeypatch.setenv("SHIMPY_QUIET", "1")
+    assert run(path, rootfs, "true").stderr == ""
+
+
 def test_it_is_said_before_the_terminal_is_raw(runtime: Callable[[str], Path], rootfs: Path) -> None:
     """Whose lines would not begin at the left after that, nor before what the command says."""
     terminal = pexpect.spawn(
