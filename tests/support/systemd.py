@@ -52,23 +52,29 @@ class Systemd(ABC):
         """What the unit has said."""
 
     @abstractmethod
-    def systemctl(self, *arguments: str) -> str:
-        """Has it do something, and returns what that prints."""
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs systemctl, whatever comes of it."""
 
     @abstractmethod
     def close(self) -> None:
         """Ends the unit, and what was started for it."""
 
+    def do(self, verb: str) -> None:
+        """Has it do something with the unit, such as `restart`."""
+        done = self.ask(verb, self.unit)
+        assert done.returncode == 0, f"{done.stderr}{self.log}"
+
     def main_pid(self) -> int:
-        """Returns the main process of the unit, 0 if there is none."""
-        return int(self.systemctl("show", "--property=MainPID", "--value", self.unit) or 0)
+        """Returns the main process of the unit, 0 if that is not active."""
+        said = self.ask("show", "--property=MainPID,ActiveState", self.unit).stdout.split()
+        properties = dict(line.split("=", 1) for line in said)
+        return int(properties["MainPID"]) if properties.get("ActiveState") == "active" else 0
 
     def next_main_pid(self, before: int) -> int:
         """Waits until the unit is active with another main process, and returns that."""
         end = time.monotonic() + scaled(20)
         while time.monotonic() < end:
-            pid = self.main_pid()
-            if pid not in (0, before) and self.systemctl("is-active", self.unit) == "active":
+            if (pid := self.main_pid()) not in (0, before):
                 return pid
         raise AssertionError(self.log)
 
@@ -117,11 +123,11 @@ class UserSystemd(Systemd):
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def systemctl(self, *arguments: str) -> str:
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return _systemctl("--user", *arguments, environment=self._environment)
 
     def close(self) -> None:
-        self.systemctl("stop", self.unit)
+        self.ask("stop", self.unit)
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         for child in sorted(self._cgroup.rglob("*"), reverse=True):
@@ -143,8 +149,8 @@ class FirstProcess(Systemd):
     def __init__(self, files: Mapping[str, str]) -> None:
         self.unit = f"shimpy-test-{os.getpid()}.service"
         _write(_RUNTIME_UNITS, self.unit, files)
-        self.systemctl("daemon-reload")
-        self.systemctl("start", self.unit)
+        self.ask("daemon-reload")
+        self.ask("start", self.unit)
 
     @staticmethod
     def lacking() -> str:
@@ -153,16 +159,16 @@ class FirstProcess(Systemd):
 
     @property
     def log(self) -> str:
-        return self.systemctl("status", "--lines=100", "--full", self.unit)
+        return self.ask("status", "--lines=100", "--full", self.unit).stdout
 
-    def systemctl(self, *arguments: str) -> str:
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return _systemctl(*arguments)
 
     def close(self) -> None:
-        self.systemctl("stop", self.unit)
+        self.ask("stop", self.unit)
         (_RUNTIME_UNITS / self.unit).unlink()
         shutil.rmtree(_RUNTIME_UNITS / f"{self.unit}.d", ignore_errors=True)
-        self.systemctl("daemon-reload")
+        self.ask("daemon-reload")
 
 
 def _write(directory: Path, unit: str, files: Mapping[str, str]) -> None:
@@ -172,8 +178,9 @@ def _write(directory: Path, unit: str, files: Mapping[str, str]) -> None:
         path.write_text(content)
 
 
-def _systemctl(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
+def _systemctl(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["systemctl", *arguments], env=environment, check=False, capture_output=True, text=True
     )
-    return done.stdout.strip()

@@ -88,12 +88,12 @@ async def test_a_shim_under_systemd_is_killed_and_restarted_and_loses_nothing(
         os.kill(first, signal.SIGKILL)
         assert await ends.wait() == 5
         second = manager.next_main_pid(first)
-        manager.systemctl("restart", manager.unit)
+        manager.do("restart")
         manager.next_main_pid(second)
         await terminal.send(b"it\n")
         assert b"got it" in b"".join([data async for data in terminal])
         assert await terminal.wait() == 7
-    manager.systemctl("stop", manager.unit)
+    manager.do("stop")
     assert not socket.exists()
     assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
 
@@ -114,13 +114,13 @@ async def test_a_shim_of_a_keeper_under_systemd_is_killed_and_reloaded_and_loses
         os.kill(first, signal.SIGKILL)
         assert await ends.wait() == 5
         second = shim_of(keeper)
-        manager.systemctl("reload", manager.unit)
+        manager.do("reload")
         await eventually(lambda: shim_of(keeper) not in (0, first, second))
         await terminal.send(b"it\n")
         assert b"got it" in b"".join([data async for data in terminal])
         assert await terminal.wait() == 7
         assert manager.main_pid() == keeper
-    manager.systemctl("stop", manager.unit)
+    manager.do("stop")
     assert not socket.exists()
     assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
 
