@@ -139,8 +139,7 @@ async def test_container_that_is_to_be_left_running_outlives_the_program(
 @pytest.mark.parametrize("way", ["timeout-run", "timeout-exec"])
 async def test_timeout_holds_while_the_program_is_stopped(way: str, start: Callable[[str], Program]) -> None:
     program = start(way)
-    await eventually(lambda: len(program.pids()) == (2 if way == "timeout-run" else 4))
-    await eventually(lambda: not program.commands())
+    await eventually(lambda: program.runs() and len(program.pids()) == (2 if way == "timeout-run" else 4))
 
     program.process.send_signal(signal.SIGSTOP)
 

@@ -34,6 +34,9 @@ _RANGES = Path("/var/lib/shimpy/ids")
 # Where the roots are attached that a container may write to.
 _ROOTS = Path("/run/shimpy-roots")
 
+# In the bundle of a program whose command has a timeout, once it runs.
+_RUNS = "runs"
+
 _SLEEP = ["sh", "-c", "sleep 1000000 & sleep 1000000"]
 
 
@@ -43,8 +46,11 @@ async def _use(way: str, rootfs: str, bundle: str, container_id: str) -> None:
     elif way == "writable":
         await shimpy.run(rootfs, _SLEEP, read_only=False)
     elif way == "timeout-run":
-        async with shimpy.in_process() as client:
-            await client.run(container_id, bundle, timeout=1)
+        async with (
+            shimpy.in_process() as client,
+            client.stream(container_id, bundle, timeout=1) as command,
+        ):
+            await _wait(command, bundle)
     elif way in ("in_process", "launch", "warm"):
         async with _shim(way) as client:
             await client.run(container_id, bundle)
@@ -59,7 +65,17 @@ async def _use(way: str, rootfs: str, bundle: str, container_id: str) -> None:
             if way == "pause":
                 await client.pause()
                 await asyncio.sleep(1000)
-            await container.run(_SLEEP, timeout=1 if way == "timeout-exec" else None)
+            if way == "timeout-exec":
+                async with container.stream(_SLEEP, timeout=1) as command:
+                    await _wait(command, bundle)
+            else:
+                await container.run(_SLEEP)
+
+
+async def _wait(command: shimpy.CommandStream, bundle: str) -> None:
+    """Leaves a sign that the command runs, and waits for its end."""
+    (Path(bundle) / _RUNS).touch()
+    await command.wait()
 
 
 @asynccontextmanager
@@ -90,6 +106,7 @@ class Program:
         self, way: str, rootfs: Path, bundle: str, container_id: str, *, base: Path | None = None
     ) -> None:
         self.container_id = container_id
+        self._bundle = Path(bundle)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.programs", way, rootfs, bundle, container_id],
             stdout=subprocess.PIPE,
@@ -125,6 +142,10 @@ class Program:
     def commands(self) -> list[int]:
         """Returns the commands of the runtime that it has under way."""
         return [pid for pid in children(self.process.pid) if pid not in self.pids()]
+
+    def runs(self) -> bool:
+        """Returns whether it knows that its command, which has a timeout, runs."""
+        return (self._bundle / _RUNS).exists()
 
     def left(self) -> dict[str, list[str]]:
         """Returns what there is on the machine of all that it has made, by kinds."""

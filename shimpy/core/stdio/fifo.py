@@ -1,26 +1,24 @@
 """Output FIFOs whose readers may come late, die and come back, without a byte being copied.
 
-A process gets the write end of its FIFO itself. What the shim does is to keep the pipe behind the
-FIFO alive (`pipe(7)`: what was written is gone once the pipe is not open anywhere) and to make sure that
-readers see EOF when, and only when, all writers are gone:
+A process gets the write end of its FIFO itself. What the shim does is to keep the pipe behind the FIFO alive
+(`pipe(7)`: what was written is gone once the pipe is not open anywhere) and to make sure that readers see EOF
+when, and only when, all writers are gone:
 
-- *Live*: a read end is kept open and never read. The process gets no SIGPIPE, and since no write
-  end is kept, a reader sees EOF as soon as the last writer is gone. The kernel says when that is
-  (EPOLLHUP; data does not wake us).
+- *Live*: a read end is kept open and never read. The process gets no SIGPIPE, and since no write end is kept,
+  a reader sees EOF as soon as the last writer is gone. The kernel tells (EPOLLHUP; data does not wake us).
 - *Held*: there are no writers and no readers. A reader's open(2) would block for want of a writer
   (`fifo(7)`), so a write end is kept instead of the read end. inotify says that a reader came.
-- *Reading*: there are no writers, but a reader. The read end is kept, so that the reader reads the
-  rest and then EOF, and what it leaves stays for the next one. inotify says that a reader left.
+- *Reading*: there are no writers, but a reader. The read end is kept, so that the reader reads the rest and
+  then EOF, and what it leaves stays for the next one. inotify says that a reader left.
 
-Two things keep inotify from being enough, and so there is a timer while a reader is there: the
-kernel reports a close(2) shortly before the reader is off the pipe's books, and a second reader
-that opens the FIFO beside the first blocks in open(2) unseen. Each tick looks again, which also
-lets such a second reader in. The timer backs off to once a second; it is also what looks first when the last
-writer has gone.
+Two things keep inotify from being enough, and so there is a timer while a reader is there: the kernel reports
+a close(2) shortly before the reader is off the pipe's books, and a second reader that opens the FIFO beside
+the first blocks in open(2) unseen. Each tick looks again, which also lets such a second reader in. The timer
+backs off to once a second; it is also what looks first when the last writer has gone.
 
-A process that can open a FIFO, the container's among them, can do so in a loop, and each time wakes
-the shim. So a FIFO is good for `_WAKEUPS` wake-ups a second; after that it is not watched until the
-second is over, when the timer looks. A reader waits no longer than that for its EOF.
+A process that can open a FIFO, the container's among them, can do so in a loop, and each time wakes the shim.
+So a FIFO is good for `_WAKEUPS` wake-ups a second; after that it is not watched until the second is over,
+when the timer looks. A reader waits no longer than that for its EOF.
 """
 
 from __future__ import annotations
