@@ -97,13 +97,18 @@ def claim(bundle: str) -> IdRange:
     )
 
 
-def remove_abandoned() -> None:
-    """Gives back the ranges whose bundles have gone; `claim` takes them also without that."""
+def remove_abandoned(gone: str = "") -> None:
+    """Gives back the ranges whose bundles have gone; `claim` takes them also without that.
+
+    Args:
+        gone: a directory that is not there any more. Who still has locked a range of a bundle that was in it
+            is only looking whether that is abandoned, and is waited for.
+    """
     with suppress(OSError):
         directory = _open_directory()
         try:
             for name in filter(_NAME.fullmatch, os.listdir(directory)):
-                fd = _take(directory, int(name, 16), "")
+                fd = _take(directory, int(name, 16), "", gone)
                 if fd is not None:
                     os.unlink(name, dir_fd=directory)
                     os.close(fd)
@@ -111,12 +116,13 @@ def remove_abandoned() -> None:
             os.close(directory)
 
 
-def _take(directory: int, start: int, bundle: str) -> int | None:
-    """Takes one range and returns its file, locked; None if another has it."""
+def _take(directory: int, start: int, bundle: str, gone: str = "") -> int | None:
+    """Takes one range and returns its file, locked; None if another has it, if not of what is gone."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(_name(start), flags, 0o600, dir_fd=directory)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waits = gone and os.pread(fd, _LONGEST, 0).startswith(os.fsencode(f"{gone}/"))
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         held = os.pread(fd, _LONGEST, 0)
         # Without a name it has just been given back, and the name may be another file's by now.
         if os.fstat(fd).st_nlink and not (held and os.path.lexists(held)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +71,27 @@ def test_what_a_killed_program_had_is_free_once_its_folder_is_gone(tmp_path: Pat
     ids.remove_abandoned()
     assert len(list(directory.iterdir())) == 1
     assert ids.claim("/none/b").start == killed.start
+
+
+def test_who_only_looks_at_a_range_does_not_keep_it(tmp_path: Path, directory: Path) -> None:
+    """Two guardians that clean up at one time: each looks whether what the other has is abandoned."""
+    killed = ids.claim(str(tmp_path / "gone" / "config.json"))
+    os.close(killed._fd)
+    looking = os.open(directory / f"{killed.start:08x}", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    cleaning = threading.Thread(target=ids.remove_abandoned, args=(str(tmp_path / "gone"),))
+    cleaning.start()
+    while not any(line.split()[1] == "->" and f" {os.getpid()} " in line for line in _locks()):
+        assert cleaning.is_alive()
+
+    os.close(looking)
+    cleaning.join()
+
+    assert list(directory.iterdir()) == []
+
+
+def _locks() -> list[str]:
+    return Path("/proc/locks").read_text().splitlines()
 
 
 def test_a_range_that_is_held_is_not_abandoned(directory: Path) -> None:

@@ -69,7 +69,7 @@ def _remove_directory(path: str) -> None:
     detach_all(os.path.basename(path))
     unmount_all(path)
     shutil.rmtree(path)
-    remove_abandoned()  # the bundles that had them have just gone
+    remove_abandoned(gone=path)
 
 
 def main(arguments: list[str]) -> int:
