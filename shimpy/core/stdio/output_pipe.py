@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import errno
 import fcntl
 import logging
@@ -23,18 +22,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from shimpy.core.fd_store import FdStore
+from shimpy.core.stdio.capacity import MOST, enlarge
 from shimpy.core.stdio.fifo import poll
 
 if TYPE_CHECKING:
     from shimpy.core.hooks.tap import Tap
 
-# In bytes: what an unprivileged process may have at most (pipe(7)). The more there is, the more is
-# moved at a time.
-_PIPE_SIZE: Final = 1 << 20
 _PAGE: Final = 4096
 _COPY: Final = 65536
 # What is more waits for the next turn of the event loop, so that a flood does not starve the rest.
 _MOVES_AT_ONCE: Final = 16
+# Seconds between two looks at who writes without end, in small pieces: each look costs as much as moving a
+# hundred pages.
+_GATHER: Final = 0.001
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class OutputPipe:
         self._due: int | None = None
         self._dropped = False
         self._waits_for_room = False
+        self._moved_at = 0.0
+        self._gathering: asyncio.TimerHandle | None = None
         self._pipe, self.child = pipe, -1
         if pipe >= 0:
             return
@@ -80,9 +82,9 @@ class OutputPipe:
             raise
         # The two ends have a file description each: this leaves the process's end blocking.
         os.set_blocking(self._pipe, False)
-        # Refused to a user who has many of them.
-        with contextlib.suppress(PermissionError):
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        # The more there is, the more is moved at a time.
+        enlarge(self._pipe)
+        enlarge(sink)
 
     def start(self) -> None:
         """Begins, once only the process has the other end."""
@@ -124,11 +126,15 @@ class OutputPipe:
         if self._pipe >= 0 and self._due is None:
             self._due = self._in_pipe() + len(self._pending)
             self._passed_on(0)
+            self._gathered()
 
     def stop(self) -> None:
         """Ends it: readers see EOF, who still writes gets SIGPIPE, what is left is gone. Idempotent."""
         if self._pipe < 0:
             return
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         self._loop.remove_reader(self._pipe)
         if self._waits_for_room:
             self._loop.remove_writer(self._sink)
@@ -138,14 +144,14 @@ class OutputPipe:
         self.drained.set()
 
     def _move(self) -> None:
-        for _ in range(_MOVES_AT_ONCE):
+        for number in range(_MOVES_AT_ONCE):
             if self._tap is not None and self._tap[1].is_full:
                 self._wait_for_tap(self._tap[1])
                 return
             try:
                 more = self._copy_to_file() if self._to_file else self._pass_on()
             except BlockingIOError:
-                self._wait()
+                self._wait(moved=number > 0)
                 return
             except OSError as error:
                 _log.warning("the output of a process ends: %s", error)
@@ -162,7 +168,7 @@ class OutputPipe:
         """
         if not self._pending:
             if self._tap is None and self._in_pipe() > _PAGE:
-                moved = os.splice(self._pipe, self._sink, _PIPE_SIZE, flags=_SPLICE_FLAGS)
+                moved = os.splice(self._pipe, self._sink, MOST, flags=_SPLICE_FLAGS)
                 self._passed_on(moved)
                 return moved > 0
             # A FIFO that is full does not keep the end from being seen.
@@ -205,8 +211,12 @@ class OutputPipe:
             if self._due <= 0:
                 self.drained.set()
 
-    def _wait(self) -> None:
-        """Waits for the side that is in the way, and for that only: the other may be ready."""
+    def _wait(self, *, moved: bool = False) -> None:
+        """Waits for the side that is in the way, and for that only: the other may be ready.
+
+        Args:
+            moved: something has just been moved.
+        """
         full = bool(self._pending) or bool(poll(self._pipe, select.POLLIN) & select.POLLIN)
         if full and not self._waits_for_room:
             self._loop.remove_reader(self._pipe)
@@ -215,6 +225,20 @@ class OutputPipe:
             self._loop.remove_writer(self._sink)
             self._loop.add_reader(self._pipe, self._move)
         self._waits_for_room = full
+        if moved:
+            before, self._moved_at = self._moved_at, self._loop.time()
+            if not full and self._moved_at - before < _GATHER:
+                self._loop.remove_reader(self._pipe)
+                self._gathering = self._loop.call_later(_GATHER, self._gathered)
+
+    def _gathered(self) -> None:
+        """Looks at the pipe again, if that was put off."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+            self._moved_at = self._loop.time()  # what has come meanwhile is more of the same
+            self._loop.add_reader(self._pipe, self._move)
+            self._move()
 
     def _wait_for_tap(self, tap: Tap) -> None:
         """Waits until the tap has room; once, and for nothing else meanwhile."""

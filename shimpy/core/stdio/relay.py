@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import fcntl
 import logging
 import os
 import select
 from typing import TYPE_CHECKING, Final
 
+from shimpy.core.stdio.capacity import enlarge
 from shimpy.core.stdio.fifo import poll
 from shimpy.core.stdio.input_relay import FileDescriptor
 from shimpy.core.stdio.watcher import Watcher
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 # loop, so that a flood does not starve the rest.
 _OUTPUT_BUFFER: Final = 65536
 
-# Bytes: 256 pages.
-_SPLICED_SIZE: Final = 1 << 20
 _SPLICES_AT_ONCE: Final = 16
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -70,8 +67,7 @@ class OutputRelay:
         self._splices = splices
         if splices:
             # Each splice(2) takes a page of it, however little it moves.
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(sink.fd, fcntl.F_SETPIPE_SZ, _SPLICED_SIZE)
+            enlarge(sink.fd)
         self._buffer = memoryview(bytearray(_OUTPUT_BUFFER))
         self._begin = self._end = 0
         self._exited = False

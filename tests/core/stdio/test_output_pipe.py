@@ -21,7 +21,8 @@ import pytest
 
 from shimpy.core.model import Policy, StdioPaths
 from shimpy.core.stdio import ProcessIO, StdioHub, open_stdio
-from shimpy.core.stdio.output_pipe import OutputPipe
+from shimpy.core.stdio.capacity import enlarge
+from shimpy.core.stdio.output_pipe import _GATHER, OutputPipe
 from shimpy.core.stdio.owner import Owner
 from shimpy.core.stdio.processio import PlainIO
 from shimpy.errors import ResourceExhaustedError
@@ -90,6 +91,17 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[OutputPipe]:
 
     monkeypatch.setattr(OutputPipe, "_move", counted)
     return woken
+
+
+@pytest.fixture
+def small_fifos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FIFOs take FIFO_SIZE, of which less has to be written than of what the relay makes of them."""
+
+    def enlarge_pipe(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            enlarge(fd)
+
+    monkeypatch.setattr("shimpy.core.stdio.output_pipe.enlarge", enlarge_pipe)
 
 
 # -- What passes
@@ -220,7 +232,7 @@ async def test_what_another_writer_left_no_room_for_is_kept(
 async def test_an_unprivileged_user_may_have_too_many_large_pipes(
     hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_fd: int, _command: int, _argument: int) -> int:
+    def refuse(_fd: int, _command: int, _argument: int = 0) -> int:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     out = fifo("out")
@@ -230,6 +242,42 @@ async def test_an_unprivileged_user_may_have_too_many_large_pipes(
     process.write(b"hello")
     process.exit()
     assert await soon(out.read()) == b"hello"
+    process.io.close()
+
+
+async def test_who_writes_without_end_is_looked_at_now_and_then(
+    hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe]
+) -> None:
+    """Each look costs as much as moving a hundred pages."""
+    out = fifo("out")
+    process = await writer(hub, out)
+    began = time.monotonic()
+    for _ in range(1000):
+        process.write(b"x")
+        await asyncio.sleep(0)
+    looks = len(moves)
+    took = time.monotonic() - began
+    process.exit()
+    assert await soon(out.read()) == b"x" * 1000
+    # The first come at once.
+    assert looks <= 3 + took / _GATHER
+    process.io.close()
+
+
+async def test_an_end_does_not_wait_for_the_next_look(
+    hub: StdioHub, fifo: MakeFifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimpy.core.stdio.output_pipe._GATHER", 1000.0)
+    out = fifo("out")
+    process = await writer(hub, out)
+    for _ in range(3):
+        process.write(b"x")
+        await asyncio.sleep(0)
+    await eventually(lambda: relay(process.io)._gathering is not None)
+    process.write(b"y")
+    process.exit()
+    assert relay(process.io).drained.is_set()
+    assert await soon(out.read()) == b"xxxy"
     process.io.close()
 
 
@@ -280,6 +328,7 @@ async def test_a_child_that_writes_after_the_close_gets_sigpipe(hub: StdioHub, f
     assert child.returncode == -signal.SIGPIPE
 
 
+@pytest.mark.usefixtures("small_fifos")
 async def test_an_end_is_seen_though_the_fifo_is_full(
     hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe]
 ) -> None:
@@ -336,6 +385,7 @@ async def test_a_reader_that_dies_costs_no_byte(hub: StdioHub, fifo: MakeFifo) -
     process.io.close()
 
 
+@pytest.mark.usefixtures("small_fifos")
 async def test_a_reader_that_does_not_read_is_waited_for_in_peace(
     hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe]
 ) -> None:
@@ -351,6 +401,7 @@ async def test_a_reader_that_does_not_read_is_waited_for_in_peace(
     process.io.close()
 
 
+@pytest.mark.usefixtures("small_fifos")
 async def test_once_a_full_fifo_is_read_the_relay_rests(
     hub: StdioHub, fifo: MakeFifo, moves: list[OutputPipe]
 ) -> None:
@@ -384,6 +435,7 @@ async def test_a_process_that_is_silent_costs_nothing(
 # -- Draining
 
 
+@pytest.mark.usefixtures("small_fifos")
 async def test_a_drain_waits_for_what_the_process_wrote_and_for_nothing_else(
     hub: StdioHub, fifo: MakeFifo
 ) -> None:
@@ -414,6 +466,7 @@ async def test_a_drain_waits_for_what_the_process_wrote_and_for_nothing_else(
     process.io.close()
 
 
+@pytest.mark.usefixtures("small_fifos")
 async def test_a_drain_does_not_wait_longer_than_it_may(hub: StdioHub, fifo: MakeFifo) -> None:
     process = await writer(hub, fifo("out"))
     process.write(bytes(300_000))
