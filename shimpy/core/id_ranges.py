@@ -117,7 +117,14 @@ def remove_abandoned(gone: str = "") -> None:
 
 
 def _take(directory: int, start: int, bundle: str, gone: str = "") -> int | None:
-    """Takes one range and returns its file, locked; None if another has it, if not of what is gone."""
+    """Takes one range and returns its file, locked; None if another has it.
+
+    Args:
+        directory: of all ranges.
+        start: the range's first id.
+        bundle: who is to have it.
+        gone: see `remove_abandoned`.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(_name(start), flags, 0o600, dir_fd=directory)
     try:

@@ -91,11 +91,14 @@ def pending(pid: int, number: int) -> bool:
 
 
 def memory(pid: int | None = None) -> int:
-    """Returns the memory of a process in bytes, by default of this one, shared pages split (PSS)."""
+    """Returns the memory that a process has made, in bytes, by default of this one.
+
+    The pages of files are left out: how many count as its own depends on who else has mapped them.
+    """
     for line in Path(f"/proc/{pid or os.getpid()}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("no Pss in smaps_rollup")
+    raise AssertionError("no Anonymous in smaps_rollup")
 
 
 def cpu_time(pid: int) -> float:
