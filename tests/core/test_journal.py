@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from shimpy.core.journal import (
     read_records,
     replay,
 )
+from shimpy.core.journal.history import EventHistory
 from shimpy.core.journal.lines import encode
 from shimpy.core.journal.snapshot import snapshot
 from shimpy.core.model import ContainerEvent, EventKind
@@ -198,3 +200,21 @@ def test_events_have_their_own_numbers(journal: Journal) -> None:
         (7, "exit"),
         (8, "oom"),
     ]
+
+
+def test_the_last_events_are_kept_in_half_a_megabyte() -> None:
+    """As objects they would take three times as much, and each shim has them after two thousand execs."""
+    told = [
+        ContainerEvent("web", EventKind.EXIT, 1 << 60, 30_000 + n, str(30_000 + n), 137) for n in range(5000)
+    ]
+    tracemalloc.start()
+    try:
+        history = EventHistory()
+        for number, event in enumerate(told):
+            history.append(number, event)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert list(history) == list(enumerate(told))[-4096:]
+    assert taken < 1 << 19

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from shimpy.core.journal.history import from_fields
 from shimpy.core.journal.lines import Record
 from shimpy.core.journal.state import ContainerRecord, JournalState, ProcessRecord
 from shimpy.core.model import ContainerEvent, EventKind
@@ -103,12 +104,8 @@ def _apply_kept(state: JournalState, record: Record) -> None:
         state.last_event, state.last_sequence = int(record["events"]), int(record["sequence"])
         state.last_intent, state.told = int(record["intents"]), int(record["told"])
     elif kind == "events":
-        for sequence, name, *rest in record["list"]:
-            container_id, time, pid, exec_id, status = rest
-            event = ContainerEvent(
-                str(container_id), EventKind(name), int(time), int(pid), str(exec_id), int(status)
-            )
-            _add_event(state, int(sequence), event)
+        for fields in record["list"]:
+            _add_event(state, *from_fields(fields))
     elif kind == "tokens":
         state.tokens.update(record["list"])
     elif kind == "container":
@@ -141,7 +138,7 @@ def _event(record: Record) -> ContainerEvent:
 
 
 def _add_event(state: JournalState, sequence: int, event: ContainerEvent) -> None:
-    state.events.append((sequence, event))
+    state.events.append(sequence, event)
     state.last_sequence = max(state.last_sequence, sequence)
 
 

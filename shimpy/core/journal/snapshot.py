@@ -42,10 +42,7 @@ def snapshot(state: JournalState) -> Iterator[Record]:
     for process in state.tombstones:
         yield {"kept": "tombstone", "process": _fields(process)}
     yield from state.intents.values()
-    events = [
-        (number, each.kind.value, each.container_id, each.time, each.pid, each.exec_id, each.exit_status)
-        for number, each in state.events
-    ]
+    events = state.events.fields()
     for begin in range(0, len(events), _EVENTS):
         yield {"kept": "events", "list": events[begin : begin + _EVENTS]}
     if state.tokens:

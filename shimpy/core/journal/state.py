@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shimpy.core.journal.history import EventHistory
 from shimpy.core.journal.lines import Record
-from shimpy.core.model import ContainerEvent
 from shimpy.core.reaper import procfs
-
-# How many events a journal keeps for clients that come back, as many as `core.events` does.
-HISTORY: Final = 4096
 
 # How many deleted processes are remembered, for a Delete that was carried out and not answered.
 TOMBSTONES: Final = 64
@@ -107,7 +104,7 @@ class JournalState:
     header: Record
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     intents: dict[int, Record] = field(default_factory=dict)
-    events: deque[tuple[int, ContainerEvent]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    events: EventHistory = field(default_factory=EventHistory)
     last_event: int = 0
     last_sequence: int = 0
     told: int = 0
