@@ -20,12 +20,16 @@ pytestmark = pytest.mark.anyio
 
 NewId = Callable[[], str]
 
+_NEEDS_SPEED = pytest.mark.skipif(
+    SCALE > 1, reason="containerd gives a delete five seconds, however slow the machine is"
+)
+
 
 def init_pid(containerd: Containerd, name: str) -> int:
     return int((containerd.bundle(name) / "init.pid").read_text())
 
 
-@pytest.mark.skipif(SCALE > 1, reason="containerd gives a delete five seconds, however slow the machine is")
+@_NEEDS_SPEED
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_of_a_shim_that_dies_nothing_is_left(
     containerd: Containerd, running: str, tmp_path: Path, number: signal.Signals
@@ -96,6 +100,7 @@ async def test_a_group_has_one_shim_that_ends_with_the_last(
     await gone(shim)
 
 
+@_NEEDS_SPEED
 async def test_a_shim_that_dies_takes_its_group_along(
     containerd: Containerd, rootfs: Path, new_id: NewId
 ) -> None:
