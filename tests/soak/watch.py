@@ -65,7 +65,8 @@ class Watch:
         pid = self._server.pid
         return {
             # Of the sockets and pipes only how many there are.
-            "file descriptors": Counter(name.partition("[")[0] for name in leaks.descriptors(pid).values()),
+            "file descriptors": Counter(name.partition("[")[0] for name in leaks.descriptors(pid).values())
+            - leaks.FIRST_INOTIFY,
             "threads": Counter(thread=leaks.threads(pid)),
             "children": Counter(list(leaks.children(pid))),
             "temporary files": Counter(os.listdir(self._temporary)),

@@ -25,13 +25,16 @@ def descriptors(pid: int | None = None) -> dict[int, str]:
     return found
 
 
-def opened_since(before: dict[int, str]) -> list[str]:
-    """Returns what this process has open and had not before; what was closed meanwhile is somebody else's.
+# A shim makes one when it first needs it.
+FIRST_INOTIFY = Counter({"anon_inode:inotify": 1})
 
-    One inotify is left out: a shim makes it when it first needs it.
+
+def opened_since(before: dict[int, str]) -> list[str]:
+    """Returns what this process has open and had not before, but for a first inotify.
+
+    What was closed meanwhile is somebody else's.
     """
-    opened = Counter(descriptors().values()) - Counter(before.values())
-    return [*(opened - Counter({"anon_inode:inotify": 1})).elements()]
+    return [*(Counter(descriptors().values()) - Counter(before.values()) - FIRST_INOTIFY).elements()]
 
 
 def threads(pid: int | None = None) -> int:

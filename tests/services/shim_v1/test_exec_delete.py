@@ -17,7 +17,7 @@ from shimpy.api import PauseRequest, ResumeRequest, StateRequest
 from tests.support import residue
 from tests.support.fifos import Fifo
 from tests.support.kinds import EXEC_ADDED, EXIT, PAUSED, RUNNING, STOPPED
-from tests.support.leaks import alive, descriptors, eventually, memory, threads
+from tests.support.leaks import FIRST_INOTIFY, alive, descriptors, eventually, memory, threads
 from tests.support.lives import KILLED, Life, refused
 from tests.support.rounds import FULL, rounds
 
@@ -236,7 +236,11 @@ async def test_execs_with_delete_cost_nothing_that_stays(live: Prepare, fifo: Ca
             life.recorder.seen.clear()
 
     def held() -> Counter[str]:
-        return Counter(descriptors().values()) + Counter(threads=threads(), tasks=residue.tasks())
+        return (
+            Counter(descriptors().values())
+            - FIRST_INOTIFY
+            + Counter(threads=threads(), tasks=residue.tasks())
+        )
 
     await some(rounds(10, 500))
     before, used = held(), memory()
