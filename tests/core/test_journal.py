@@ -160,6 +160,28 @@ def test_journal_of_a_newer_shim_is_refused_in_words() -> None:
         read_records(encode({"journal": FORMAT + 1}), "journal")
 
 
+def test_journal_of_an_earlier_shim_comes_to_what_it_said() -> None:
+    """One that 0.1.0 has written; what only a later one would know of is left out."""
+    written = Path(__file__).with_name("journal-0.1.0.jsonl").read_bytes()
+    later = encode({"later": 1}) + encode({"closed": 99, "later": 1})
+
+    state = replay(read_records(written + later, "journal"))
+
+    assert state is not None
+    web = state.containers["web"]
+    assert (web.started, web.paused, web.init.pid, web.init.process["start"]) == (True, True, 4291, 1001022)
+    assert [(each.pid, each.exit_status) for each in web.execs.values()] == [(4311, None)]
+    assert [(each.pid, each.exit_status) for each in state.tombstones] == [(4326, 0)]
+    assert [each.kind for _, each in state.events] == [
+        EventKind.CREATE,
+        EventKind.START,
+        EventKind.EXEC_STARTED,
+        EventKind.EXEC_STARTED,
+        EventKind.EXIT,
+    ]
+    assert (state.socket, state.intents) == ("/run/web/shim.sock", {})
+
+
 def test_what_a_full_file_system_did_not_take_is_written_later(
     journal: Journal,
     directory: JournalDirectory,
