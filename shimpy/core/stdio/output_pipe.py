@@ -217,7 +217,11 @@ class OutputPipe:
         Args:
             moved: something has just been moved.
         """
-        full = bool(self._pending) or bool(poll(self._pipe, select.POLLIN) & select.POLLIN)
+        # What has come just now is no sign of it, and a file is never full: it cannot be waited for.
+        full = bool(self._pending) or (
+            bool(poll(self._pipe, select.POLLIN) & select.POLLIN)
+            and not poll(self._sink, select.POLLOUT) & select.POLLOUT
+        )
         if full and not self._waits_for_room:
             self._loop.remove_reader(self._pipe)
             self._loop.add_writer(self._sink, self._move)

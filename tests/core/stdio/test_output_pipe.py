@@ -532,6 +532,27 @@ async def test_a_file_is_appended_to_and_cannot_be_truncated(
     assert file.read_text() == "before\none\ntwo\nthree\n"
 
 
+async def test_what_comes_just_after_a_look_does_not_make_a_file_full(
+    hub: StdioHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No event loop can wait for a file."""
+    file = tmp_path / "log"
+    file.touch()
+    process = await writer(hub, file)
+    read = os.read
+
+    def nothing_yet(fd: int, size: int) -> bytes:
+        monkeypatch.setattr(os, "read", read)
+        process.write(b"two\n")
+        raise BlockingIOError(errno.EAGAIN, "there is nothing")
+
+    monkeypatch.setattr(os, "read", nothing_yet)
+    process.write(b"one\n")
+    await eventually(lambda: file.read_text() == "one\ntwo\n")
+    process.exit()
+    process.io.close()
+
+
 async def test_what_a_file_does_not_take_is_dropped_until_it_takes_more(
     hub: StdioHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
