@@ -60,10 +60,10 @@ def main() -> None:
 
 def _import_everything() -> None:
     with import_stubs.imports():
-        import asyncio  # noqa: F401 - as all of these, for the children
+        import asyncio  # noqa: F401 - for the children
 
-        from shimpy.core.runtime import advisories  # noqa: F401
-        from shimpy.daemon import serve  # noqa: F401
+        from shimpy.core.runtime import advisories  # noqa: F401 - for the children
+        from shimpy.daemon import serve  # noqa: F401 - for the children
 
     # What is frozen the collector never touches, so that its pages stay shared.
     gc.collect()

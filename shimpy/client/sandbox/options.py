@@ -102,7 +102,7 @@ class Sandbox:
     user: User = field(default_factory=User)
     userns: bool = True
     mounts: tuple[BindMount, ...] = ()
-    tmpfs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"/tmp": 64 * _MEBIBYTE}))  # noqa: S108
+    tmpfs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"/tmp": 64 * _MEBIBYTE}))  # noqa: S108 - inside
     network: str = "none"
     seccomp: bool | Mapping[str, object] = True
     capabilities: tuple[str, ...] = ()

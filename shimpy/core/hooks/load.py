@@ -136,7 +136,7 @@ def _load(use: str, arguments: Mapping[str, Any]) -> Hooks:
         if not isinstance(value, Hooks):
             value = value(**arguments)
         elif arguments:
-            raise TypeError(f"it is an object already and takes no {', '.join(arguments)}")  # noqa: TRY301
+            raise TypeError(f"it is an object already and takes no {', '.join(arguments)}")  # noqa: TRY301 - told as all that a name may fail with
         (hooks,) = check_hooks([value])
     except (Exception, SystemExit) as error:
         raise FailedPreconditionError(f"hooks: {use}: {type(error).__name__}: {error}") from error

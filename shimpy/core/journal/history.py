@@ -44,7 +44,7 @@ class EventHistory:
 
     def fields(self) -> list[Fields]:
         """Returns all of them as `from_fields` takes them, of plain values."""
-        return [_fields(sequence, event) for sequence, event in self]
+        return [tuple(json.loads(line)) for line in self._lines]
 
 
 def from_fields(fields: Any) -> tuple[int, ContainerEvent]:

@@ -228,7 +228,7 @@ def _be_a_shim(asker: Asker, theirs: Inherited, own: Inherited) -> NoReturn:
     status = 1
     try:
         status = become(asker, theirs, own)
-    except BaseException:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001 - whatever it is, it ends here
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)

@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,32 @@ def shim_of(keeper: int) -> int:
     return 0
 
 
+@asynccontextmanager
+async def shell(
+    socket: Path, bundle: Callable[..., str], new_id: Callable[[], str]
+) -> AsyncIterator[tuple[shimpy.Container, shimpy.Terminal]]:
+    """Gives a container, and in it a shell at a terminal that waits for a word."""
+    async with (
+        shimpy.connect(socket) as client,
+        client.container(new_id(), bundle("sleep", "1000000")) as container,
+        container.pty(["sh", "-c", "read word; echo got $word; exit 7"]) as terminal,
+    ):
+        yield container, terminal
+
+
+async def said_to(terminal: shimpy.Terminal, typed: bytes) -> bytes:
+    """Types something, and returns all that is shown to the end."""
+    await terminal.send(typed)
+    return b"".join([data async for data in terminal])
+
+
+def assert_nothing_left_after_stop(manager: Systemd) -> None:
+    socket = socket_of(manager)
+    manager.do("stop")
+    assert not socket.exists()
+    assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
+
+
 @_NEEDS_STATUSES
 async def test_a_shim_under_systemd_is_killed_and_restarted_and_loses_nothing(
     systemd: Callable[[Mapping[str, str]], Systemd], bundle: Callable[..., str], new_id: Callable[[], str]
@@ -79,23 +106,16 @@ async def test_a_shim_under_systemd_is_killed_and_restarted_and_loses_nothing(
     manager = systemd({"shimpy@.service": files()["shimpy@.service"]})
     first = manager.next_main_pid(0)
     socket = socket_of(manager)
-    async with (
-        shimpy.connect(socket) as client,
-        client.container(new_id(), bundle("sleep", "1000000")) as container,
-        container.pty(["sh", "-c", "read word; echo got $word; exit 7"]) as terminal,
-    ):
+    async with shell(socket, bundle, new_id) as (container, terminal):
         ends = await container.spawn(["sh", "-c", "sleep 0.1; exit 5"])
         os.kill(first, signal.SIGKILL)
         assert await ends.wait() == 5
         second = manager.next_main_pid(first)
         manager.do("restart")
         manager.next_main_pid(second)
-        await terminal.send(b"it\n")
-        assert b"got it" in b"".join([data async for data in terminal])
+        assert b"got it" in await said_to(terminal, b"it\n")
         assert await terminal.wait() == 7
-    manager.do("stop")
-    assert not socket.exists()
-    assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
+    assert_nothing_left_after_stop(manager)
 
 
 async def test_a_shim_of_a_keeper_under_systemd_is_killed_and_reloaded_and_loses_nothing(
@@ -104,11 +124,7 @@ async def test_a_shim_of_a_keeper_under_systemd_is_killed_and_reloaded_and_loses
     manager = systemd(files())
     keeper = manager.next_main_pid(0)
     socket = socket_of(manager)
-    async with (
-        shimpy.connect(socket) as client,
-        client.container(new_id(), bundle("sleep", "1000000")) as container,
-        container.pty(["sh", "-c", "read word; echo got $word; exit 7"]) as terminal,
-    ):
+    async with shell(socket, bundle, new_id) as (container, terminal):
         ends = await container.spawn(["sh", "-c", "sleep 0.1; exit 5"])
         first = shim_of(keeper)
         os.kill(first, signal.SIGKILL)
@@ -116,13 +132,10 @@ async def test_a_shim_of_a_keeper_under_systemd_is_killed_and_reloaded_and_loses
         second = shim_of(keeper)
         manager.do("reload")
         await eventually(lambda: shim_of(keeper) not in (0, first, second))
-        await terminal.send(b"it\n")
-        assert b"got it" in b"".join([data async for data in terminal])
+        assert b"got it" in await said_to(terminal, b"it\n")
         assert await terminal.wait() == 7
         assert manager.main_pid() == keeper
-    manager.do("stop")
-    assert not socket.exists()
-    assert not os.path.exists(JournalDirectory.of_socket(str(socket)).path)
+    assert_nothing_left_after_stop(manager)
 
 
 async def test_a_terminal_goes_on_under_systemd_whatever_the_kernel_tells(
@@ -130,12 +143,7 @@ async def test_a_terminal_goes_on_under_systemd_whatever_the_kernel_tells(
 ) -> None:
     manager = systemd({"shimpy@.service": files()["shimpy@.service"]})
     first = manager.next_main_pid(0)
-    async with (
-        shimpy.connect(socket_of(manager)) as client,
-        client.container(new_id(), bundle("sleep", "1000000")) as container,
-        container.pty(["sh", "-c", "read word; echo got $word"]) as terminal,
-    ):
+    async with shell(socket_of(manager), bundle, new_id) as (_, terminal):
         os.kill(first, signal.SIGKILL)
         manager.next_main_pid(first)
-        await terminal.send(b"it\n")
-        assert b"got it" in b"".join([data async for data in terminal])
+        assert b"got it" in await said_to(terminal, b"it\n")
