@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,6 +39,9 @@ hypothesis.settings.load_profile("shimpy")
 # A run in the background, under nohup(1) or under make(1) would hand these on, ignored, to every process of a
 # test.
 process_state._reset_signals_of_the_c_library()
+# gRPC's handlers around fork(2) can abort the child, which then never becomes the program that it was to be.
+# gRPC reads this when it is imported first.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ def fork(child: Callable[[], object]) -> int:
     """Forks; the child does what it is given and never comes back."""
     pid = os.fork()
     if pid == 0:
+        # What a library with threads has left cannot be freed without them.
+        gc.disable()
         with contextlib.suppress(BaseException):
             child()
         os._exit(99)
