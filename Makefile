@@ -70,7 +70,7 @@ links: ready ## ask for each address that the documents link to
 
 docs: ready ## the documentation, as a site in build/site
 	@$(PIP) --group docs
-	$(BIN)/mkdocs build --quiet --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/mkdocs.yml
 
 build: ready ## the wheel and the source archive, in dist/
 	$(BIN)/python -m build --outdir dist

@@ -58,7 +58,8 @@ class CommandStream(Session, ObjectReceiveStream["Chunk"]):
     def lines(self, *, limit: int = 1 << 16) -> LineStream:
         """Brings the output line by line, each as a `Chunk` without its line ending.
 
-        Example:
+        For example:
+
             async for stream, line in command.lines():
                 print(stream, line.decode(errors="replace"))
 

@@ -90,7 +90,8 @@ class _LocalChannel(Channel):
 async def connect(socket: StrPath, *, timeout: float = 5.0) -> AsyncIterator[ShimClient]:
     """Connects to a running shim; the end of the block ends the connection and nothing else.
 
-    Example:
+    For example:
+
         async with shimpy.connect("/run/job.sock") as client:
             print(await client.state())
 

@@ -110,7 +110,8 @@ class Container(ContainerFiles):
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a command whose output comes as it is written; killed at the end of the block.
 
-        Example:
+        For example:
+
             async with container.stream(["make"], timeout=600) as command:
                 async for stream, line in command.lines():
                     print(stream, line.decode(errors="replace"))
@@ -210,7 +211,8 @@ class Container(ContainerFiles):
     ) -> SpawnedProcess:
         """Starts a process that lives on, whatever block you leave, until it ends or the container does.
 
-        Example:
+        For example:
+
             server = await container.spawn(["python3", "-m", "http.server"], stdout="/run/job/server.log")
             ...
             await server.stop()

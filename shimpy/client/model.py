@@ -50,9 +50,16 @@ class ProcessState(StrEnum):
     """What a process of the container is doing."""
 
     CREATED = "CREATED"
+    """Init waits to be started."""
+
     RUNNING = "RUNNING"
+    """It runs."""
+
     PAUSED = "PAUSED"
+    """It is frozen, with all of its container."""
+
     STOPPED = "STOPPED"
+    """It has exited, and is not deleted yet."""
 
 
 @dataclass(frozen=True, slots=True)

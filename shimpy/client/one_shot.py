@@ -47,7 +47,8 @@ async def run(
 ) -> Result:
     """Runs one command in a container that is made for it, and returns how it went.
 
-    Example:
+    For example:
+
         result = await shimpy.run("/srv/rootfs", ["python3", "-c", code], timeout=5)
 
     The container of a directory is a sandbox for code that nobody trusts; a bundle runs as it is written.
@@ -61,7 +62,8 @@ async def run(
         input: what the command reads; None: nothing.
         timeout: seconds, from the creation of the container on, until the command is killed with
             all that it started and what it has written is returned.
-        output_limit: bytes that are kept of each output; the rest is read and thrown away. None: all.
+        output_limit: bytes that are kept of each output, 16 MiB by default; the rest is read and thrown
+            away. None: all.
         limiter: how many may run at once, of all that share it.
         runtime: the OCI runtime, a name on PATH or an absolute path.
         hooks: as for `shimpy.in_process`, which this event loop must allow then.
@@ -124,7 +126,8 @@ async def temporary_bundle(
 ) -> AsyncIterator[Path]:
     """Gives a bundle for the time of the block: *root* itself, if it is one that says just this.
 
-    Example:
+    For example:
+
         async with (
             shimpy.temporary_bundle("/srv/rootfs", ["sleep", "infinity"], memory=1 << 30) as bundle,
             shimpy.in_process() as shim,

@@ -289,7 +289,8 @@ class ShimCalls:
     def events(self) -> EventStream:
         """Subscribes to the shim's events.
 
-        Example:
+        For example:
+
             async with client.events() as events:  # from here on none is missed
                 async for event in events:
                     print(event.type, event.pid)

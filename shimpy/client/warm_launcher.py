@@ -40,7 +40,8 @@ _UNKNOWN = 255
 class WarmLauncher:
     """Launches shims several times as quickly as `shimpy.launch`, and in less memory.
 
-    Example:
+    For example:
+
         async with shimpy.WarmLauncher() as warm:
             async with warm.launch() as client:
                 print(await client.state())

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+import shimpy
 from tests.project.links import DOCUMENTS, external
 from tests.support.paths import ROOT
 
@@ -18,6 +19,12 @@ def test_every_page_is_in_the_menu() -> None:
     menu = re.findall(r": (\S+\.md)$", (ROOT / "docs" / "mkdocs.yml").read_text(), re.MULTILINE)
 
     assert sorted(menu) == sorted(str(path.relative_to(PAGES)) for path in PAGES.rglob("*.md"))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = "\n".join(path.read_text() for path in (PAGES / "reference").iterdir())
+
+    assert [name for name in shimpy.__all__ if not re.search(rf"\b{name}\b", reference)] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -33,7 +33,8 @@ class ContainerFiles(ContainerControl):
             source: what to copy. A folder's name that ends in `/.` stands for what is in it.
             path: where to, absolute. In a directory that is there it keeps its name; otherwise this is its
                 name, in a directory that has to be there.
-            owner: whose it is to be, as the container numbers; None: the numbers that it has outside.
+            owner: whose it is to be, as the container numbers, root's by default; None: the numbers
+                that it has outside.
 
         Raises:
             NotFoundError: the source, or the directory that it is to be in, is not there.
@@ -89,7 +90,8 @@ class ContainerFiles(ContainerControl):
     def get_archive(self, path: StrPath) -> AbstractAsyncContextManager[ByteReceiveStream]:
         """Packs a file or folder of the container as a tar archive, which comes as it is read.
 
-        Example:
+        For example:
+
             async with container.get_archive("/srv") as archive:
                 async for piece in archive:
                     file.write(piece)
@@ -128,8 +130,8 @@ class ContainerFiles(ContainerControl):
         Args:
             path: the file, absolute; one that is there is replaced. Directories that are missing are made.
             data: what is to be in it; a str is encoded as UTF-8.
-            mode: its permissions.
-            owner: whose it is, as the container numbers.
+            mode: its permissions, by default 0o644.
+            owner: whose it is, as the container numbers; root's by default.
 
         Raises:
             PermissionDeniedError: the container's filesystem is read-only there.
