@@ -22,25 +22,30 @@ _BLOCK = 1 << 20
 async def measure(bench: Bench) -> None:
     await _fifo(bench, bench.rounds(2000, 100))
     await _terminal(bench, bench.rounds(300, 50))
-    await _recorded(bench, bench.rounds(100, 20))
+    await _recorded(bench, bench.rounds(100, 20), bench.rounds(10, 2))
 
 
-async def _recorded(bench: Bench, size: int) -> None:
-    """A flood of text on a terminal, with `shimpy.hooks.recorder` and without."""
+async def _recorded(bench: Bench, size: int, seconds: int) -> None:
+    """Text on a terminal, a flood and a line every 20 ms, with `shimpy.hooks.recorder` and without."""
     casts = bench.directory / "casts"
     hooks = bench.directory / "hooks.toml"
     hooks.write_text(f'[[hooks]]\nuse = "shimpy.hooks.recorder:SessionRecorder"\ndirectory = "{casts}"\n')
     text = " ".join(f"{number:06}" for number in range(0, 1000000, 99999))
-    writer = ["sh", "-c", f"yes '{text}' | head -c {size}000000"]
-    costs, bare = [], []
-    for _ in range(5):
-        bare.append((await _through_a_shim(bench, size, writer, terminal=True))[1])
-        costs.append((await _through_a_shim(bench, size, writer, f"--hooks={hooks}", terminal=True))[1])
+    flood = f"yes '{text}' | head -c {size}000000"
+    session = f"for i in $(seq {50 * seconds}); do echo '{text}'; usleep 20000; done"
+    for name, script, amount, unit in (
+        ("recorded terminal", flood, size, "ms/MB"),
+        ("recorded session", session, seconds, "ms/s"),
+    ):
+        costs: list[float] = []
+        bare: list[float] = []
+        for _ in range(5):
+            for figures, options in ((bare, ()), (costs, (f"--hooks={hooks}",))):
+                writer = ["sh", "-c", script]
+                figures.append((await _through_a_shim(bench, amount, writer, *options, terminal=True))[1])
         for cast in casts.iterdir():
             cast.unlink()
-    bench.record(
-        "CPU of the shim, recorded terminal", costs, "ms/MB", bare=bare, targets=[Target("ratio", 1.3)]
-    )
+        bench.record(f"CPU of the shim, {name}", costs, unit, bare=bare, targets=[Target("ratio", 1.3)])
 
 
 async def _fifo(bench: Bench, size: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def play(path: Path) -> pyte.Screen:
     header, *events = map(json.loads, path.read_text().splitlines())
     screen = pyte.Screen(header["width"], header["height"])
     stream = pyte.Stream(screen)
-    times = [time for time, _, _ in events]
+    times = [at for at, _, _ in events]
     assert times == sorted(times)
     for _, kind, data in events:
         if kind == "r":
@@ -51,7 +53,9 @@ def play(path: Path) -> pyte.Screen:
 async def test_a_recording_plays_to_the_same_screen(
     bundle: Callable[..., str], new_id: Callable[[], str], tmp_path: Path
 ) -> None:
-    sizes = [(100, 30), (60, 20)] * rounds(1, 100)
+    sizes = itertools.cycle([(100, 30), (60, 20)])
+    seconds = rounds(0, 60)
+    turns = itertools.count()
     seen = pyte.Screen(80, 24)
     stream = pyte.ByteStream(seen)
 
@@ -70,15 +74,18 @@ async def test_a_recording_plays_to_the_same_screen(
 
         showing = asyncio.ensure_future(show())
         await eventually(lambda: shows("grüße size 24 80"))
-        for columns, rows in sizes:
+        began = time.monotonic()
+        while next(turns) < 2 or time.monotonic() < began + seconds:
+            columns, rows = next(sizes)
             seen.resize(rows, columns)
             await pty.resize(columns, rows)
             await eventually(lambda: shows(f"size {rows} {columns}"))  # noqa: B023 - it is done with before
         await pty.write(b"done\n")
         await showing
     (path,) = (tmp_path / "casts").iterdir()
-    header = json.loads(path.read_text().partition("\n")[0])
+    header, *_, (length, _, _) = map(json.loads, path.read_text().splitlines())
 
+    assert length >= seconds
     assert (header["version"], header["width"], header["height"]) == (2, 80, 24)
     assert path.stat().st_mode & 0o777 == 0o600
     assert shows("read done")

@@ -33,6 +33,10 @@ _OPTIONS = """\
 [[hooks]]
 use = "shimpy.hooks.audit:AuditLog"
 path = "{folder}/audit.jsonl"
+
+[[hooks]]
+use = "shimpy.hooks.policy:ExecPolicy"
+deny = [{{ command = "^touch ", namespace = "default", message = "no touching here" }}]
 """
 
 
@@ -162,6 +166,17 @@ async def test_the_audit_log_has_each_exec_once(cri: Cri, pod: str) -> None:
     assert {(line["namespace"], line["container"]) for line in lines} == {(NAMESPACE, name)}
     place = {"namespace": "default", "pod": cri.name(pod), "container": cri.log[name].stem}
     assert [line["kubernetes"] for line in lines] == [place] * 4
+
+
+async def test_a_refused_exec_says_the_policys_words(cri: Cri, container: str) -> None:
+    """From ExecSync and from Exec with a terminal, as `kubectl exec` prints them; nothing has run."""
+    with pytest.raises(grpc.RpcError, match="no touching here"):
+        cri.exec_sync(container, "touch", "/tmp/touched")
+    with cri.terminal(container, "touch", "/tmp/touched") as stream:
+        told = list(stream)
+
+    assert "no touching here" in str(told)
+    assert "touched" not in cri.exec_sync(container, "ls", "/tmp").stdout.decode()
 
 
 async def test_stats(cri: Cri, pod: str) -> None:
