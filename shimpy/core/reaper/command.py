@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 from shimpy.core.reaper import procfs
+from shimpy.core.reaper.group import CommandGroup
 from shimpy.core.reaper.tracking import Tracking
 
 
@@ -23,19 +24,19 @@ class Command:
         tracking: waits for it.
 
     Attributes:
-        begun: when it was started, or a moment before it, as `procfs.now` tells it.
         child: the hold on it.
         ended: set once it is known how it has ended.
+        group: what it leaves behind if it fails.
 
     Raises:
         OSError: it could not be started, or no file descriptor is left to kill it by.
     """
 
-    __slots__ = ("begun", "child", "ended")
+    __slots__ = ("child", "ended", "group")
 
     def __init__(self, argv: tuple[str, ...], options: dict[str, Any], tracking: Tracking) -> None:
         self.ended = asyncio.Event()
-        self.begun = procfs.now()
+        begun = procfs.now()
         process = subprocess.Popen(argv, **options)
         try:
             pidfd = os.pidfd_open(process.pid)
@@ -45,7 +46,8 @@ class Command:
             process.wait()
             raise
         process.returncode = 0  # it is waited for here, and the module is to leave it alone
-        self.child = tracking.adopt(process.pid, pidfd, self._has_ended)
+        self.group = CommandGroup(process.pid, begun)
+        self.child = tracking.adopt(process.pid, pidfd, self._has_ended, self._ends)
 
     @property
     def pid(self) -> int:
@@ -56,6 +58,10 @@ class Command:
     def returncode(self) -> int | None:
         """None while it runs; then the exit code, negative the number of the signal that killed it."""
         return self.child.code
+
+    def _ends(self, status: int) -> None:
+        if status != 0:
+            self.group.ends()
 
     def _has_ended(self, _status: int) -> None:
         self.ended.set()

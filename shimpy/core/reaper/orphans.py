@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from shimpy.core.reaper import procfs
+from shimpy.core.reaper.group import CommandGroup
 from shimpy.core.reaper.registry import registry
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Orphans:
         self._claims: dict[object, Callable[[int], bool]] = {}
         self._watching: set[object] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._groups: set[CommandGroup] = set()
         self._dying: set[int] = set()  # pidfds
 
     def open(self, loop: asyncio.AbstractEventLoop, *, sweep: bool = True) -> None:
@@ -58,6 +60,9 @@ class Orphans:
             self._loop.remove_reader(pidfd)
         procfs.close(self._dying)
         self._dying = set()
+        for group in self._groups:
+            group.close()
+        self._groups.clear()
         self._claims.clear()
         self._watching.clear()
         if self._timer is not None:
@@ -92,13 +97,30 @@ class Orphans:
 
         return release
 
+    def claim_group(self, group: CommandGroup) -> None:
+        """Says that what a command has left behind is ours, and what that starts afterwards."""
+        if self._loop is None or self._every:
+            group.close()
+            return
+        release = self.claim(group.had, watch=False)
+        self._groups.add(group)
+
+        def over() -> None:
+            self._groups.discard(group)
+            release()
+
+        group.watch(self._loop, over)
+
     def _drop(self, key: object, released: int) -> None:
-        # What was started in a block that is still open could not be reaped yet.
-        if self._loop is not None and registry.is_open_since(released):
-            self._loop.call_later(PERIOD, self._drop, key, released)
+        owns = self._claims.get(key)
+        if self._loop is None or owns is None:
             return
         self.sweep()
-        self._claims.pop(key, None)
+        # What was started in a block that is still open could not be reaped yet, nor what has not ended.
+        if registry.is_open_since(released) or _has_left(owns):
+            self._loop.call_later(PERIOD, self._drop, key, released)
+        else:
+            del self._claims[key]
 
     def bury(self, killed: dict[int, int]) -> None:
         """Reaps what was killed, as far as it became our child, when all of it is dead.
@@ -216,6 +238,15 @@ def _reap(pid: int, owned: Callable[[int], bool] = lambda _pid: True) -> bool:
         os.close(pidfd)
     _log.debug("reaped orphan %d", pid)
     return True
+
+
+def _has_left(owns: Callable[[int], bool]) -> bool:
+    """Returns whether there is a child, running or a zombie, that nobody waits for and that is owned."""
+    for pid in procfs.children(os.getpid()):
+        with contextlib.suppress(OSError):
+            if not registry.knows(pid) and owns(pid):
+                return True
+    return False
 
 
 def _zombie() -> int | None:

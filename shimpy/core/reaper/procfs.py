@@ -136,6 +136,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def members(group: int) -> list[int]:
+    """Returns which of our own children, zombies too, are in a process group."""
+    found = []
+    for pid in children(os.getpid()):
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group:
+                found.append(pid)
+    return found
+
+
 async def stop_descent(held: dict[int, int]) -> None:
     """Stops a process with its group and all that descends from it, so that none can start anything more.
 
@@ -170,7 +180,7 @@ def _find_more(held: dict[int, int]) -> bool:
         (pidfd, partial(children, pid)) for pidfd, pid in held.items()
     ]
     leader_fd, leader = next(iter(held.items()), (-1, 0))
-    families.append((leader_fd, partial(_adopted, leader)))
+    families.append((leader_fd, partial(members, leader)))
     for parent_fd, family in families:  # grows while it is walked
         found = _hold(pid for pid in family() if pid not in held.values())
         # Who is listed again, after its pidfd was opened, is the pidfd's process; so is its
@@ -183,16 +193,6 @@ def _find_more(held: dict[int, int]) -> bool:
                 held[pidfd] = pid
                 families.append((pidfd, partial(children, pid)))
     return len(held) > known
-
-
-def _adopted(group: int) -> list[int]:
-    """Returns which of our own children are in a process group, because their parent has died."""
-    found = []
-    for pid in children(os.getpid()):
-        with contextlib.suppress(OSError):
-            if os.getpgid(pid) == group:
-                found.append(pid)
-    return found
 
 
 def _running(held: dict[int, int]) -> bool:

@@ -152,19 +152,8 @@ class Reaper:
         if code is None:
             raise RuntimeError(f"process {command.pid} has not ended")
         if code != 0:
-            # It was killed, or gave up half way: its helpers are orphans, dead ones possibly. One
-            # that is in a container's pid namespace keeps that container's init from dying.
-            ended = procfs.now()
-
-            def is_left(pid: int) -> bool:
-                # What was started before it was gone can have its group from no other, except one that has
-                # taken over its pid. A helper that has left the group has entered the container's
-                # pid namespace: no child of this program's own is in one, unless by its own doing.
-                if not command.begun <= procfs.start_time(pid) <= ended:
-                    return False
-                return os.getpgid(pid) == command.pid != pid or procfs.is_below(pid)
-
-            self.claim(is_left, watch=False)()
+            # It was killed, or gave up half way: its helpers are orphans, dead ones possibly.
+            self._orphans.claim_group(command.group)
         return code
 
     async def kill(self, command: Command) -> None:
