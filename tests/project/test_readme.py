@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand, where their paths are what the README takes them to be."""
+"""The examples of the README, and of the guide for the terminal, run where the paths that they name exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from tests.support.examples import one_at_a_time
 from tests.support.paths import ROOT
 
 _README = (ROOT / "README.md").read_text()
-_BLOCKS = re.findall(r"^(## .*?)$|^(### .*?)$|^```(\w+)\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^(## .*?)$|^(### .*?)$|^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCKS = _BLOCK.findall(_README)
+_AT_A_TERMINAL = [
+    text
+    for *_, kind, text in _BLOCK.findall((ROOT / "docs/pages/guides/terminal.md").read_text())
+    if kind == "sh"
+]
 
 _SANDBOX = "A sandbox for code you do not trust"
 
@@ -140,7 +146,7 @@ def _terminal(rootfs: Path, script: str) -> pexpect.spawn[str]:
 
 
 def test_run_at_a_terminal(rootfs: Path) -> None:
-    example, _, _ = _examples("sh", "At a terminal")
+    example, _, _ = _AT_A_TERMINAL
     terminal = _terminal(rootfs, example)
     terminal.expect("/ # ")
     terminal.sendline("echo $((6 * 7))")
@@ -152,7 +158,7 @@ def test_run_at_a_terminal(rootfs: Path) -> None:
 
 
 def test_shim_that_stays_at_a_terminal(rootfs: Path) -> None:
-    _, one, other = _examples("sh", "At a terminal")
+    _, one, other = _AT_A_TERMINAL
     wait = "until [ -S /run/web/shim.sock ]; do sleep 0.01; done"
     terminal = _terminal(rootfs, f"({one}) 2>/dev/null &\n{wait}\n{other}kill $!\n")
     terminal.expect("/ # ")
