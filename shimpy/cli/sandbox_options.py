@@ -68,7 +68,7 @@ SecurityOptions = Annotated[
     typer.Option(
         "--security-opt",
         metavar="seccomp=unconfined|FILE",
-        help="Any system call, or a filter as the runtime-spec has it.",
+        help="Any system call, or a filter as docker or the runtime-spec has it.",
     ),
 ]
 Ulimits = Annotated[
@@ -237,8 +237,10 @@ def _security(texts: Iterable[str]) -> dict[str, object]:
             continue
         try:
             found["seccomp"] = json.loads(Path(value).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise typer.BadParameter(f"--security-opt: {value} cannot be read: {error}") from None
+        if not isinstance(found["seccomp"], dict):
+            raise typer.BadParameter(f"--security-opt: {value} is not a JSON object")
     return found
 
 

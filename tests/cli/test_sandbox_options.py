@@ -79,6 +79,13 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], named: str) -> N
         _read(**given)
 
 
+@pytest.mark.parametrize("text", ["[]", "5", "null", "[" * 100_000])
+def test_a_filter_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "filter.json").write_text(text)
+    with pytest.raises(typer.BadParameter, match=f"^--security-opt: {tmp_path}/filter.json"):
+        _read(security_opt=[f"seccomp={tmp_path}/filter.json"])
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("5", 5), ("5b", 5), ("2k", 2048), ("2K", 2048), ("3mb", 3 << 20), ("1GiB", 1 << 30)]
 )

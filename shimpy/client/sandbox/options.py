@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypedDict
 from shimpy.client.arguments import check_kinds, check_rlimits, check_strings, check_user
 from shimpy.client.limits import resources
 from shimpy.client.model import StrPath
+from shimpy.client.sandbox.own_filter import check_filter
 from shimpy.core.model import Rlimit, User
 from shimpy.core.runtime.spec import ExecSpec, check_exec
 from shimpy.errors import InvalidArgumentError
@@ -56,7 +57,8 @@ class SandboxOptions(TypedDict, total=False):
             counts as memory. `{"/tmp": 64 MiB}` by default.
         network: `none`, the default; `host`, the host's own; or the path of a network namespace.
         seccomp: True, the default: shimpy's list of system calls; False: any system call; or a filter as the
-            OCI runtime-spec has it (config-linux.md, seccomp).
+            OCI runtime-spec has it (config-linux.md, seccomp), or docker, whose `includes` and `excludes`
+            are settled by the container's capabilities, the machine and its kernel.
         capabilities: what its processes may have, such as `CAP_CHOWN`; none by default.
         rlimits: limits of each process, beside the defaults: 1,024 open files, and no core dumps.
         devices: devices of the host that it may use, such as `/dev/kvm`.
@@ -221,6 +223,8 @@ def _network(network: object) -> None:
 def _seccomp(seccomp: object) -> None:
     if not isinstance(seccomp, bool | Mapping):
         raise TypeError(f"seccomp must be True, False or a mapping, not {seccomp!r}")
+    if isinstance(seccomp, Mapping):
+        check_filter(seccomp)
 
 
 def _hostname(hostname: object) -> None:

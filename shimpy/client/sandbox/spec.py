@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from shimpy.client.bundle_config import object_in
 from shimpy.client.limits import resources
-from shimpy.client.sandbox import seccomp
+from shimpy.client.sandbox import own_filter, seccomp
 from shimpy.client.sandbox.base import QUIET, Spec, mount_entry
 from shimpy.client.sandbox.devices import device
 from shimpy.client.sandbox.init import PATH, find_init
@@ -145,13 +145,13 @@ def _bind(source: StrPath, target: str, *options: str) -> Spec:
 
 def _seccomp(spec: Spec, sandbox: Sandbox) -> None:
     linux = object_in(spec, "linux")
+    bounding = ((spec.get("process") or {}).get("capabilities") or {}).get("bounding") or ()
     if sandbox.seccomp is True:
-        bounding = ((spec.get("process") or {}).get("capabilities") or {}).get("bounding") or ()
         linux["seccomp"] = seccomp.profile(bounding)
     elif sandbox.seccomp is False:
         linux.pop("seccomp", None)
     else:
-        linux["seccomp"] = dict(sandbox.seccomp)
+        linux["seccomp"] = own_filter.settled(sandbox.seccomp, bounding)
 
 
 def _capabilities(spec: Spec, sandbox: Sandbox) -> None:
