@@ -133,6 +133,9 @@ def perform(work: Coroutine[Any, Any, int | None], *, attached: bool = False) ->
         if attached:
             return _ATTACHED_STATUSES.get(type(error), 125)
         return _EXIT_STATUSES.get(type(error), 1)
+    except ValueError as error:  # a number that is out of range
+        complain(str(error))
+        return 125 if attached else 2
     except OSError as error:
         if not attached or isinstance(error, BrokenPipeError):
             raise  # to where the command line ends

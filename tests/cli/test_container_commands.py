@@ -52,6 +52,11 @@ async def run(line: Run, server: Server, bundle: Callable[..., str], name: str) 
     run("delete")
 
 
+async def test_a_timeout_that_cannot_be_meant_is_one_line(run: Run) -> None:
+    done = run("exec", "--timeout", "-1", "true")
+    assert (done.returncode, done.stderr) == (125, "shimpy: timeout must be >= 0, not -1.0\n")
+
+
 async def test_stats(run: Run, name: str) -> None:
     done = run("stats", "--no-stream")
     shown_name, cpu, memory, _, pids = done.stdout.rstrip("\n").split("\t")

@@ -79,6 +79,25 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], named: str) -> N
         _read(**given)
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "status"),
+    [
+        ("run", ("--cpus", "0"), 125),
+        ("run", ("--cpus", "99999"), 125),
+        ("run", ("--timeout", "-1"), 125),
+        ("run", ("--timeout", "nan"), 125),
+        ("bundle", ("--cpus", "0"), 2),
+    ],
+)
+def test_a_number_that_is_out_of_range_is_one_line(
+    line: CommandLine, rootfs: Path, tmp_path: Path, command: str, option: tuple[str, str], status: int
+) -> None:
+    rest = (rootfs, "true") if command == "run" else (tmp_path / "bundle", "--rootfs", rootfs)
+    done = line.run(command, *option, *rest)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+    assert done.stderr.startswith(f"shimpy: {option[0].strip('-')} must be ")
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "null", "[" * 100_000])
 def test_a_filter_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "filter.json").write_text(text)
