@@ -6,28 +6,41 @@ import asyncio
 import signal as signals
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shimpy.cli import output
 from shimpy.cli.copy import copy
-from shimpy.cli.options import DEFAULT_SOCKET, Json, Perform, Socket
+from shimpy.cli.options import DEFAULT_SOCKET, Json, Perform
 from shimpy.cli.processes import describe
 from shimpy.client.connect import connect
 from shimpy.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-    from shimpy.client.container import Container
+    from shimpy.client.files.container_files import ContainerFiles
     from shimpy.client.model import Stats
 
 Name = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CONTAINER]", help="Its name, to be sure; a socket has one container.", show_default=False
+        metavar="[CONTAINER]",
+        help="Its name, as ps shows it; default: the socket's.",
+        show_default=False,
+    ),
+]
+
+Socket = Annotated[
+    Path | None,
+    typer.Option(
+        "--socket",
+        "-s",
+        envvar="SHIMPY_SOCKET",
+        help=f"The shim's socket; default: that of the name, else {DEFAULT_SOCKET}.",
+        metavar="PATH",
     ),
 ]
 
@@ -49,7 +62,7 @@ def _add_stats(app: typer.Typer, perform: Perform) -> None:
         name: Name = None,
         *,
         no_stream: Annotated[bool, typer.Option("--no-stream", help="Show it once.")] = False,
-        socket: Socket = DEFAULT_SOCKET,
+        socket: Socket = None,
         json: Json = False,
     ) -> int:
         """Show what the container uses, every second until Ctrl-C."""
@@ -70,7 +83,7 @@ def _add_stats(app: typer.Typer, perform: Perform) -> None:
 
 def _add_top(app: typer.Typer, perform: Perform) -> None:
     @app.command()
-    def top(name: Name = None, *, socket: Socket = DEFAULT_SOCKET, json: Json = False) -> int:
+    def top(name: Name = None, *, socket: Socket = None, json: Json = False) -> int:
         """List every process in the container, as the host numbers them."""
 
         async def work() -> None:
@@ -91,15 +104,22 @@ def _add_signals(app: typer.Typer, perform: Perform) -> None:
     @app.command()
     def kill(
         name: Name = None,
+        signal_name: Annotated[
+            str | None, typer.Argument(metavar="[SIGNAL]", help="By name or number; default: KILL.")
+        ] = None,
         *,
         signal: Annotated[
-            str, typer.Option("--signal", metavar="SIGNAL", help="By name or number.")
-        ] = "KILL",
+            str | None, typer.Option("--signal", metavar="SIGNAL", help="The same.", show_default=False)
+        ] = None,
         all_processes: Annotated[bool, typer.Option("--all", "-a", help="To every process in it.")] = False,
-        socket: Socket = DEFAULT_SOCKET,
+        socket: Socket = None,
     ) -> int:
         """Send a signal to the container's init; delete removes what has ended."""
-        number = read_signal(signal)
+        if signal and signal_name:
+            raise typer.BadParameter("give the signal once: after the container, or by --signal")
+        if socket is not None and not socket.exists() and _signal(str(socket)):
+            raise typer.BadParameter(f"-s is the socket; docker's -s is --signal here: --signal {socket}")
+        number = read_signal(signal or signal_name or "KILL")
 
         async def work() -> None:
             async with current(socket, name) as container:
@@ -114,7 +134,7 @@ def _add_signals(app: typer.Typer, perform: Perform) -> None:
         timeout: Annotated[
             float, typer.Option("--timeout", "--time", "-t", metavar="SECONDS", help="Until it is killed.")
         ] = 10.0,
-        socket: Socket = DEFAULT_SOCKET,
+        socket: Socket = None,
     ) -> int:
         """End the container's init by SIGTERM, then by SIGKILL; delete removes it."""
 
@@ -134,7 +154,7 @@ def _add_copy(app: typer.Typer, perform: Perform) -> None:
         archive: Annotated[
             bool, typer.Option("--archive", "-a", help="Into the container: keep users and groups.")
         ] = False,
-        socket: Socket = DEFAULT_SOCKET,
+        socket: Socket = None,
     ) -> int:
         """Copy files and folders into the container or out of it."""
 
@@ -145,34 +165,52 @@ def _add_copy(app: typer.Typer, perform: Perform) -> None:
 
 
 @asynccontextmanager
-async def current(socket: Path, name: str | None) -> AsyncIterator[Container]:
-    """Gives the container of the shim at a socket.
+async def current(socket: Path | None, name: str | None) -> AsyncIterator[ContainerFiles]:
+    """Gives the container that is meant.
 
     Args:
-        socket: the shim's.
+        socket: the shim's, if the user has given it.
         name: the container's, if the user has given it.
 
     Raises:
-        NotFoundError: it has another.
+        NotFoundError: there is none of that name, or the shim has another.
+        FailedPreconditionError: it does not run.
     """
-    async with connect(socket) as client:
-        container = await client.current()
-        if name and name != container.id:
+    if socket is None and name:
+        from shimpy.client.machine import find_container
+
+        if (found := find_container(name)) is not None and not found.socket:
+            from shimpy.client.direct_container import direct_container
+
+            with direct_container(found.record) as container:
+                yield container
+            return
+        if found is None and not DEFAULT_SOCKET.exists():
+            raise NotFoundError(f"there is no container {name}; shimpy ps lists those that there are")
+        socket = DEFAULT_SOCKET if found is None else Path(found.socket)
+    async with connect(socket or DEFAULT_SOCKET) as client:
+        theirs = await client.current()
+        if name and name != theirs.id:
             raise NotFoundError(
-                f"the shim at {socket} has container {container.id}, not {name}; --socket names another shim"
+                f"the shim at {socket} has container {theirs.id}, not {name}; --socket names another shim"
             )
-        yield container
+        yield theirs
 
 
 def read_signal(text: str) -> int:
     """Returns the number of a signal that was given as `TERM`, `SIGTERM` or `15`."""
-    name = text.upper()
-    if name.isdecimal() and 1 <= int(name) < signals.NSIG:
-        return int(name)
-    number = getattr(signals, name if name.startswith("SIG") else f"SIG{name}", None)
-    if not isinstance(number, signals.Signals):
+    if not (number := _signal(text)):
         raise typer.BadParameter(f"--signal: there is no signal {text!r}")
-    return int(number)
+    return number
+
+
+def _signal(text: str) -> int:
+    """Returns the same, 0 if there is no such signal."""
+    name = text.upper()
+    if name.isdecimal():
+        return int(name) if int(name) < signals.NSIG else 0
+    number = getattr(signals, name if name.startswith("SIG") else f"SIG{name}", None)
+    return int(number) if isinstance(number, signals.Signals) else 0
 
 
 def _share(before: Stats, now: Stats, seconds: float) -> float | None:

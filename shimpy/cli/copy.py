@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from shimpy.client.container import Container
+    from shimpy.client.files.container_files import ContainerFiles
 
 _STDIN, _STDOUT = 0, 1
 
@@ -21,7 +21,7 @@ _STDIN, _STDOUT = 0, 1
 async def copy(
     source: str,
     target: str,
-    current: Callable[[str], AbstractAsyncContextManager[Container]],
+    current: Callable[[str], AbstractAsyncContextManager[ContainerFiles]],
     *,
     archive: bool,
 ) -> None:
@@ -66,7 +66,7 @@ async def _stdin() -> AsyncIterator[bytes]:
         yield data
 
 
-async def _write_archive(container: Container, path: str) -> None:
+async def _write_archive(container: ContainerFiles, path: str) -> None:
     output = tty.Output(_STDOUT)
     try:
         async with container.get_archive(path) as stream:

@@ -15,7 +15,7 @@ from shimpy.core.reaper import Reaper
 from shimpy.core.registry import OwnedContainer, ProgramDirectory, programs
 from shimpy.core.removal import remove_container
 from shimpy.daemon.guardian.cleanup import clean_up
-from shimpy.errors import AlreadyExistsError, ShimError
+from shimpy.errors import AlreadyExistsError, FailedPreconditionError, ShimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,53 @@ def list_containers() -> list[ListedContainer]:
     for directory, state in _journals():
         found += _of_journal(state, alive=directory.is_live() or directory.is_kept())
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class FoundContainer:
+    """A container, found by its name.
+
+    Attributes:
+        record: what its maker has written down of it.
+        owner: the program or shim that has made it, for a message.
+        socket: that of the shim that looks after it; empty: it is a program's, or its shim is dead.
+    """
+
+    record: OwnedContainer
+    owner: str
+    socket: str
+
+
+def find_container(name: str) -> FoundContainer | None:
+    """Returns the container of this user that has a name; None if there is none.
+
+    Args:
+        name: its id.
+
+    Raises:
+        FailedPreconditionError: it does not run, or several have that name.
+    """
+    named = [one for one in _all() if one.record.id == name]
+    running = [one for one in named if one.socket or one.record.is_running()]
+    if len(running) > 1:
+        owners = " and ".join(one.owner for one in running)
+        raise FailedPreconditionError(f"there are {len(running)} containers {name}: those of {owners}")
+    if named and not running:
+        raise FailedPreconditionError(f"container {name} of {named[0].owner} does not run")
+    return running[0] if running else None
+
+
+def _all() -> Iterator[FoundContainer]:
+    for program in programs():
+        owner = program.owner()
+        name = "a program" if owner is None else f"process {owner.pid}"
+        with suppress(FileNotFoundError):  # it has just ended
+            for record in program.containers():
+                yield FoundContainer(record, name, "")
+    for directory, state in _journals():
+        alive = directory.is_live() or directory.is_kept()
+        for record in _owned(state):
+            yield FoundContainer(record, state.socket, state.socket if alive else "")
 
 
 async def prune(*, running: bool = False) -> list[ListedContainer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -42,6 +43,17 @@ async def remove_cgroups(paths: Iterable[str]) -> None:
         tree = Tree(path)
         await tree.prune()
         tree.remove()
+
+
+def hold(paths: Iterable[str], pid: int) -> bool:
+    """Returns whether a process is in one of some cgroups, or below; True if none of them is there.
+
+    Args:
+        paths: their directories.
+        pid: the process.
+    """
+    there = [path for path in paths if os.path.isdir(path)]
+    return not there or any(pid in Tree(path).pids() for path in there)
 
 
 def cgroup_of(pid: int, init: int) -> list[str]:
