@@ -29,6 +29,37 @@ _UMOUNT_NOFOLLOW = 8
 # The number of rt_sigaction(2), which is the only way past the C library.
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174}
 
+# What the kernel makes up as it is read, and takes as an order when it is written (magic.h, statfs(2)).
+_KERNEL_FILESYSTEMS = {
+    0x00009FA0: "procfs",
+    0x62656572: "sysfs",
+    0x0027E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x07655821: "resctrl",
+    0x64626720: "debugfs",
+    0x74726163: "tracefs",
+    0x73636673: "securityfs",
+    0xF97CFF8C: "selinuxfs",
+    0x43415D53: "smackfs",
+    0x5A3C69F0: "apparmorfs",
+    0x62656570: "configfs",
+    0xCAFE4A11: "bpf",
+    0xDE5E81E4: "efivarfs",
+    0x6165676C: "pstore",
+    0x19800202: "mqueue",
+    0x42494E4D: "binfmt_misc",
+    0x65735543: "fusectl",
+    0x6E667364: "nfsd",
+    0x67596969: "rpc_pipefs",
+    0x6E736673: "nsfs",
+    0xABBA1974: "xenfs",
+    0x00009FA1: "openpromfs",
+    0x00687970: "hypfs",
+}
+
+# More bytes than any architecture's struct statfs has, whose first field is the type.
+_STATFS_SIZE = 256
+
 # The number of pidfd_getfd(2), the same on every architecture.
 _PIDFD_GETFD = 438
 
@@ -68,6 +99,23 @@ def read_file(
     finally:
         os.close(fd)
     return text
+
+
+def kernel_filesystem(fd: int) -> str | None:
+    """Returns which of the kernel's own filesystems a file is in; None: one that keeps what it is given.
+
+    The files of those answer to the rights of who has opened them, may wait for ever, and may lose what was
+    read.
+
+    Args:
+        fd: of the file; O_PATH will do.
+
+    Raises:
+        OSError: as fstatfs(2) has it.
+    """
+    status = ctypes.create_string_buffer(_STATFS_SIZE)
+    _checked(_libc.fstatfs(fd, status), "fstatfs")
+    return _KERNEL_FILESYSTEMS.get(ctypes.c_ulong.from_buffer(status).value)
 
 
 class Peer(NamedTuple):

@@ -54,6 +54,18 @@ for value in (True, False):
     assert done.stdout == "True\nFalse\n"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/proc/version", "procfs"), ("/sys/kernel", "sysfs"), ("/dev/shm", None), ("/", None)],
+)
+def test_a_filesystem_of_the_kernel_is_known(path: str, name: str | None) -> None:
+    fd = os.open(path, os.O_PATH)
+    try:
+        assert linux.kernel_filesystem(fd) == name
+    finally:
+        os.close(fd)
+
+
 def test_inotify_tells_what_is_watched_for(tmp_path: Path) -> None:
     fd = linux.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -29,6 +29,13 @@ async def sandbox(
         yield container
 
 
+async def sh(container: shimpy.Container, script: str) -> str:
+    """Returns what a script prints in the container."""
+    result = await container.run(["sh", "-c", script])
+    assert result.exit_status == 0, result
+    return result.stdout.decode()
+
+
 def inside(container_id: str) -> set[int]:
     """Returns the pids of everything in a container, found by its cgroups."""
     return {

@@ -39,7 +39,7 @@ class ContainerFiles(ContainerControl):
         Raises:
             NotFoundError: the source, or the directory that it is to be in, is not there.
             AlreadyExistsError: a folder would take the place of a file.
-            PermissionDeniedError: the container's filesystem is read-only there.
+            PermissionDeniedError: the container's filesystem is read-only there, or the kernel's own.
             FailedPreconditionError: the container's init has ended.
         """
         from shimpy.client.files import operations
@@ -49,9 +49,9 @@ class ContainerFiles(ContainerControl):
     async def get(self, path: StrPath, target: StrPath, *, limit: int | None = None) -> None:
         """Copies a file or folder out of the container, as `docker cp` does.
 
-        On the host all is this user's. FIFOs, devices and sockets are left out, and no file gets the
-        set-user-ID or set-group-ID bit. Links are copied as they are: a program that follows one leaves the
-        folder.
+        On the host all is this user's. FIFOs, devices, sockets and what is in /proc or another filesystem of
+        the kernel's own are left out, and no file gets the set-user-ID or set-group-ID bit. Links are copied
+        as they are: a program that follows one leaves the folder.
 
         Args:
             path: what to copy, absolute; a link is followed. A folder's name that ends in `/.` stands for
@@ -61,6 +61,7 @@ class ContainerFiles(ContainerControl):
 
         Raises:
             NotFoundError: it, or the directory that it is to be in, is not there.
+            PermissionDeniedError: it is the kernel's itself.
             ResourceExhaustedError: the limit is passed; what was copied until then is left.
             FailedPreconditionError: the container's init has ended.
         """
@@ -101,6 +102,7 @@ class ContainerFiles(ContainerControl):
 
         Raises:
             NotFoundError: it is not there.
+            PermissionDeniedError: it is the kernel's.
         """
         from shimpy.client.files import operations
 
@@ -116,6 +118,7 @@ class ContainerFiles(ContainerControl):
         Raises:
             NotFoundError: it is not there.
             InvalidArgumentError: it is not a file.
+            PermissionDeniedError: it is the kernel's, such as one of /proc.
             ResourceExhaustedError: it is larger.
         """
         from shimpy.client.files import operations
@@ -134,7 +137,7 @@ class ContainerFiles(ContainerControl):
             owner: whose it is, as the container numbers; root's by default.
 
         Raises:
-            PermissionDeniedError: the container's filesystem is read-only there.
+            PermissionDeniedError: the container's filesystem is read-only there, or the kernel's own.
         """
         from shimpy.client.files import operations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import tarfile
 import time
 from contextlib import asynccontextmanager, closing
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from shimpy.client.deadline import check_output_limit
 from shimpy.client.files.pack import Packer
+from shimpy.client.files.read import read
 from shimpy.client.files.transfer import archive_of, copy, in_thread, unpack_from
 from shimpy.client.files.tree import ContainerTree, FileTree, is_directory, split
 from shimpy.client.files.unpack import Unpacker
@@ -23,7 +23,6 @@ from shimpy.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     from_oserror,
 )
 
@@ -116,7 +115,7 @@ async def read_file(client: ShimCalls, pid: int, path: StrPath, limit: int) -> b
     target = _absolute(path)
     check_output_limit(limit)
     with closing(await _tree(client, pid)) as tree:
-        return await in_thread(lambda _: _read(tree, target, limit), f"read_file: {target}")
+        return await in_thread(lambda stop: read(tree, target, limit, stop), f"read_file: {target}")
 
 
 async def write_file(
@@ -187,21 +186,6 @@ def place_on_host(path: str, source: str, *, is_folder: bool) -> tuple[str, str]
     """Does the same for a path on the host, whose links are followed."""
     with closing(_host_tree("/")) as root:
         return place(root, os.path.realpath(path) + _slash(path), source, is_folder=is_folder)
-
-
-def _read(tree: FileTree, path: str, limit: int) -> bytes:
-    fd = tree.open(path, os.O_PATH)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidArgumentError(f"read_file: {path} is not a file")
-        with open(f"/proc/self/fd/{fd}", "rb") as file:
-            data = file.read(limit + 1)
-    finally:
-        os.close(fd)
-    if len(data) > limit:
-        raise ResourceExhaustedError(f"read_file: {path} has more than {limit} bytes")
-    return data
 
 
 def _host_tree(directory: str) -> FileTree:

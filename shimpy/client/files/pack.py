@@ -10,6 +10,8 @@ from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
+from shimpy import linux
+from shimpy.client.files.tree import check_kept
 from shimpy.errors import CanceledError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ _MAX_DEPTH = 200
 class Packer:
     """Writes a file, or a folder with all in it.
 
-    Sockets are left out, as by tar(1). What is removed meanwhile is left out too, and a file that shrinks is
-    filled up with zeros.
+    Sockets are left out, as by tar(1), and what is in a filesystem of the kernel's own. What is removed
+    meanwhile is left out too, and a file that shrinks is filled up with zeros.
 
     Args:
         tree: where it is.
@@ -49,6 +51,7 @@ class Packer:
         Raises:
             OSError: it cannot be read.
             CanceledError: it was to end early.
+            PermissionDeniedError: it is in a filesystem of the kernel's own, such as procfs.
             ResourceExhaustedError: the limit is passed.
         """
         with self._tar:
@@ -56,6 +59,7 @@ class Packer:
             try:
                 if not name and not stat.S_ISDIR(os.fstat(fd).st_mode):
                     raise InvalidArgumentError(f"{path} is not a directory")
+                check_kept(fd, path)
                 self._add(fd, name, 0)
             finally:
                 os.close(fd)
@@ -71,9 +75,11 @@ class Packer:
             entry.type = tarfile.DIRTYPE
             if name:
                 self._tar.addfile(entry)
-            self._add_children(fd, name, depth)
+            if linux.kernel_filesystem(fd) is None:
+                self._add_children(fd, name, depth)
         elif stat.S_ISREG(status.st_mode):
-            self._add_file(fd, entry, status)
+            if linux.kernel_filesystem(fd) is None:
+                self._add_file(fd, entry, status)
         elif stat.S_ISLNK(status.st_mode):
             entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink("", dir_fd=fd)
             self._tar.addfile(entry)

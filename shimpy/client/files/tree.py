@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from shimpy import linux
 from shimpy.core.rootfs import syscalls
 from shimpy.core.rootfs.fsids import file_owner
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
@@ -143,6 +144,26 @@ def is_directory(tree: FileTree, path: str) -> bool | None:
         return stat.S_ISDIR(os.fstat(fd).st_mode)
     finally:
         os.close(fd)
+
+
+def check_kept(fd: int, path: str) -> None:
+    """Refuses a file or directory that the kernel makes up, such as those of /proc.
+
+    To this process they show what is the host root's to see, and their content may never end.
+
+    Args:
+        fd: of it; O_PATH will do.
+        path: names it in the error.
+
+    Raises:
+        PermissionDeniedError: it is one.
+    """
+    kind = linux.kernel_filesystem(fd)
+    if kind is not None:
+        raise PermissionDeniedError(
+            f"{path} is in {kind}, whose files answer to the rights of who opens them; let a program of the "
+            'container do it, as container.run(["cat", path])'
+        )
 
 
 def split(path: str) -> tuple[str, str]:

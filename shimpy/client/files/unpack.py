@@ -12,7 +12,8 @@ from contextlib import suppress
 from threading import Event
 from typing import IO, TYPE_CHECKING, BinaryIO
 
-from shimpy.client.files.tree import is_directory, split
+from shimpy import linux
+from shimpy.client.files.tree import check_kept, is_directory, split
 from shimpy.errors import CanceledError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Unpacker:
 
         Raises:
             InvalidArgumentError: it is not an archive, or names something outside of the directory.
+            PermissionDeniedError: it is to be in a filesystem of the kernel's own, such as procfs.
             OSError: something cannot be written.
         """
         with self._tree.writing():
@@ -72,7 +74,8 @@ class Unpacker:
             with suppress(OSError):
                 fd = self._tree.open(self._in_directory(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    os.utime(fd, (mtime, mtime))
+                    if linux.kernel_filesystem(fd) is None:
+                        os.utime(fd, (mtime, mtime))
                 finally:
                     os.close(fd)
 
@@ -84,6 +87,7 @@ class Unpacker:
         parent_path, name = split(path)
         parent = self._parent(parent_path)
         try:
+            check_kept(parent, path)
             if entry.isdir():
                 self._make_directory(parent, path, name, entry)
             elif entry.isreg() and content is not None:
@@ -222,6 +226,7 @@ def _write_through(parent: int, new: str, name: str) -> None:
     try:
         if not stat.S_ISREG(os.fstat(old).st_mode):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        check_kept(old, name)
         source = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         with open(source, "rb") as content, open(f"/proc/self/fd/{old}", "wb") as target:
             shutil.copyfileobj(content, target)

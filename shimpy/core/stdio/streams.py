@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Literal, NoReturn, Self
 
+from shimpy import linux
 from shimpy.core.stdio.fifo import Fifo, StdioHub, reopen
 from shimpy.errors import InvalidArgumentError, ShimError, from_oserror
 
@@ -24,26 +24,8 @@ _KINDS: Final = {
     stat.S_IFLNK: "a symbolic link",
 }
 
-# Whose regular files are the kernel's own interfaces: /proc/self/mem is the memory of who opens it,
-# the shim, and a write to others sets something (statfs(2)).
-_OF_THE_KERNEL: Final = {
-    0x00009FA0: "procfs",
-    0x62656572: "sysfs",
-    0x0027E0EB: "cgroup",
-    0x63677270: "cgroup2",
-    0x64626720: "debugfs",
-    0x74726163: "tracefs",
-    0x73636673: "securityfs",
-    0x62656570: "configfs",
-    0xCAFE4A11: "bpf",
-}
 # What /dev/null is, wherever it is (null(4)).
 _NULL: Final = os.makedev(1, 3)
-
-# More than any architecture's struct statfs, whose first field is the type.
-_STATFS_SIZE: Final = 256
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Stream:
@@ -86,7 +68,8 @@ class Stream:
         # Of which no open(2), read or write waits.
         self.is_null = kind == stat.S_IFCHR and status.st_rdev == _NULL
         self.identity = status.st_dev, status.st_ino
-        if kind == stat.S_IFREG and (owner := _OF_THE_KERNEL.get(_file_system(self.fd))) is not None:
+        # /proc/self/mem is the memory of who opens it, the shim, and a write to others sets something.
+        if kind == stat.S_IFREG and (owner := self._kernel_filesystem()) is not None:
             self._refuse(f"a file of {owner}")
         if kind not in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFCHR):
             self._refuse(_KINDS.get(kind, "of an unknown kind"))
@@ -117,6 +100,13 @@ class Stream:
         """Returns what to raise when the kernel did not open it."""
         return from_oserror(error, str(self), default=InvalidArgumentError)
 
+    def _kernel_filesystem(self) -> str | None:
+        try:
+            return linux.kernel_filesystem(self.fd)
+        except OSError as error:
+            self.close()
+            raise self.failure(error) from error
+
     def _refuse(self, what: str) -> NoReturn:
         self.close()
         raise InvalidArgumentError(
@@ -139,14 +129,6 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _file_system(fd: int) -> int:
-    """Returns the type of the file system that a file is on (statfs(2)), 0 if it is not known."""
-    status = ctypes.create_string_buffer(_STATFS_SIZE)
-    if _libc.fstatfs(fd, status) != 0:
-        return 0
-    return ctypes.c_ulong.from_buffer(status).value
 
 
 def open_output(hub: StdioHub, stream: Stream, kept: ExitStack, *, blocking: bool = True) -> int:

@@ -14,27 +14,9 @@ import anyio
 import pytest
 
 import shimpy
-from tests.support import leaks
-from tests.support.sandboxes import sandbox
+from tests.support.sandboxes import sandbox, sh
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def container(bundle: Callable[..., str], new_id: Callable[[], str]) -> AsyncIterator[shimpy.Container]:
-    """A container that stays; a test that leaves a file open fails."""
-    async with sandbox(bundle, new_id()) as container:
-        await container.run(["true"])
-        before = leaks.descriptors()
-        yield container
-        await leaks.eventually(lambda: not leaks.opened_since(before))
-
-
-async def sh(container: shimpy.Container, script: str) -> str:
-    """Returns what a script prints in the container."""
-    result = await container.run(["sh", "-c", script])
-    assert result.exit_status == 0, result
-    return result.stdout.decode()
 
 
 def archive(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
