@@ -42,7 +42,7 @@ async def copy(
             if target == "-":
                 await _write_archive(container, path)
             else:
-                await container.get(path, target)
+                await container.get(path, target, limit=None)  # as docker has it
     elif outside is not None:
         name, path = outside
         async with current(name) as container:

@@ -46,7 +46,7 @@ class ContainerFiles(ContainerControl):
 
         await operations.put(self._client, self.pid, source, path, owner)
 
-    async def get(self, path: StrPath, target: StrPath, *, limit: int | None = None) -> None:
+    async def get(self, path: StrPath, target: StrPath, *, limit: int | None = 1 << 30) -> None:
         """Copies a file or folder out of the container, as `docker cp` does.
 
         On the host all is this user's. FIFOs, devices, sockets and what is in /proc or another filesystem of
@@ -57,7 +57,8 @@ class ContainerFiles(ContainerControl):
             path: what to copy, absolute; a link is followed. A folder's name that ends in `/.` stands for
                 what is in it.
             target: where to. In a directory that is there it keeps its name; otherwise this is its name.
-            limit: bytes that all files together may have; None: any number.
+            limit: bytes that all files together may have, holes included, each file, link and folder counting
+                512 more; None: any number.
 
         Raises:
             NotFoundError: it, or the directory that it is to be in, is not there.

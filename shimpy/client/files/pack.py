@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # Directories in one another: each takes a file descriptor and a Python frame while it is read.
 _MAX_DEPTH = 200
 
+# Bytes that the limit counts for what has a name, beside what is in it: a tar header's.
+_ENTRY = 512
+
 
 class Packer:
     """Writes a file, or a folder with all in it.
@@ -31,13 +34,14 @@ class Packer:
         tree: where it is.
         output: takes the archive.
         stop: is set when this is to end early.
-        limit: bytes of all files together; None: any number.
+        limit: bytes of all files together, each file, link and directory counting 512 more; None: any
+            number.
     """
 
     def __init__(self, tree: FileTree, output: BinaryIO, stop: Event, limit: int | None = None) -> None:
         self._tree = tree
         self._stop = stop
-        self._left = limit
+        self._limit = self._left = limit
         self._links: dict[tuple[int, int], str] = {}
         self._tar = tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - pack closes it
 
@@ -65,6 +69,7 @@ class Packer:
                 os.close(fd)
 
     def _add(self, fd: int, name: str, depth: int) -> None:
+        self._count(name, _ENTRY)
         status = os.fstat(fd)
         entry = tarfile.TarInfo(name)
         entry.mode = stat.S_IMODE(status.st_mode)
@@ -118,13 +123,18 @@ class Packer:
             return
         self._links[identity] = entry.name
         entry.size = status.st_size
-        if self._left is not None:
-            self._left -= entry.size
-            if self._left < 0:
-                raise ResourceExhaustedError(f"{entry.name}: with it, the files are larger than the limit")
+        self._count(entry.name, entry.size)
         # The same file that was looked at, whatever its name means by now.
         with open(f"/proc/self/fd/{fd}", "rb") as file:
             self._tar.addfile(entry, _Content(file, self._stop))  # type: ignore[arg-type] # reads are all it needs
+
+    def _count(self, name: str, size: int) -> None:
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                raise ResourceExhaustedError(
+                    f"{name}: with it, the files have more than the {self._limit} bytes that limit= allows"
+                )
 
 
 class _Content:

@@ -221,6 +221,35 @@ async def test_more_than_the_limit_does_not_come_out(container: shimpy.Container
     assert len(await container.read_file("/tmp/file", limit=2000)) == 2000
 
 
+async def test_a_gibibyte_comes_out_unless_more_is_allowed(
+    container: shimpy.Container, tmp_path: Path
+) -> None:
+    await sh(container, "truncate -s 1073741825 /tmp/large")
+    with pytest.raises(shimpy.ResourceExhaustedError, match=r"large: .* 1073741824 bytes that limit= allows"):
+        await container.get("/tmp/large", tmp_path)
+    assert not (tmp_path / "large").exists()
+
+
+async def test_empty_files_count_too(container: shimpy.Container, tmp_path: Path) -> None:
+    await sh(container, "mkdir /tmp/many; for i in 1 2 3 4 5 6 7 8 9; do touch /tmp/many/$i; done")
+    with pytest.raises(shimpy.ResourceExhaustedError):
+        await container.get("/tmp/many", tmp_path, limit=10 * 512 - 1)
+    await container.get("/tmp/many", tmp_path, limit=10 * 512)
+    assert len(list((tmp_path / "many").iterdir())) == 9
+
+
+async def test_a_hole_takes_no_room_on_the_host(container: shimpy.Container, tmp_path: Path) -> None:
+    await sh(
+        container, "cd /tmp; echo first >file; truncate -s 20M file; echo last >>file; truncate -s 30M file"
+    )
+    await container.get("/tmp/file", tmp_path)
+    copy = tmp_path / "file"
+    assert copy.stat().st_blocks * 512 < 1 << 20
+    data = copy.read_bytes()
+    assert (len(data), data.strip(b"\0").count(b"\0")) == (30 << 20, (20 << 20) - 6)
+    assert (data[:6], data[20 << 20 :].rstrip(b"\0")) == (b"first\n", b"last\n")
+
+
 async def test_a_full_filesystem_is_said_and_nothing_half_is_left(container: shimpy.Container) -> None:
     await sh(container, "mkdir /tmp/small")
     with pytest.raises(shimpy.ResourceExhaustedError, match="No space"):
@@ -233,7 +262,7 @@ async def test_a_copy_that_is_cancelled_ends_at_once(container: shimpy.Container
     out = tmp_path / "out"
     out.mkdir()
     with anyio.move_on_after(0.3) as scope:
-        await container.get("/tmp/huge", out)
+        await container.get("/tmp/huge", out, limit=None)
     assert scope.cancelled_caught
     assert list(out.iterdir()) == []
 
