@@ -76,8 +76,10 @@ def add_to(app: typer.Typer, perform: "Perform") -> None:
         with import_stubs.imports():
             from shimpy.client.advice import asked
             from shimpy.client.one_shot import new_id, own_shim, temporary_bundle
+            from shimpy.client.rpc import seconds
 
         async def work() -> int:
+            seconds(timeout)  # before anything is made that would have to be undone
             variables = environment(env)
             if tty and "TERM" in os.environ:
                 variables = {"TERM": os.environ["TERM"], **variables}
