@@ -17,6 +17,7 @@ from shimpy.client.sandbox.options import Sandbox, SandboxOptions
 from shimpy.client.sandbox.root import check_program, check_root
 from shimpy.client.sandbox.spec import apply, wants_ids
 from shimpy.client.sandbox.writable import check_closed
+from shimpy.client.sandbox.writable_mounts import attach_mounts
 from shimpy.core.id_ranges import SIZE, claim
 from shimpy.core.rootfs import mapped_roots
 from shimpy.errors import (
@@ -125,12 +126,14 @@ def compose_bundle(
             check_closed(whole)
             spec["root"]["path"] = mapped_roots.path_for(str(directory))
             mapped_roots.attach(spec["root"]["path"], whole, owner.start, SIZE)
+        if ids is not None and temporary:
+            attach_mounts(str(directory), spec, sandbox.mounts, ids)
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
         _write(directory / "config.json", spec, indent)
     except BaseException:
         if ids is not None:
-            mapped_roots.detach(mapped_roots.path_for(str(directory)))
+            mapped_roots.detach(str(directory))
             ids.release()
         raise
     return ids
@@ -180,9 +183,12 @@ def derive_bundle(
     ids = claim(config) if wants_ids(spec, sandbox) else None
     try:
         apply(spec, sandbox, ids)
+        if ids is not None:
+            attach_mounts(str(path), spec, sandbox.mounts, ids)
         _write(Path(config), spec)
     except BaseException:
         if ids is not None:
+            mapped_roots.detach(str(path))
             ids.release()
         raise
     return ids

@@ -13,7 +13,7 @@ from shimpy.client.bundle import compose_bundle, derive_bundle
 from shimpy.client.bundle_config import wants_terminal
 from shimpy.client.embed import in_process
 from shimpy.client.program import program
-from shimpy.core.rootfs.mapped_roots import detach, path_for
+from shimpy.core.rootfs.mapped_roots import detach
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -177,5 +177,5 @@ async def temporary_bundle(
                 if directory in program.kept:
                     ids.keep()
                 else:
-                    detach(path_for(directory))
+                    detach(directory)
                     ids.release()

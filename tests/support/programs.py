@@ -44,7 +44,8 @@ async def _use(way: str, rootfs: str, bundle: str, container_id: str) -> None:
     if way == "run":
         await shimpy.run(rootfs, _SLEEP)
     elif way == "writable":
-        await shimpy.run(rootfs, _SLEEP, read_only=False)
+        mounts = [shimpy.BindMount(f"{rootfs}/etc", "/tmp/etc", read_only=False)]
+        await shimpy.run(rootfs, _SLEEP, read_only=False, mounts=mounts)
     elif way == "timeout-run":
         async with (
             shimpy.in_process() as client,

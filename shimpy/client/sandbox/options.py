@@ -29,7 +29,9 @@ class BindMount:
     Attributes:
         source: its path outside.
         target: its path inside, absolute.
-        read_only: the container cannot write to it.
+        read_only: the container cannot write to it. False, with a user namespace: it must be below a
+            directory that only root may pass, and belongs to the container then, or be open to all users.
+            In a bundle that is to stay, from `write_bundle`, nothing is mapped.
     """
 
     source: StrPath

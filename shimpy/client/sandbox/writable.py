@@ -1,4 +1,4 @@
-"""A root filesystem that a sandbox may write to: whether what it leaves there is out of others' reach.
+"""What a sandbox may write to, such as its root: whether what it leaves there is out of others' reach.
 
 The owners of its files are mapped: what root of the container makes belongs on the disk to root of this
 machine, a set-user-ID program too. So nobody else may get there. A file that has a second name elsewhere
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from shimpy.core.rootfs.unmount import unescape
 from shimpy.errors import InvalidArgumentError
 
-_REMEDY: Final = "move it below a directory of mode 0700 that belongs to root, or leave it read-only"
+_REMEDY: Final = "move it below a directory of mode 0700 that belongs to root"
 
 
 class _MountPoint(NamedTuple):
@@ -26,11 +26,13 @@ class _MountPoint(NamedTuple):
     options: list[str]
 
 
-def check_closed(root: str) -> None:
+def check_closed(root: str, *, option: str = "read_only", otherwise: str = "leave it read-only") -> None:
     """Refuses a root that others than this machine's root may get to, by whatever path.
 
     Args:
-        root: the absolute path of its directory.
+        root: the absolute path of its directory; or of what else a container is to write to.
+        option: what the error names.
+        otherwise: what else can be done about it.
 
     Raises:
         InvalidArgumentError: the path by which it can be reached, and what to do about it.
@@ -38,8 +40,8 @@ def check_closed(root: str) -> None:
     path = os.path.realpath(root)
     if not _is_closed(path):
         raise InvalidArgumentError(
-            f"read_only: {root} can be reached by others than root, for whom a program that the container "
-            f"makes there and marks set-user-ID would run as root of this machine; {_REMEDY}"
+            f"{option}: {root} can be reached by others than root, for whom a program that the container "
+            f"makes there and marks set-user-ID would run as root of this machine; {_REMEDY}, or {otherwise}"
         )
     mounts = _mounts()
     own = _mount_of(path, mounts)
@@ -54,8 +56,8 @@ def check_closed(root: str) -> None:
                 continue
             if not _is_closed(found):
                 raise InvalidArgumentError(
-                    f"read_only: {root} can be reached by others than root at {found} too, where it is "
-                    f"mounted; unmount that, or leave it read-only"
+                    f"{option}: {root} can be reached by others than root at {found} too, where it is "
+                    f"mounted; unmount that, or {otherwise}"
                 )
 
 
