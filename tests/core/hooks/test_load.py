@@ -17,6 +17,7 @@ from shimpy.core.hooks import load
 from shimpy.core.hooks.load import HookConfig
 from shimpy.services.task.hooks import TaskHooks
 from shimpy.transport.protobuf import encode
+from tests.support.machine import lacking
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +146,27 @@ async def test_a_runtimes_options_go_before_the_configuration(tmp_path: Path) ->
 
 async def test_without_a_configuration_there_are_none(tmp_path: Path) -> None:
     assert await TaskHooks(str(tmp_path / "config.toml")).find(well_known.Any()) is None
+
+
+_IN_ETC = """
+import asyncio
+from shimpy.api import well_known
+from shimpy.services.task.hooks import TaskHooks
+found = asyncio.run(TaskHooks().find(well_known.Any()))
+print(*[runner.hooks.word for runner in found.runners])
+"""
+
+
+def test_the_configuration_is_in_etc(module: Path, tmp_path: Path) -> None:
+    """On an /etc that only this program sees."""
+    if lacks := lacking():
+        pytest.skip(f"a mount needs {lacks}")
+    config = tmp_path / "config.toml"
+    config.write_text(f'python_path = ["{module}"]\n[[hooks]]\nuse = "my_hooks:made"\n')
+    place = f"mount -t tmpfs none /etc && mkdir /etc/shimpy && cp {config} /etc/shimpy/"
+    run = ["unshare", "--mount", "sh", "-ec", f'{place}; exec "$@"', "sh", sys.executable, "-c", _IN_ETC]
+
+    assert subprocess.check_output(run, text=True) == "made before\n"
 
 
 async def test_a_configuration_that_is_wrong_is_not_passed_over(tmp_path: Path) -> None:
