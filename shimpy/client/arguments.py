@@ -45,19 +45,46 @@ def check_exec(args: Sequence[str], options: ExecOptions) -> None:
         known = ", ".join(sorted(ExecOptions.__optional_keys__))
         raise TypeError(f"there is no option {min(unknown)!r}; there are {known}")
     check_strings("args", args)
-    _check_env(options.get("env"))
+    check_command(args, options.get("env"), options.get("cwd"))
     check_user(options.get("user"))
     if (capabilities := options.get("capabilities")) is not None:
         check_strings("capabilities", capabilities)
-    cwd: object = options.get("cwd")
-    if cwd is not None:
-        if not isinstance(cwd, str | os.PathLike):
-            raise TypeError(f"cwd must be a path, not {cwd!r}")
+    if (cwd := options.get("cwd")) is not None:
         check_cwd(os.fspath(cwd))
     for field, kind in _KINDS.items():
         check_kinds(kind, **{field: options.get(field)})
     if (rlimits := options.get("rlimits")) is not None:
         check_rlimits(rlimits)
+
+
+def check_command(args: object, env: object, cwd: object) -> None:
+    """Refuses what is of another type than a command is told by; None is not said.
+
+    Args:
+        args: the program and its arguments.
+        env: its variables.
+        cwd: the directory to start in.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    if args is not None:
+        check_strings("args", args)
+    _check_env(env)
+    check_paths(cwd=cwd)
+
+
+def check_paths(**paths: object) -> None:
+    """Refuses what is not a path of text (TypeError); None is none.
+
+    Args:
+        paths: by the names of their arguments.
+    """
+    for field, path in paths.items():
+        if path is not None and not (
+            isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str)
+        ):
+            raise TypeError(f"{field} must be a path, not {path!r}")
 
 
 # Links to a process's own file descriptors, where a runtime's may still be open (CVE-2024-21626).

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shimpy.client.arguments import check_cwd
+from shimpy.client.arguments import check_command, check_cwd, check_kinds, check_paths
 from shimpy.client.bundle_config import list_in, object_in, read_config, string_in
 from shimpy.client.requests import environment
 from shimpy.client.sandbox.base import new_spec
@@ -43,7 +43,7 @@ async def write_bundle(
     *,
     rootfs: StrPath | None = None,
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
+    cwd: StrPath | None = None,
     terminal: bool = False,
     **options: Unpack[SandboxOptions],
 ) -> Path:
@@ -73,6 +73,9 @@ async def write_bundle(
         PermissionDeniedError: nothing may be written there, or the program may not be run.
         ResourceExhaustedError: there is no room, or no range of ids.
     """
+    check_command(args, env, cwd)
+    check_paths(path=path, rootfs=rootfs)
+    check_kinds(bool, terminal=terminal)
     directory = Path(os.path.abspath(path))
     config = directory / "config.json"
     with _writing(directory):
@@ -92,7 +95,7 @@ def compose_bundle(
     *,
     rootfs: StrPath | None,
     env: Mapping[str, str] | None,
-    cwd: str | None,
+    cwd: StrPath | None,
     terminal: bool,
     options: SandboxOptions,
     indent: int | None = None,
@@ -145,7 +148,7 @@ def derive_bundle(
     args: Sequence[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
+    cwd: StrPath | None = None,
     terminal: bool,
     options: SandboxOptions | None = None,
 ) -> IdRange | None:
@@ -198,24 +201,25 @@ def _change(
     spec: dict[str, Any],
     args: Sequence[str] | None,
     env: Mapping[str, str] | None,
-    cwd: str | None,
+    cwd: StrPath | None,
     *,
     terminal: bool,
 ) -> None:
     process = object_in(spec, "process")
     process["terminal"] = terminal
     if args is not None:
-        if not args or isinstance(args, str) or not args[0]:
+        if not args or not args[0]:
             raise InvalidArgumentError("args: the program and its arguments, each a string of its own")
         for argument in args:
             _check_text("args", argument)
         process["args"] = list(args)
     if cwd is not None:
-        _check_text("cwd", cwd)
-        if not cwd.startswith("/"):
-            raise InvalidArgumentError(f"cwd: {cwd!r} is not an absolute path")
-        check_cwd(cwd)
-        process["cwd"] = cwd
+        path = os.fspath(cwd)
+        _check_text("cwd", path)
+        if not path.startswith("/"):
+            raise InvalidArgumentError(f"cwd: {path!r} is not an absolute path")
+        check_cwd(path)
+        process["cwd"] = path
     if env:
         for text in (*env.keys(), *env.values()):
             _check_text("env", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
@@ -124,7 +124,7 @@ class ShimClient(ShimCalls):
                 timeout=timeout,
             )
 
-        async with limiter or nullcontext():
+        async with run.turn(limiter):
             return await run.run(
                 self,
                 self._exits,

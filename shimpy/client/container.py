@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client import command_stream, run, terminal
@@ -88,7 +88,7 @@ class Container(ContainerFiles):
                 args, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr, timeout=timeout, **options
             )
 
-        async with limiter or nullcontext():
+        async with run.turn(limiter):
             return await run.run(
                 self._client,
                 self._exits,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shimpy import linux
+from shimpy.client.arguments import check_kinds, check_paths
 from shimpy.client.connect import connected
 from shimpy.client.container import delete_container
 from shimpy.client.program import program
 from shimpy.client.program_guard import ProgramGuard
-from shimpy.client.rpc import settled
+from shimpy.client.rpc import seconds, settled
 from shimpy.client.shim_process import SHUTDOWN, LaunchedShim, ShimStarter
 from shimpy.core.runtime.environment import environment, mark, unmarked
 from shimpy.errors import ShimError, UnavailableError
@@ -66,6 +67,8 @@ async def launch(
             subscriptions go on; see `python -m shimpy --supervise`.
 
     Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: *timeout* is negative or NaN.
         UnavailableError: it did not start; the message is what it said last.
     """
     options = LaunchOptions(socket, runtime, root, log_level, leave_running, timeout, hooks, supervise)
@@ -75,7 +78,12 @@ async def launch(
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """How a shim is launched; the fields are the arguments of `launch`."""
+    """How a shim is launched; the fields are the arguments of `launch`.
+
+    Raises:
+        TypeError: one is of the wrong type.
+        ValueError: the timeout is negative or NaN.
+    """
 
     socket: StrPath | None
     runtime: str
@@ -85,6 +93,12 @@ class LaunchOptions:
     timeout: float
     hooks: str | Sequence[str] = ()
     supervise: bool = False
+
+    def __post_init__(self) -> None:
+        check_paths(socket=self.socket, root=self.root)
+        check_kinds(str, runtime=self.runtime, log_level=self.log_level)
+        check_kinds(bool, leave_running=self.leave_running, supervise=self.supervise)
+        seconds(self.timeout)
 
     def hook_arguments(self) -> list[str]:
         """Returns the arguments that tell the shim its hooks."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shimpy.client.advice import advised
+from shimpy.client.arguments import check_command, check_kinds, check_paths
 from shimpy.client.bundle import compose_bundle, derive_bundle
 from shimpy.client.bundle_config import wants_terminal
+from shimpy.client.deadline import check_output_limit
 from shimpy.client.embed import in_process
 from shimpy.client.program import program
+from shimpy.client.rpc import seconds
+from shimpy.client.run import turn
 from shimpy.core.rootfs.mapped_roots import detach
 from shimpy.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -36,7 +40,7 @@ async def run(
     args: Sequence[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
+    cwd: StrPath | None = None,
     input: bytes | None = None,
     timeout: float | None = None,
     output_limit: int | None = OUTPUT_LIMIT,
@@ -74,8 +78,11 @@ async def run(
         ValueError: a limit is out of range.
         ShimError: the container could not be made; the class says what kind of reason it was.
     """
+    check_kinds(str, runtime=runtime)
+    seconds(timeout)
+    check_output_limit(output_limit)
     async with (
-        limiter or nullcontext(),
+        turn(limiter),
         temporary_bundle(root, args, env=env, cwd=cwd, **options) as bundle,
         advised(runtime),
         own_shim(runtime, hooks) as client,
@@ -120,7 +127,7 @@ async def temporary_bundle(
     args: Sequence[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
+    cwd: StrPath | None = None,
     terminal: bool = False,
     **options: Unpack[SandboxOptions],
 ) -> AsyncIterator[Path]:
@@ -148,6 +155,9 @@ async def temporary_bundle(
         ValueError: a limit is out of range.
         ShimError: as `shimpy.write_bundle` has it.
     """
+    check_command(args, env, cwd)
+    check_paths(root=root)
+    check_kinds(bool, terminal=terminal)
     origin = Path(root)
     is_bundle = os.path.exists(origin / "config.json")
     changed = args is not None or env or cwd is not None or options

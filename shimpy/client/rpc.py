@@ -44,7 +44,7 @@ def seconds(timeout: float | None) -> float | None:
     """
     if timeout is None:
         return None
-    if not isinstance(timeout, Real):
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if not timeout >= 0:  # NaN is neither
         raise ValueError(f"timeout must be >= 0, not {timeout!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from shimpy.client.command_process import CommandProcess, ProcessName, running
@@ -12,6 +12,9 @@ from shimpy.client.model import Result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    import anyio
 
     from shimpy.client.exits import ExitWatch
     from shimpy.client.model import StreamName
@@ -43,6 +46,20 @@ class OutputBuffer:
         """Returns how the command went."""
         stdout, stderr = (bytes(output) for output in self._outputs.values())
         return Result(stdout, stderr, status, timed_out, self.truncated, oom)
+
+
+def turn(limiter: anyio.CapacityLimiter | None) -> AbstractAsyncContextManager[None]:
+    """Returns what waits until one more may run, and runs it in its block.
+
+    Args:
+        limiter: how many may; None: any number.
+
+    Raises:
+        TypeError: it is not a limiter.
+    """
+    if limiter is not None and not hasattr(limiter, "__aenter__"):
+        raise TypeError(f"limiter must be an anyio.CapacityLimiter, not {limiter!r}")
+    return limiter or nullcontext()
 
 
 async def run(

@@ -131,7 +131,6 @@ def test_config_that_cannot_be_read(tmp_path: Path) -> None:
         ({"args": ["echo", "a\0b"]}, "args"),
         ({"args": ["echo", "\udcff"]}, "args"),
         ({"args": [""]}, "args"),
-        ({"args": "echo"}, "args"),
         ({"env": {"A": "\udcff"}}, "env"),
         ({"env": {"A": "a\0b"}}, "env"),
         ({"env": {"A\0": "b"}}, "env"),
@@ -150,15 +149,6 @@ async def test_what_no_bundle_can_say_is_refused_with_its_field(
 ) -> None:
     """JSON would escape half a character, and the runtime run something else."""
     with pytest.raises(shimpy.InvalidArgumentError, match=f"^{field}: "):
-        await _write(tmp_path, rootfs, **said)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("said", [{"args": ["true", 5]}, {"env": {"A": 5}}, {"env": {5: "a"}}, {"cwd": 5}])
-async def test_what_is_no_string_is_an_error_of_type(
-    tmp_path: Path, rootfs: Path, said: dict[str, Any]
-) -> None:
-    with pytest.raises(TypeError, match="5 is not a string"):
         await _write(tmp_path, rootfs, **said)
     assert list(tmp_path.iterdir()) == []
 

@@ -131,6 +131,8 @@ async def test_option_that_is_none_is_as_the_container_has_it(container: shimpy.
         ({"timeout": -math.inf}, ValueError),
         ({"timeout": math.nan}, ValueError),
         ({"timeout": "5"}, TypeError),
+        ({"timeout": True}, TypeError),
+        ({"limiter": 5}, TypeError),
         ({"output_limit": -1}, ValueError),
         ({"output_limit": 1.5}, TypeError),
         ({"output_limit": "5"}, TypeError),
@@ -213,9 +215,78 @@ async def test_wrong_types_of_calls_are_named() -> None:
                 method(5, "/")
         with pytest.raises(TypeError, match="stdin"):
             client.stream("a", "/", stdin="text")
-    for options in ({"runtime": 5}, {"root": b"/"}, {"leave_running": "no"}):
+    for options in ({"runtime": 5}, {"root": b"/"}, {"leave_running": "no"}, {"hooks": 5}):
         (name,) = options
         way: Any = shimpy.in_process
         with pytest.raises(TypeError, match=name):
             async with way(**options):
                 pass
+
+
+# For all that make a bundle.
+_WRONG_COMMANDS: list[dict[str, Any]] = [
+    {"args": "echo hi"},
+    {"args": [5]},
+    {"env": ["A=1"]},
+    {"env": "A=1"},
+    {"env": []},
+    {"env": {"A": 1}},
+    {"cwd": 5},
+    {"cwd": b"/tmp"},
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*_WRONG_COMMANDS, {"root": 5}, {"runtime": 5}, {"timeout": True}, {"timeout": "5"},
+     {"output_limit": "5"}, {"limiter": 5}, {"hooks": 5}],
+    ids=str,
+)  # fmt: skip
+async def test_wrong_types_of_run_are_named(rootfs: Path, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(TypeError, match=f"^{name}"):
+        await shimpy.run(**{"root": rootfs, "args": ["true"], **options})
+
+
+@pytest.mark.parametrize(
+    "options", [*_WRONG_COMMANDS, {"terminal": "x"}, {"rootfs": 5}, {"path": 5}], ids=str
+)
+async def test_wrong_types_of_a_bundle_are_named(
+    rootfs: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (name,) = options
+    with pytest.raises(TypeError, match=f"^{name}"):
+        await shimpy.write_bundle(**{"path": tmp_path / "bundle", "rootfs": rootfs, **options})
+    assert not (tmp_path / "bundle").exists()
+    for root in (rootfs, await shimpy.write_bundle(tmp_path / "other", rootfs=rootfs)):
+        if name not in ("rootfs", "path"):
+            with pytest.raises(TypeError, match=f"^{name}"):
+                async with shimpy.temporary_bundle(**{"root": root, "args": ["true"], **options}):
+                    pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"socket": 5},
+        {"root": 5},
+        {"runtime": 5},
+        {"log_level": 5},
+        {"leave_running": "x"},
+        {"supervise": 1},
+        {"timeout": "x"},
+        {"timeout": True},
+        {"hooks": 5},
+    ],
+    ids=str,
+)
+async def test_wrong_types_of_launch_are_named(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(TypeError, match=f"^{name}"):
+        async with shimpy.launch(**options):
+            pass
+
+
+async def test_the_directory_to_start_in_may_be_a_path(rootfs: Path) -> None:
+    result = await shimpy.run(rootfs, ["pwd"], cwd=Path("/tmp"))
+    assert result.stdout == b"/tmp\n"

@@ -187,6 +187,8 @@ def check_hooks(hooks: Hooks | Iterable[Hooks]) -> tuple[Hooks, ...]:
         TypeError: one is not an object of a subclass of `Hooks`, or has a method that is not `async def`.
         ValueError: its time limit or what it says of errors is not usable.
     """
+    if not isinstance(hooks, Hooks | Iterable):
+        raise TypeError(f"hooks must be objects of subclasses of shimpy.Hooks, not {hooks!r}")
     found: tuple[Any, ...] = (hooks,) if isinstance(hooks, Hooks) else tuple(hooks)
     for each in found:
         name = type(each).__name__

@@ -106,16 +106,17 @@ def _place_for(folder: str) -> str:
 
 
 def _remove(place: str) -> None:
-    with suppress(FileNotFoundError):
-        for name in os.listdir(place):
-            path = f"{place}/{name}"
-            # What uses it still keeps it, but nobody finds it any more.
-            with suppress(OSError):
-                syscalls.unmount(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-            with suppress(OSError):
-                (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+    if not os.path.lexists(place):
+        return
+    for name in os.listdir(place):
+        path = f"{place}/{name}"
+        # What uses it still keeps it, but nobody finds it any more.
         with suppress(OSError):
-            os.rmdir(place)
+            syscalls.unmount(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+        with suppress(OSError):
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+    with suppress(OSError):
+        os.rmdir(place)
 
 
 def _make_point(path: str, group: int, *, directory: bool) -> int:
