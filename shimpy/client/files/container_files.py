@@ -51,7 +51,8 @@ class ContainerFiles(ContainerControl):
 
         On the host all is this user's. FIFOs, devices, sockets and what is in /proc or another filesystem of
         the kernel's own are left out, and no file gets the set-user-ID or set-group-ID bit. Links are copied
-        as they are: a program that follows one leaves the folder.
+        as they are: a program that follows one leaves the folder. A file appears whole, or not at all, also
+        when this program is killed; a folder appears file by file.
 
         Args:
             path: what to copy, absolute; a link is followed. A folder's name that ends in `/.` stands for

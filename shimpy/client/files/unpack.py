@@ -29,8 +29,10 @@ _COPIED_AT_ONCE = 1 << 16
 class Unpacker:
     """Makes files and folders in a tree.
 
-    A file appears whole under its name, or not at all. In a container owners and modes are kept; on the
-    host all is this user's, the set-user-ID bit and the like are cleared, and FIFOs and devices are left out.
+    A file appears whole under its name, or not at all. On the host it has no name until then, if the
+    filesystem knows such files, so that nothing is left of it when this program is killed. In a container
+    owners and modes are kept; on the host all is this user's, the set-user-ID bit and the like are cleared,
+    and FIFOs and devices are left out.
 
     Args:
         tree: where.
@@ -140,7 +142,17 @@ class Unpacker:
             with open(os.open(new, flags, 0o600, dir_fd=parent), "wb") as file:
                 self._fill(file, entry, content)
 
-        self._replace(parent, name, make, is_file=True)
+        # In a container it may be another's by then, and not this user's to link (proc_sys_fs(5)).
+        fd = None if self._tree.is_container else _open_unnamed(parent)
+        if fd is None:
+            self._replace(parent, name, make, is_file=True)
+            return
+        with open(fd, "wb") as file:
+            self._fill(file, entry, content)
+            try:
+                _link(fd, parent, name)
+            except FileExistsError:
+                self._replace(parent, name, lambda new: _link(fd, parent, new), is_file=True)
 
     def _fill(self, file: BinaryIO, entry: tarfile.TarInfo, content: IO[bytes]) -> None:
         while data := content.read(_COPIED_AT_ONCE):
@@ -164,7 +176,7 @@ class Unpacker:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise InvalidArgumentError(f"{entry.name}: is a hard link to something else than a file")
-            os.link(f"/proc/self/fd/{fd}", new, dst_dir_fd=parent, follow_symlinks=True)
+            _link(fd, parent, new)
         finally:
             os.close(fd)
 
@@ -204,6 +216,21 @@ class Unpacker:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise CanceledError(os.strerror(errno.ECANCELED))
+
+
+def _open_unnamed(directory: int) -> int | None:
+    """Opens a new file that has no name yet (O_TMPFILE, open(2)); None: the filesystem has no such files."""
+    try:
+        return os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            raise
+        return None
+
+
+def _link(fd: int, directory: int, name: str) -> None:
+    """Gives an open file a name."""
+    os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
 def _is_mounted(parent: int, name: str) -> bool:
