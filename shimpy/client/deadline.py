@@ -42,8 +42,12 @@ class Deadline:
         return max(0, self.at + STARTING_GRACE - asyncio.get_running_loop().time())
 
 
-def check_output_limit(limit: object) -> None:
+def check_output_limit(limit: object, name: str = "output_limit") -> None:
     """Refuses what is not a number of bytes, or None.
+
+    Args:
+        limit: what was given.
+        name: of the argument.
 
     Raises:
         TypeError: it is not a number.
@@ -52,6 +56,6 @@ def check_output_limit(limit: object) -> None:
     if limit is None:
         return
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"output_limit must be an int, not {limit!r}")
+        raise TypeError(f"{name} must be an int, not {limit!r}")
     if limit < 0:
-        raise ValueError(f"output_limit must be >= 0, not {limit}")
+        raise ValueError(f"{name} must be >= 0, not {limit}")

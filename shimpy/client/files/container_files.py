@@ -110,12 +110,12 @@ class ContainerFiles(ContainerControl):
 
         return operations.get_archive(self._client, self.pid, path)
 
-    async def read_file(self, path: StrPath, *, limit: int = 1 << 30) -> bytes:
+    async def read_file(self, path: StrPath, *, limit: int | None = 1 << 30) -> bytes:
         """Returns what is in a file of the container.
 
         Args:
             path: the file, absolute; links are followed.
-            limit: bytes that it may have.
+            limit: bytes that it may have; None: any number.
 
         Raises:
             NotFoundError: it is not there.
@@ -139,6 +139,7 @@ class ContainerFiles(ContainerControl):
             owner: whose it is, as the container numbers; root's by default.
 
         Raises:
+            InvalidArgumentError: the path names a directory.
             PermissionDeniedError: the container's filesystem is read-only there, or the kernel's own.
         """
         from shimpy.client.files import operations

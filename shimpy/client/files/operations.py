@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from shimpy.client.deadline import check_output_limit
 from shimpy.client.files.pack import Packer
 from shimpy.client.files.read import read
-from shimpy.client.files.transfer import archive_of, copy, in_thread, unpack_from
-from shimpy.client.files.tree import ContainerTree, FileTree, is_directory, split
+from shimpy.client.files.transfer import archive_of, check_archive, copy, in_thread, unpack_from
+from shimpy.client.files.tree import ContainerTree, FileTree, called, is_directory, split
 from shimpy.client.files.unpack import Unpacker
 from shimpy.client.model import ProcessState
 from shimpy.core.model import User
@@ -60,7 +60,7 @@ async def put(client: ShimCalls, pid: int, source: StrPath, path: StrPath, owner
 async def get(client: ShimCalls, pid: int, path: StrPath, target: StrPath, limit: int | None) -> None:
     """See `ContainerFiles.get`."""
     origin, destination = _absolute(path), os.path.abspath(target) + _slash(os.fspath(target))
-    check_output_limit(limit)
+    check_output_limit(limit, "limit")
     with closing(await _tree(client, pid)) as tree:
         is_folder = await in_thread(lambda _: is_directory(tree, origin), f"get: {origin}")
         if is_folder is None:
@@ -85,6 +85,7 @@ async def put_archive(
     """See `ContainerFiles.put_archive`."""
     target = _absolute(path)
     _check_owner(owner)
+    check_archive(archive)
     with closing(await _tree(client, pid)) as tree:
         if not await in_thread(lambda _: is_directory(tree, target), f"put_archive: {target}"):
             raise NotFoundError(f"put_archive: there is no directory {target} in the container")
@@ -110,10 +111,10 @@ async def get_archive(client: ShimCalls, pid: int, path: StrPath) -> AsyncIterat
             yield stream
 
 
-async def read_file(client: ShimCalls, pid: int, path: StrPath, limit: int) -> bytes:
+async def read_file(client: ShimCalls, pid: int, path: StrPath, limit: int | None) -> bytes:
     """See `ContainerFiles.read_file`."""
     target = _absolute(path)
-    check_output_limit(limit)
+    check_output_limit(limit, "limit")
     with closing(await _tree(client, pid)) as tree:
         return await in_thread(lambda stop: read(tree, target, limit, stop), f"read_file: {target}")
 
@@ -123,18 +124,21 @@ async def write_file(
 ) -> None:
     """See `ContainerFiles.write_file`."""
     target = _absolute(path)
+    if target.endswith(("/", "/.", "/..")):
+        raise InvalidArgumentError(f"path: {target!r} names a directory")
     _check_owner(owner)
-    content = data.encode() if isinstance(data, str) else bytes(memoryview(data))
-    entry = tarfile.TarInfo(target.lstrip("/"))
-    entry.size, entry.mode, entry.mtime = len(content), mode, time.time()
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.addfile(entry, io.BytesIO(content))
-    archive.seek(0)
+    content = _bytes(data)
+    # What is above the last `..` has to be there, as for open(2).
+    above, up, name = target.rpartition("/../")
+    entry = tarfile.TarInfo(target)
+    entry.size, entry.mode, entry.mtime = len(content), _mode(mode), time.time()
+
+    def write(stop: Event) -> None:
+        with called(None):  # the error has its name already
+            Unpacker(tree, above + up or "/", owner, stop).make_file(name, entry, io.BytesIO(content))
+
     with closing(await _tree(client, pid)) as tree:
-        await in_thread(
-            lambda stop: Unpacker(tree, "/", owner, stop).unpack(archive), f"write_file: {target}"
-        )
+        await in_thread(write, f"write_file: {target}")
 
 
 async def _tree(client: ShimCalls, pid: int) -> ContainerTree:
@@ -207,6 +211,23 @@ def _slash(path: str) -> str:
 def _check_owner(owner: object) -> None:
     if owner is not None and not isinstance(owner, User):
         raise TypeError(f"owner must be a shimpy.User, not {owner!r}")
+
+
+def _bytes(data: object) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    try:
+        return bytes(memoryview(data))  # type: ignore[arg-type] # what cannot be one is refused
+    except TypeError as error:
+        raise TypeError(f"data must be bytes or a str, not {data!r}") from error
+
+
+def _mode(mode: object) -> int:
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"mode must be an int, such as 0o644, not {mode!r}")
+    if not 0 <= mode <= 0o7777:
+        raise ValueError(f"mode must be from 0 to 0o7777, not {mode:#o}")
+    return mode
 
 
 def _absolute(path: StrPath) -> str:

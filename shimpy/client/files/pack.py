@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
 from shimpy import linux
-from shimpy.client.files.tree import check_kept
+from shimpy.client.files.tree import called, check_kept
 from shimpy.errors import CanceledError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -106,10 +106,12 @@ class Packer:
         directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
         try:
             for child in sorted(os.listdir(directory)):
+                path = f"{name}/{child}" if name else child
                 with suppress(FileNotFoundError):
-                    opened = os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                    with called(path):
+                        opened = os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
                     try:
-                        self._add(opened, f"{name}/{child}" if name else child, depth + 1)
+                        self._add(opened, path, depth + 1)
                     finally:
                         os.close(opened)
         finally:
@@ -125,7 +127,9 @@ class Packer:
         entry.size = status.st_size
         self._count(entry.name, entry.size)
         # The same file that was looked at, whatever its name means by now.
-        with open(f"/proc/self/fd/{fd}", "rb") as file:
+        with called(entry.name):
+            opened = open(f"/proc/self/fd/{fd}", "rb")  # noqa: SIM115 - the next line closes it
+        with opened as file:
             self._tar.addfile(entry, _Content(file, self._stop))  # type: ignore[arg-type] # reads are all it needs
 
     def _count(self, name: str, size: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING
 
-from shimpy.client.files.tree import check_kept
+from shimpy.client.files.tree import called, check_kept
 from shimpy.errors import CanceledError, InvalidArgumentError, ResourceExhaustedError
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 
 
-def read(tree: FileTree, path: str, limit: int, stop: Event) -> bytes:
+def read(tree: FileTree, path: str, limit: int | None, stop: Event) -> bytes:
     """Returns what is in a file.
 
     Args:
         tree: where it is.
         path: names it; links are followed.
-        limit: bytes that it may have.
+        limit: bytes that it may have; None: any number.
         stop: is set when this is to end early.
 
     Raises:
@@ -38,9 +39,9 @@ def read(tree: FileTree, path: str, limit: int, stop: Event) -> bytes:
             raise InvalidArgumentError(f"read_file: {path} is not a file")
         check_kept(fd, f"read_file: {path}")
         # The same file that was looked at, whatever its name means by now.
-        with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
+        with called(None), open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
             pieces = []
-            left = limit + 1
+            left = sys.maxsize if limit is None else limit + 1
             while piece := file.read(min(left, _PIECE)):
                 if stop.is_set():
                     raise CanceledError(os.strerror(errno.ECANCELED))

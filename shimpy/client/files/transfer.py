@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterable
 from contextlib import asynccontextmanager
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -17,11 +18,12 @@ from shimpy.client.streams import check_max_bytes
 from shimpy.errors import InvalidArgumentError, from_oserror
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable
 
 T = TypeVar("T")
 
 _PIECE = 1 << 16
+_BYTES = bytes, bytearray, memoryview
 
 
 async def in_thread(work: Callable[[Event], T], what: str) -> T:
@@ -96,6 +98,7 @@ async def archive_of(pack: Callable[[BinaryIO, Event], None], what: str) -> Asyn
     packing = asyncio.ensure_future(in_thread(_with_file(pack, writing, "wb"), what))
     stream = _PipeStream(reading, packing)
     try:
+        await asyncio.sleep(0)  # a task that is cancelled before it begins does not close the pipe
         yield stream
     finally:
         await stream.aclose()
@@ -118,6 +121,7 @@ async def unpack_from(
     unpacking = asyncio.ensure_future(in_thread(_with_file(unpack, reading, "rb"), what))
     try:
         try:
+            await asyncio.sleep(0)  # a task that is cancelled before it begins does not close the pipe
             async for piece in _pieces(archive):
                 await _write(writing, piece)
         except BrokenPipeError:  # it has failed, or has seen the archive's end
@@ -174,11 +178,23 @@ class _PipeStream(ByteReceiveStream):
             os.close(fd)
 
 
+def check_archive(archive: object) -> None:
+    """Refuses what is neither bytes nor a stream.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(archive, (*_BYTES, AsyncIterable)):
+        raise TypeError(f"archive must be bytes or an async iterable of bytes, not {type(archive).__name__}")
+
+
 async def _pieces(archive: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(archive, bytes | bytearray | memoryview):
+    if isinstance(archive, _BYTES):
         yield archive
         return
     async for piece in archive:
+        if not isinstance(piece, _BYTES):
+            raise TypeError(f"archive: a piece must be bytes, not {type(piece).__name__}")
         yield piece
 
 

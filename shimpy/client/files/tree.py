@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -144,6 +145,20 @@ def is_directory(tree: FileTree, path: str) -> bool | None:
         return stat.S_ISDIR(os.fstat(fd).st_mode)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def called(path: str | None) -> Iterator[None]:
+    """Lets an OSError name what the caller knows, and not by what other name it was reached.
+
+    Args:
+        path: the name; None: the caller adds it.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def check_kept(fd: int, path: str) -> None:

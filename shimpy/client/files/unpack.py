@@ -13,7 +13,7 @@ from threading import Event
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from shimpy import linux
-from shimpy.client.files.tree import check_kept, is_directory, split
+from shimpy.client.files.tree import called, check_kept, is_directory, split
 from shimpy.errors import CanceledError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -58,6 +58,21 @@ class Unpacker:
         with self._tree.writing():
             self._unpack(source)
 
+    def make_file(self, path: str, entry: tarfile.TarInfo, content: IO[bytes]) -> None:
+        """Makes a file, and the directories that it is in.
+
+        Args:
+            path: of it, relative to the directory.
+            entry: describes it; an error has its name.
+            content: what is to be in it.
+
+        Raises:
+            PermissionDeniedError: it is to be in a filesystem of the kernel's own, such as procfs.
+            OSError: it cannot be written.
+        """
+        with self._tree.writing():
+            self._make(_relative(path), entry, content)
+
     def _unpack(self, source: BinaryIO) -> None:
         times: list[tuple[str, float]] = []
         try:
@@ -90,25 +105,27 @@ class Unpacker:
         parent_path, name = split(path)
         parent = self._parent(parent_path)
         try:
-            check_kept(parent, path)
-            if entry.isdir():
-                self._make_directory(parent, path, name, entry)
-            elif entry.isreg() and content is not None:
-                self._make_file(parent, name, entry, content)
-            elif entry.issym():
-                self._replace(parent, name, lambda new: self._make_link(parent, new, entry))
-            elif entry.islnk():
-                self._replace(parent, name, lambda new: self._make_hard_link(parent, new, entry))
-            elif entry.isfifo():
-                self._replace(parent, name, lambda new: self._make_fifo(parent, new, entry))
-            else:
-                raise InvalidArgumentError(f"{path}: is a device, which is not made in a container")
-        except OSError as error:
-            if error.filename is None:
-                error.filename = path
-            raise
+            with called(entry.name):
+                self._make_in(parent, path, name, entry, content)
         finally:
             os.close(parent)
+
+    def _make_in(
+        self, parent: int, path: str, name: str, entry: tarfile.TarInfo, content: IO[bytes] | None
+    ) -> None:
+        check_kept(parent, entry.name)
+        if entry.isdir():
+            self._make_directory(parent, path, name, entry)
+        elif entry.isreg() and content is not None:
+            self._make_file(parent, name, entry, content)
+        elif entry.issym():
+            self._replace(parent, name, lambda new: self._make_link(parent, new, entry))
+        elif entry.islnk():
+            self._replace(parent, name, lambda new: self._make_hard_link(parent, new, entry))
+        elif entry.isfifo():
+            self._replace(parent, name, lambda new: self._make_fifo(parent, new, entry))
+        else:
+            raise InvalidArgumentError(f"{path}: is a device, which is not made in a container")
 
     def _parent(self, path: str) -> int:
         """Opens a directory, which is made if it is not there."""
