@@ -142,7 +142,7 @@ class WarmLauncher:
         loop = asyncio.get_running_loop()
         forked = _Forked(pidfd, reader, note_shim(pid) if guarded else None)
         try:
-            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), output)
+            await loop.connect_read_pipe(lambda: _Said(reader), output)
         except BaseException:
             forked.kill()
             await settled(forked.wait())
@@ -198,6 +198,14 @@ def _receive(answer: sockets.socket) -> tuple[int, int]:
         reason = message.decode(errors="replace") or "the warm process has died"
         raise UnavailableError(f"the shim did not start: {reason}")
     return int(message), received[0]
+
+
+class _Said(asyncio.StreamReaderProtocol):
+    """Closes what a shim says when it has said all."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False  # uvloop would leave the pipe open; asyncio closes it whatever is answered
 
 
 class _Forked:

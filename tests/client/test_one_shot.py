@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -65,6 +67,26 @@ async def test_shims_of_another_kind_of_event_loop_are_forked_from_one_process(
     await asyncio.gather(*waiting, return_exceptions=True)
     assert warm_processes() == []
     assert program.open().shims() == []
+
+
+# What a command prints, by way of uvloop, whose watching of children is not asyncio's.
+_ON_UVLOOP = """
+import sys, shimpy, uvloop
+result = uvloop.run(shimpy.run(sys.argv[1], ["sh", "-c", "cat; exit 3"], input=b"read"))
+print(result.stdout, result.exit_status)
+"""
+
+
+def test_uvloop_has_its_commands_and_leaves_nothing_open(rootfs: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _ON_UVLOOP, rootfs],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "b'read' 3\n"), done.stderr
+    assert "Warning" not in done.stderr
 
 
 class Renaming(shimpy.Hooks):
