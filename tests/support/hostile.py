@@ -18,6 +18,7 @@ class Hostile(NamedTuple):
         options: of its sandbox.
         time: seconds that it has; those that end by themselves have more than they need.
         disconnects: the client leaves in the middle of it.
+        needs: a program of this machine, in whose /usr it runs; busybox alone where it is empty.
     """
 
     script: str
@@ -25,6 +26,7 @@ class Hostile(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     time: float = 60
     disconnects: bool = False
+    needs: str = ""
 
 
 def _timed_out(result: shimpy.Result) -> bool:
@@ -41,6 +43,20 @@ def _refused(*words: bytes) -> Callable[[shimpy.Result], bool]:
 
 
 _NOT_PERMITTED = _refused(b"Operation not permitted", b"Permission denied")
+
+
+def _calls(*attempts: str) -> str:
+    """Returns a script that makes calls of the C library, each of which says how it went."""
+    program = [
+        "import ctypes, os, sys",
+        "c = ctypes.CDLL(None, use_errno=True)",
+        "x86 = os.uname().machine == 'x86_64'",
+        "def said(result):",
+        "    print('OPEN') if result != -1 else print(os.strerror(ctypes.get_errno()), file=sys.stderr)",
+        *(f"said(c.{attempt})" for attempt in attempts),
+    ]
+    return 'python3 -c "' + "\n".join(program) + '"'
+
 
 KINDS: dict[str, Hostile] = {
     "fork bomb": Hostile(
@@ -69,6 +85,17 @@ KINDS: dict[str, Hostile] = {
         lambda r: r.exit_status == 0 and r.stdout == b"x\ny\nz\n",
     ),
     "mount": Hostile("mount -t tmpfs x /tmp && echo OPEN; umount /proc && echo OPEN", _NOT_PERMITTED),
+    "ptrace": Hostile(
+        # PTRACE_TRACEME, and PTRACE_ATTACH to its init and to its parent
+        _calls("ptrace(0, 0, 0, 0)", "ptrace(16, 1, 0, 0)", "ptrace(16, os.getppid(), 0, 0)"),
+        lambda r: r.stdout == b"" and r.stderr.count(b"Operation not permitted") == 3, needs="python3",
+    ),
+    "keyctl": Hostile(
+        # add_key to the user's keyring; keyctl: the id of the session's keyring, a new one
+        _calls("syscall(248 if x86 else 217, b'user', b'evil', b'x', 1, -4)",
+               "syscall(250 if x86 else 219, 0, -3, 0)", "syscall(250 if x86 else 219, 1, 0)"),
+        lambda r: r.stdout == b"" and r.stderr.count(b"Operation not permitted") == 3, needs="python3",
+    ),
     "namespaces": Hostile(
         "unshare -Urm true && echo OPEN; nsenter -t 1 -m true && echo OPEN", _NOT_PERMITTED
     ),

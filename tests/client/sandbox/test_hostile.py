@@ -13,13 +13,15 @@ from shimpy.client.program import program
 from tests.support.hostile import KINDS, Hostile
 from tests.support.leaks import descriptors, memory
 from tests.support.rounds import FULL, rounds
+from tests.support.usr_root import options, programs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 
 async def _serve(root: Path, kind: Hostile) -> shimpy.Result | None:
+    given = options(**kind.options) if kind.needs else kind.options
     running = asyncio.ensure_future(
-        shimpy.run(root, ["sh", "-c", kind.script], timeout=kind.time, output_limit=1 << 16, **kind.options)
+        shimpy.run(root, ["sh", "-c", kind.script], timeout=kind.time, output_limit=1 << 16, **given)
     )
     if kind.disconnects:
         await asyncio.sleep(0.3)  # whatever it is doing by then: no moment may leave anything
@@ -31,7 +33,7 @@ async def _serve(root: Path, kind: Hostile) -> shimpy.Result | None:
 
 
 @pytest.mark.timeout(1200 if FULL else 120)
-async def test_each_ends_as_documented_and_nothing_is_left(rootfs: Path) -> None:
+async def test_each_ends_as_documented_and_nothing_is_left(rootfs: Path, machines_programs: Path) -> None:
     await shimpy.run(rootfs, ["true"])
     before = memory(), len(descriptors())
     turns = asyncio.Semaphore(8)
@@ -39,11 +41,13 @@ async def test_each_ends_as_documented_and_nothing_is_left(rootfs: Path) -> None
 
     async def request(name: str) -> None:
         async with turns:
-            result = await _serve(rootfs, KINDS[name])
+            root = machines_programs if KINDS[name].needs else rootfs
+            result = await _serve(root, KINDS[name])
         if result is not None and not KINDS[name].ends(result):
             wrong.append((name, result))
 
-    names = [*KINDS] * rounds(1, 20)
+    there = [name for name, kind in KINDS.items() if not kind.needs or programs(kind.needs)]
+    names = there * rounds(1, 20)
     await asyncio.gather(*map(request, names))
 
     assert wrong == []
