@@ -23,7 +23,7 @@ from tests.support import containers, residue
 from tests.support.leaks import children, eventually
 
 # The ways to a container that goes with its program.
-WAYS = ("run", "writable", "in_process", "exec", "launch", "warm")
+WAYS = ("run", "cli", "writable", "in_process", "exec", "launch", "warm")
 
 # The variable that has a base for the program's directory.
 _BASE = "SHIMPY_TEST_BASE"
@@ -194,6 +194,12 @@ def main() -> None:
     if base := os.environ.get(_BASE):
         tempdirs.base = lambda: base
     print(program.open().name, flush=True)
+    way, rootfs, _, container_id = sys.argv[1:]
+    if way == "cli":
+        from shimpy import cli
+
+        sys.argv = ["shimpy", "run", "--quiet", "--name", container_id, rootfs, *_SLEEP]
+        sys.exit(cli.main())
     asyncio.run(_use(*sys.argv[1:]))
 
 
