@@ -58,6 +58,7 @@ def add_to(app: typer.Typer, perform: "Perform") -> None:
         user: UserName = None,
         options: "SandboxOptions",
         name: Annotated[str | None, typer.Option("--name", help="The container's id.")] = None,
+        _rm: Annotated[bool, typer.Option("--rm", help="So it is always: nothing of it stays.")] = True,
         timeout: Timeout = None,
         runtime: Runtime = "runc",
         quiet: Annotated[

@@ -63,11 +63,18 @@ def environment(entries: Iterable[str] | None) -> dict[str, str]:
     return env
 
 
-def rlimit(text: str) -> Rlimit:
-    """Returns what was given as `TYPE=SOFT[:HARD]`."""
+def rlimit(text: str, option: str = "--rlimit") -> Rlimit:
+    """Returns what was given as `TYPE=SOFT[:HARD]`.
+
+    Args:
+        text: what was given.
+        option: for which; the types of `--ulimit` are as docker has them, such as `nofile`.
+    """
     kind, _, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     try:
-        return Rlimit(kind, int(soft), int(hard or soft))
+        return Rlimit(
+            f"RLIMIT_{kind.upper()}" if option == "--ulimit" else kind, int(soft), int(hard or soft)
+        )
     except ValueError:
-        raise typer.BadParameter(f"--rlimit: {text!r} is not TYPE=SOFT[:HARD]") from None
+        raise typer.BadParameter(f"{option}: {text!r} is not TYPE=SOFT[:HARD]") from None

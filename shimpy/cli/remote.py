@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,9 +26,10 @@ from shimpy.cli.options import (
 )
 from shimpy.cli.users import find_user
 from shimpy.client.connect import connect
+from shimpy.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from shimpy.cli.options import Perform
     from shimpy.client.client import ShimClient
@@ -146,16 +147,31 @@ def _add_exec(app: typer.Typer, perform: Perform) -> None:
                 container = await client.current()
                 if user is not None:
                     options["user"] = await find_user(user, container)
-                if tty:
-                    width, height = terminal_size()
-                    async with container.pty(
-                        args, width=width, height=height, timeout=timeout, **options
-                    ) as terminal:
-                        return await attach_terminal(terminal, interactive=interactive)
-                async with container.stream(args, stdin=interactive, timeout=timeout, **options) as command:
-                    return await attach(command, interactive=interactive)
+                with _no_name(args[0], container.id):
+                    if tty:
+                        width, height = terminal_size()
+                        async with container.pty(
+                            args, width=width, height=height, timeout=timeout, **options
+                        ) as terminal:
+                            return await attach_terminal(terminal, interactive=interactive)
+                    async with container.stream(
+                        args, stdin=interactive, timeout=timeout, **options
+                    ) as command:
+                        return await attach(command, interactive=interactive)
 
         return perform(detached()) if detach else perform(attached(), attached=True)
+
+
+@contextmanager
+def _no_name(program: str, container_id: str) -> Iterator[None]:
+    """Says of a program that is not there that it is the container's name, as docker's exec takes it."""
+    try:
+        yield
+    except NotFoundError as error:
+        if program != container_id:
+            raise
+        said = f"{error} (exec takes no container's name: a socket has one container)"
+        raise NotFoundError(said) from error
 
 
 def _add_observers(app: typer.Typer, perform: Perform) -> None:

@@ -3,18 +3,18 @@
 # Annotations are evaluated here: `takes_sandbox_options` hands them on to functions of other modules.
 import functools
 import inspect
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from shimpy.cli import option_values
 from shimpy.cli.options import rlimit
 
 if TYPE_CHECKING:
-    from shimpy.client.sandbox.options import BindMount, SandboxOptions
+    from shimpy.client.sandbox.options import SandboxOptions
 
 Sandboxed = Annotated[
     bool | None,
@@ -63,6 +63,10 @@ ReadOnly = Annotated[
 Capabilities = Annotated[
     list[str] | None, typer.Option("--cap-add", metavar="NAME", help="A capability, such as NET_RAW.")
 ]
+DroppedCapabilities = Annotated[
+    list[str] | None,
+    typer.Option("--cap-drop", metavar="ALL|NAME", help="A sandbox has none but those of --cap-add."),
+]
 SecurityOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,11 +87,6 @@ Init = Annotated[
     typer.Option("--init/--no-init", help="Whether tini starts its program.", show_default=False),
 ]
 
-# Bytes of a size for a tmpfs that is given without one, as the default /tmp has.
-_TMPFS = 64 << 20
-
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
 
 def sandbox_options(
     *,
@@ -101,6 +100,7 @@ def sandbox_options(
     network: Network = None,
     read_only: ReadOnly = None,
     cap_add: Capabilities = None,
+    cap_drop: DroppedCapabilities = None,
     security_opt: SecurityOptions = None,
     ulimit: Ulimits = None,
     device: Devices = None,
@@ -109,16 +109,14 @@ def sandbox_options(
     sandbox: Sandboxed = None,
 ) -> "SandboxOptions":
     """Returns the options that were given; those that were not are left out."""
-    binds = [_volume(text) for text in volume or ()]
-    places = dict(_tmpfs(text) for text in tmpfs or ())
+    binds = [option_values.volume(text) for text in volume or ()]
+    places = dict(option_values.tmpfs(text) for text in tmpfs or ())
     for text in mount or ():
-        fields = _fields(text)
-        if fields.get("type", "bind") == "tmpfs":
-            places[fields["target"]] = (
-                size("--mount", fields["tmpfs-size"]) if "tmpfs-size" in fields else _TMPFS
-            )
+        found = option_values.mount(text)
+        if isinstance(found, tuple):
+            places |= [found]
         else:
-            binds.append(_bind(fields["source"], fields["target"], read_only="readonly" in fields))
+            binds.append(found)
     options: dict[str, Any] = {
         "sandbox": sandbox,
         "cpus": cpus,
@@ -126,16 +124,16 @@ def sandbox_options(
         "tmpfs": places or None,
         "network": network,
         "read_only": read_only,
-        "capabilities": [_capability(name) for name in cap_add or ()] or None,
-        "rlimits": [rlimit(f"RLIMIT_{text.upper()}") for text in ulimit or ()] or None,
-        "devices": device or None,
+        "capabilities": option_values.capabilities(cap_add or (), cap_drop or (), sandbox=sandbox),
+        "rlimits": [rlimit(text, "--ulimit") for text in ulimit or ()] or None,
+        "devices": [option_values.device(text) for text in device or ()] or None,
         "hostname": hostname,
         "init": init,
-        **_security(security_opt or ()),
+        **option_values.security(security_opt or ()),
     }
     options = {name: value for name, value in options.items() if value is not None}
     if memory is not None:
-        options["memory"] = size("--memory", memory) or None
+        options["memory"] = option_values.size("--memory", memory) or None
     if pids_limit is not None:
         options["pids"] = pids_limit if pids_limit > 0 else None
     if userns is not None:
@@ -163,85 +161,6 @@ def takes_sandbox_options(command: Callable[..., int]) -> Callable[..., int]:
     with_options.__annotations__ = {**annotations, "return": own.return_annotation}
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
     return with_options
-
-
-def size(option: str, text: str) -> int:
-    """Returns bytes that were given as a number with a unit: b, k, m, g or t.
-
-    Args:
-        option: for which, for the message.
-        text: what was given.
-    """
-    number = text.lower().removesuffix("ib").removesuffix("b") if text.lower() != "b" else ""
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    digits = number.removesuffix(unit)
-    if unit not in _UNITS or not digits.isdecimal():
-        raise typer.BadParameter(f"{option}: {text!r} is not a number of bytes such as 512m")
-    return int(digits) * _UNITS[unit]
-
-
-def _volume(text: str) -> "BindMount":
-    source, _, rest = text.partition(":")
-    target, _, access = rest.partition(":")
-    if not target or access not in ("", "ro", "rw"):
-        raise typer.BadParameter(f"--volume: {text!r} is not SOURCE:TARGET[:ro]")
-    return _bind(source, target, read_only=access == "ro")
-
-
-def _bind(source: str, target: str, *, read_only: bool) -> "BindMount":
-    from shimpy.client.sandbox.options import BindMount
-
-    return BindMount(source, target, read_only)
-
-
-def _fields(text: str) -> dict[str, str]:
-    """Returns the parts of a `--mount`, by docker's names."""
-    names = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
-    fields = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        fields[names.get(name, name)] = value
-    known = {"type", "source", "target", "readonly", "tmpfs-size"}
-    kind = fields.get("type", "bind")
-    needed = {"target"} if kind == "tmpfs" else {"source", "target"}
-    if not fields.keys() <= known or kind not in ("bind", "tmpfs") or not needed <= fields.keys():
-        raise typer.BadParameter(f"--mount: {text!r} is not type=bind|tmpfs,source=PATH,target=PATH,readonly")
-    return fields
-
-
-def _tmpfs(text: str) -> tuple[str, int]:
-    path, _, options = text.partition(":")
-    if not options:
-        return path, _TMPFS
-    name, _, value = options.partition("=")
-    if name != "size":
-        raise typer.BadParameter(f"--tmpfs: {text!r} is not PATH[:size=BYTES]")
-    return path, size("--tmpfs", value)
-
-
-def _capability(name: str) -> str:
-    name = name.upper()
-    return name if name.startswith("CAP_") else f"CAP_{name}"
-
-
-def _security(texts: Iterable[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name == "no-new-privileges" and value in ("", "true"):
-            continue  # it is so in any case
-        if name != "seccomp" or not value:
-            raise typer.BadParameter(f"--security-opt: {text!r} is not seccomp=unconfined|FILE")
-        if value == "unconfined":
-            found["seccomp"] = False
-            continue
-        try:
-            found["seccomp"] = json.loads(Path(value).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise typer.BadParameter(f"--security-opt: {value} cannot be read: {error}") from None
-        if not isinstance(found["seccomp"], dict):
-            raise typer.BadParameter(f"--security-opt: {value} is not a JSON object")
-    return found
 
 
 class RootFiles:

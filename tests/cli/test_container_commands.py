@@ -57,6 +57,12 @@ async def test_a_timeout_that_cannot_be_meant_is_one_line(run: Run) -> None:
     assert (done.returncode, done.stderr) == (125, "shimpy: timeout must be >= 0, not -1.0\n")
 
 
+async def test_the_container_s_name_is_no_program(run: Run, name: str) -> None:
+    done = run("exec", name, "true")
+    assert (done.returncode, "exec takes no container's name" in done.stderr) == (127, True)
+    assert "exec takes no" not in run("exec", "other", "true").stderr
+
+
 async def test_stats(run: Run, name: str) -> None:
     done = run("stats", "--no-stream")
     shown_name, cpu, memory, _, pids = done.stdout.rstrip("\n").split("\t")

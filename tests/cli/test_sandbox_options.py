@@ -12,7 +12,9 @@ import pytest
 import typer
 
 import shimpy
-from shimpy.cli.sandbox_options import sandbox_options, size
+from shimpy.cli import option_values
+from shimpy.cli.option_values import size
+from shimpy.cli.sandbox_options import sandbox_options
 from tests.support.commandline import CommandLine, command_line
 
 
@@ -42,6 +44,18 @@ def _read(**given: Any) -> dict[str, Any]:
         ({"volume": ["/a:/b:ro"]}, {"mounts": [shimpy.BindMount("/a", "/b", read_only=True)]}),
         ({"mount": ["type=bind,src=/a,dst=/b,readonly"]}, {"mounts": [shimpy.BindMount("/a", "/b", True)]}),
         ({"mount": ["source=/a,target=/b"]}, {"mounts": [shimpy.BindMount("/a", "/b", False)]}),
+        ({"mount": ["src=/a,dst=/b,readonly=false"]}, {"mounts": [shimpy.BindMount("/a", "/b", False)]}),
+        ({"mount": ["source=/a,target=/b,ro=1"]}, {"mounts": [shimpy.BindMount("/a", "/b", True)]}),
+        ({"volume": ["/a:/b:ro,z"]}, {"mounts": [shimpy.BindMount("/a", "/b", read_only=True)]}),
+        ({"volume": ["/a:/b:Z,cached"]}, {"mounts": [shimpy.BindMount("/a", "/b", read_only=False)]}),
+        ({"tmpfs": ["/b:rw,nosuid,size=2m", "/c:size=1m,mode=1777"]},
+         {"tmpfs": {"/b": 2 << 20, "/c": 1 << 20}}),
+        ({"device": ["/dev/x:/dev/x", "/dev/y:/dev/y:rwm"]}, {"devices": ["/dev/x", "/dev/y"]}),
+        ({"security_opt": ["no-new-privileges:true", "seccomp:unconfined"]}, {"seccomp": False}),
+        ({"cap_drop": ["ALL"]}, {"capabilities": []}),
+        ({"cap_drop": ["ALL"], "cap_add": ["chown"], "sandbox": False},
+         {"sandbox": False, "capabilities": ["CAP_CHOWN"]}),
+        ({"cap_drop": ["net_raw"], "cap_add": ["chown"]}, {"capabilities": ["CAP_CHOWN"]}),
         ({"mount": ["type=tmpfs,target=/b,tmpfs-size=2k"]}, {"tmpfs": {"/b": 2048}}),
         ({"tmpfs": ["/b:size=1m", "/c"]}, {"tmpfs": {"/b": 1 << 20, "/c": 64 << 20}}),
         ({"cap_add": ["net_raw", "CAP_CHOWN"]}, {"capabilities": ["CAP_NET_RAW", "CAP_CHOWN"]}),
@@ -64,14 +78,27 @@ def test_what_is_given_is_meant(given: dict[str, Any], meant: dict[str, Any]) ->
         ({"memory": "-1"}, "--memory"),
         ({"userns": "other"}, "--userns"),
         ({"volume": ["/a"]}, "--volume"),
-        ({"volume": ["/a:/b:z"]}, "--volume"),
+        ({"volume": ["/a:/b:slave"]}, "--volume"),
+        ({"volume": ["/a:/b:ro,rw"]}, "--volume"),
         ({"mount": ["type=volume,target=/a"]}, "--mount"),
         ({"mount": ["type=bind,target=/a"]}, "--mount"),
         ({"mount": ["type=bind,source=/a,target=/a,colour=red"]}, "--mount"),
+        ({"mount": ["type=tmpfs,source=/x,target=/a"]}, "--mount"),
+        ({"mount": ["type=tmpfs,target=/a,readonly"]}, "--mount"),
+        ({"mount": ["source=/a,target=/a,tmpfs-size=1m"]}, "--mount"),
+        ({"mount": ["source=/a,target=/a,readonly=maybe"]}, "--mount"),
         ({"tmpfs": ["/a:mode=755"]}, "--tmpfs"),
+        ({"tmpfs": ["/a:noexec"]}, "--tmpfs: '/a:noexec': noexec cannot be had"),
+        ({"device": ["/dev/x:/dev/y"]}, "--device"),
+        ({"device": ["/dev/x:/dev/x:r"]}, "--device"),
+        ({"cap_add": ["ALL"]}, "--cap-add: ALL"),
+        ({"cap_drop": ["CHOWN"], "sandbox": False}, "--cap-drop"),
+        ({"security_opt": ["no-new-privileges:false"]}, "--security-opt"),
+        ({"security_opt": ["no-new-privileges=maybe"]}, "--security-opt"),
         ({"security_opt": ["apparmor=x"]}, "--security-opt"),
         ({"security_opt": ["seccomp=/no/such"]}, "--security-opt"),
-        ({"ulimit": ["nofile"]}, "--rlimit"),
+        ({"ulimit": ["nofile"]}, "--ulimit"),
+        ({"ulimit": ["nofile=x"]}, "--ulimit: 'nofile=x'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given: dict[str, Any], named: str) -> None:
@@ -98,6 +125,20 @@ def test_a_number_that_is_out_of_range_is_one_line(
     assert done.stderr.startswith(f"shimpy: {option[0].strip('-')} must be ")
 
 
+def test_a_volume_is_not_labelled_where_it_would_have_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enforce").touch()
+    monkeypatch.setattr(option_values, "_SELINUX", str(tmp_path / "enforce"))
+    with pytest.raises(typer.BadParameter, match=r"^--volume: .*chcon"):
+        _read(volume=["/a:/b:Z"])
+
+
+def test_rm_is_what_happens_anyway(line: CommandLine, rootfs: Path) -> None:
+    done = line.run("run", "--rm", rootfs, "echo", "it")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "it\n", "")
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "null", "[" * 100_000])
 def test_a_filter_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "filter.json").write_text(text)
@@ -106,7 +147,17 @@ def test_a_filter_that_is_no_object_is_refused(text: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("5", 5), ("5b", 5), ("2k", 2048), ("2K", 2048), ("3mb", 3 << 20), ("1GiB", 1 << 30)]
+    ("text", "number"),
+    [
+        ("5", 5),
+        ("5b", 5),
+        ("1.5g", 3 << 29),
+        ("0.5", 1),
+        ("2k", 2048),
+        ("2K", 2048),
+        ("3mb", 3 << 20),
+        ("1GiB", 1 << 30),
+    ],
 )
 def test_sizes(text: str, number: int) -> None:
     assert size("--memory", text) == number
