@@ -8,6 +8,9 @@ from typing import Any
 # Microseconds over which CPU time is shared out; runc's own default, and docker's.
 _PERIOD = 100_000
 
+# PID_MAX_LIMIT of a 64-bit kernel (include/linux/threads.h), which is the highest that its pids.max takes.
+_MOST_PIDS = 4 << 20
+
 
 def resources(
     *,
@@ -38,7 +41,9 @@ def resources(
             raise ValueError(f"cpus must be between 0.01 and the {os.cpu_count()} that there are, not {cpus}")
         limits["cpu"] = {"quota": round(cpus * _PERIOD), "period": _PERIOD}
     if pids is not None:
-        limits["pids"] = {"limit": _positive("pids", pids)}
+        if _positive("pids", pids) > _MOST_PIDS:
+            raise ValueError(f"pids must be <= {_MOST_PIDS}, the most that a kernel has, not {pids}")
+        limits["pids"] = {"limit": pids}
     if not limits:
         raise ValueError("nothing to change was given: memory, cpus or pids")
     return limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from shimpy.client.command_process import CommandProcess, ProcessName, running
 from shimpy.client.deadline import Deadline, check_output_limit
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from shimpy.client.model import StreamName
     from shimpy.client.pipes import Fifos
     from shimpy.client.shim_calls import ShimCalls
+
+
+# 128 + SIGKILL.
+_KILLED: Final = 137
 
 
 class OutputBuffer:
@@ -122,7 +126,9 @@ async def run(
             timed_out = True
         finally:
             feeding.cancel()
-    return kept.result(await process.wait(), timed_out=timed_out, oom=process.oom)
+    status = await process.wait()
+    # One that had ended by itself until it was to be killed did so in time.
+    return kept.result(status, timed_out=timed_out and status == _KILLED, oom=process.oom)
 
 
 async def _feed(process: CommandProcess, data: memoryview | None) -> None:

@@ -197,7 +197,7 @@ def test_the_network_is_the_hosts_if_that_is_said(line: CommandLine, rootfs: Pat
 
 def test_a_bundle_with_options(line: CommandLine, rootfs: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    done = line.run("bundle", bundle, "--rootfs", rootfs, "-m", "1m", "--writable", "--", "true")
+    done = line.run("bundle", bundle, "--rootfs", rootfs, "-m", "4m", "--writable", "--", "true")
     assert (done.returncode, done.stderr) == (0, "")
     config = json.loads((bundle / "config.json").read_text())
-    assert (config["linux"]["resources"]["memory"]["limit"], config["root"]["readonly"]) == (1 << 20, False)
+    assert (config["linux"]["resources"]["memory"]["limit"], config["root"]["readonly"]) == (4 << 20, False)

@@ -162,6 +162,12 @@ async def test_timeout_that_has_passed_already(container: shimpy.Container) -> N
     assert (result.exit_status, result.timed_out) == (137, True)
 
 
+async def test_what_ends_by_itself_has_not_timed_out(container: shimpy.Container) -> None:
+    for _ in range(10):
+        result = await container.run(["true"], timeout=0)
+        assert (result.exit_status, result.timed_out) in ((0, False), (137, True))
+
+
 async def test_timeout_is_not_reached(container: shimpy.Container) -> None:
     assert (await container.run(["true"], timeout=60)) == shimpy.Result(b"", b"", 0)
 

@@ -16,11 +16,13 @@ def device(path: str) -> dict[str, Any]:
         path: of the device, absolute.
 
     Raises:
-        InvalidArgumentError: it is not a device.
+        InvalidArgumentError: it is not there, or not a device.
         ShimError: it cannot be looked at; the class says what kind of reason it was.
     """
     try:
         status = os.stat(path)
+    except FileNotFoundError as error:
+        raise InvalidArgumentError(f"devices: there is no {path}") from error
     except OSError as error:
         raise from_oserror(error, f"devices: {path}") from error
     if stat.S_ISCHR(status.st_mode):

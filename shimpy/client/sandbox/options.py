@@ -11,12 +11,17 @@ from typing import Any, Final, Self, TypedDict
 from shimpy.client.arguments import check_kinds, check_rlimits, check_strings, check_user
 from shimpy.client.limits import resources
 from shimpy.client.model import StrPath
+from shimpy.client.sandbox.devices import device
+from shimpy.client.sandbox.machine import is_network_namespace
 from shimpy.client.sandbox.own_filter import check_filter
 from shimpy.core.model import Rlimit, User
 from shimpy.core.runtime.spec import ExecSpec, check_exec
 from shimpy.errors import InvalidArgumentError
 
 _MEBIBYTE: Final = 1 << 20
+
+# Bytes; what runc's own init takes is over 2 MiB, and it is in the container's cgroup already.
+_LEAST_MEMORY: Final = 4 * _MEBIBYTE
 
 # sethostname(2).
 _LONGEST_HOSTNAME: Final = 64
@@ -48,7 +53,7 @@ class SandboxOptions(TypedDict, total=False):
     Attributes:
         sandbox: False: no safe defaults but those of the runtime's own spec: root of the host's, with three
             capabilities and without limits. What else is given holds.
-        memory: bytes that it may use, without swap; None: any number. 512 MiB by default.
+        memory: bytes that it may use, without swap, 4 MiB at least; None: any number. 512 MiB by default.
         cpus: how many processors' time it may use, such as 1.5; None, the default: any number.
         pids: processes and threads that it may have; None: any number. 512 by default.
         user: who the program runs as; root of the container by default.
@@ -155,6 +160,10 @@ def _checked(options: SandboxOptions) -> dict[str, Any]:
     limits = {name: values[name] for name in ("memory", "cpus", "pids") if values.get(name) is not None}
     if limits:
         resources(**limits)
+    if limits.get("memory", _LEAST_MEMORY) < _LEAST_MEMORY:
+        raise ValueError(
+            f"memory must be >= {_LEAST_MEMORY}, which the runtime itself takes, not {limits['memory']}"
+        )
     for name in ("mounts", "capabilities", "rlimits", "devices"):
         if name in values:
             values[name] = _CHECKS[name](values[name])
@@ -203,7 +212,10 @@ def _rlimits(rlimits: object) -> tuple[Rlimit, ...]:
 
 
 def _devices(devices: object) -> tuple[str, ...]:
-    return tuple(os.path.abspath(_path("devices", path)) for path in _sequence("devices", devices))
+    found = tuple(os.path.abspath(_path("devices", path)) for path in _sequence("devices", devices))
+    for path in found:
+        device(path)
+    return found
 
 
 def _user(user: object) -> None:
@@ -220,6 +232,8 @@ def _network(network: object) -> None:
         )
     if str(network).startswith("/") and not os.path.exists(str(network)):
         raise InvalidArgumentError(f"network: there is no {network}")
+    if str(network).startswith("/") and not is_network_namespace(str(network)):
+        raise InvalidArgumentError(f"network: {network} is not a network namespace")
 
 
 def _seccomp(seccomp: object) -> None:

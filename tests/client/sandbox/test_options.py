@@ -72,6 +72,10 @@ def test_what_is_of_the_wrong_type(options: dict[str, Any], said: str) -> None:
         ({"tmpfs": {"tmp": 1}}, "tmpfs: 'tmp' is not"),
         ({"network": "bridge"}, "network: 'bridge' is neither"),
         ({"network": "/no/such"}, "network: there is no /no/such"),
+        ({"network": "/etc/passwd"}, "network: /etc/passwd is not a network namespace"),
+        ({"network": "/proc/self/ns/pid"}, "network: /proc/self/ns/pid is not"),
+        ({"network": "/dev/null"}, "network: /dev/null is not"),
+        ({"devices": ["/no/such"]}, "devices: there is no /no/such"),
         ({"capabilities": ["KILL"]}, "capabilities: 'KILL'"),
         ({"rlimits": [shimpy.Rlimit("NOFILE", 1, 1)]}, "rlimits: 'NOFILE'"),
         ({"devices": ["/etc/passwd"]}, "devices: /etc/passwd is not a device"),
@@ -86,7 +90,10 @@ def test_what_cannot_be(options: dict[str, Any], said: str) -> None:
         spec_of(**options)
 
 
-@pytest.mark.parametrize("options", [{"memory": 0}, {"cpus": 0}, {"cpus": 1e9}, {"pids": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"memory": 0}, {"memory": (4 << 20) - 1}, {"cpus": 0}, {"cpus": 1e9}, {"pids": -1}, {"pids": 2**40}],
+)
 def test_limits_that_there_are_not(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         spec_of(**options)
@@ -158,12 +165,14 @@ def test_a_bundle_runs_as_it_is_written(tmp_path: Path) -> None:
         derive_bundle(tmp_path, tmp_path, terminal=False, options={"sandbox": True})
 
 
-@pytest.mark.parametrize(("counted", "memory"), [(True, {"limit": 9, "swap": 9}), (False, {"limit": 9})])
+@pytest.mark.parametrize(
+    ("counted", "memory"), [(True, {"limit": 1 << 30, "swap": 1 << 30}), (False, {"limit": 1 << 30})]
+)
 def test_swap_is_limited_where_it_can_be(
     counted: bool, memory: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shimpy.client.sandbox.spec.has_swap_limits", lambda: counted)
-    assert spec_of(memory=9, sandbox=False)["linux"]["resources"]["memory"] == memory
+    assert spec_of(memory=1 << 30, sandbox=False)["linux"]["resources"]["memory"] == memory
 
 
 def test_the_users_of_a_user_namespace_are_65536(tmp_path: Path) -> None:
