@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import shimpy
@@ -89,12 +90,12 @@ async def _command_line(bench: Bench) -> None:
 
 
 async def _many(bench: Bench) -> None:
-    """Measures how long it takes until many run, eight at a time, and what each takes of memory."""
-    bundle = bench.bundle("sleep", "1000000")
-    ids = [bench.new_id() for _ in range(_MANY)]
+    """Measures how long it takes until many sandboxes run, eight at a time, and what each takes of memory."""
+    rootfs = bench.directory / "rootfs"
+    sleeps = ["sleep", "1000000"]
     turns = asyncio.Semaphore(8)
 
-    async def alone(container: str) -> None:
+    async def alone(container: str, bundle: Path) -> None:
         async with turns:
             for arguments in (["create", "--bundle", bundle], ["start"]):
                 process = await asyncio.create_subprocess_exec(
@@ -107,29 +108,28 @@ async def _many(bench: Bench) -> None:
                 )
                 await process.wait()
 
-    async def all_alone() -> None:
-        await asyncio.gather(*map(alone, ids))
+    async def all_alone(ids: list[str], bundle: Path) -> None:
+        await asyncio.gather(*(alone(container, bundle) for container in ids))
 
-    bare = (await timed(all_alone()))[0]
-    for container in ids:
-        command(bench.runtime, "delete", "--force", container)
+    async with shimpy.temporary_bundle(rootfs, sleeps) as bundle:
+        ids = [bench.new_id() for _ in range(_MANY)]
+        bare = (await timed(all_alone(ids, bundle)))[0]
+        for container in ids:
+            command(bench.runtime, "delete", "--force", container)
 
     up = asyncio.Semaphore(0)
     over = asyncio.Event()
 
-    async def one(container: str) -> None:
-        async with shimpy.in_process(runtime=bench.runtime) as client:
+    async def one() -> None:
+        async with shimpy.in_process(runtime=bench.runtime) as client, AsyncExitStack() as held:
             async with turns:
-                stack = client.container(container, bundle)
-                await stack.__aenter__()
+                own = await held.enter_async_context(shimpy.temporary_bundle(rootfs, sleeps))
+                await held.enter_async_context(client.container(bench.new_id(), own))
             up.release()
-            try:
-                await over.wait()
-            finally:
-                await stack.__aexit__(None, None, None)
+            await over.wait()
 
     before = memory()
-    tasks = [asyncio.ensure_future(one(bench.new_id())) for _ in range(_MANY)]
+    tasks = [asyncio.ensure_future(one()) for _ in range(_MANY)]
 
     async def all_up() -> None:
         for _ in range(_MANY):
@@ -140,6 +140,6 @@ async def _many(bench: Bench) -> None:
     over.set()
     await asyncio.gather(*tasks)
     bench.record(
-        f"{_MANY} containers in one process", [spent], "ms", bare=[bare], targets=[Target("ratio", 1.2)]
+        f"{_MANY} sandboxes in one process", [spent], "ms", bare=[bare], targets=[Target("ratio", 1.2)]
     )
     bench.record("memory of each of these", [each], "kB", targets=[Target("median", 150)])
