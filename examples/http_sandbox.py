@@ -51,6 +51,8 @@ class Sandboxes:
         elif scope["type"] == "http" and scope["method"] == "POST":
             script = await _body(receive)
             if script is None:
+                return  # nobody waits for an answer
+            if len(script) > MAX_SCRIPT:
                 await _answer(send, 413, {"error": f"a script has at most {MAX_SCRIPT} bytes"})
             else:
                 await self._run(script, receive, send)
@@ -99,15 +101,15 @@ def _described(result: shimpy.Result) -> dict[str, object]:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Returns what a client sends, None if that is too much."""
+    """Returns what a client sends, of too much the beginning; None if it has left."""
     body, more = b"", True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            return None
         body += message.get("body", b"")
         if len(body) > MAX_SCRIPT:
-            return None
+            break
         more = message.get("more_body", False)
     return body
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+import shimpy
 from shimpy.client.program import program
 from tests.support.leaks import eventually
 from tests.support.paths import ROOT
@@ -20,16 +21,22 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def port(rootfs: Path) -> AsyncIterator[int]:
-    """The port that it answers on."""
+def load() -> Any:
+    """Returns the example, as a module."""
     spec = importlib.util.spec_from_file_location("http_sandbox", ROOT / "examples" / "http_sandbox.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    application = module.Sandboxes(str(rootfs))
-    config = uvicorn.Config(application, port=0, log_level="error", ws="none", loop="asyncio")
+    return module
+
+
+@pytest.fixture
+async def port(rootfs: Path) -> AsyncIterator[int]:
+    """The port that it answers on."""
+    config = uvicorn.Config(
+        load().Sandboxes(str(rootfs)), port=0, log_level="error", ws="none", loop="asyncio"
+    )
     server = uvicorn.Server(config)
     running = asyncio.ensure_future(server.serve())
     await eventually(lambda: server.started)
@@ -78,6 +85,22 @@ async def test_a_client_that_leaves_takes_its_script_with_it(port: int) -> None:
     await eventually(lambda: len(made() - before) == 2)  # its folder, and its container, which runs
     writer.close()
     await eventually(lambda: made() <= before)
+
+
+async def test_of_a_client_that_leaves_before_its_script_is_there_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: object) -> None:
+        raise AssertionError("nobody is there")
+
+    async def run(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("there is no script")
+
+    monkeypatch.setattr(shimpy, "run", run)
+    await load().Sandboxes("/none")({"type": "http", "method": "POST"}, receive, send)
 
 
 async def test_what_is_not_a_script_is_refused(port: int) -> None:
