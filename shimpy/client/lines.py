@@ -46,7 +46,9 @@ class LineStream(ObjectReceiveStream[Chunk]):
                 stream, data = await self._chunks.receive()
             except anyio.EndOfStream:
                 self._ended = True
-                self._lines.extend(Chunk(name, bytes(rest)) for name, rest in self._rest.items() if rest)
+                for name, rest in self._rest.items():
+                    pieces = (rest[: self._limit], rest[self._limit :])
+                    self._lines.extend(Chunk(name, bytes(piece)) for piece in pieces if piece)
             else:
                 self._split(stream, data)
         return self._lines.popleft()
@@ -66,6 +68,7 @@ class LineStream(ObjectReceiveStream[Chunk]):
 
     def _add(self, stream: StreamName, rest: bytearray, part: bytes) -> None:
         rest += part
-        while len(rest) > self._limit:
+        # Of a line ending that is cut in two the first half is no piece.
+        while len(rest.removesuffix(b"\r")) > self._limit:
             self._lines.append(Chunk(stream, bytes(rest[: self._limit])))
             del rest[: self._limit]
