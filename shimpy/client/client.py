@@ -145,6 +145,7 @@ class ShimClient(ShimCalls):
         stdin: bool = False,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a container whose init is the command, its output coming as it is written.
 
@@ -155,6 +156,7 @@ class ShimClient(ShimCalls):
             stdin: whether you are going to write to it.
             timeout: as for `shimpy.Container.stream`.
             output_limit: as for `shimpy.Container.stream`.
+            limiter: as for `shimpy.Container.stream`.
         """
         check_kinds(bool, stdin=stdin)
         check_output_limit(output_limit)
@@ -169,6 +171,7 @@ class ShimClient(ShimCalls):
             self._exits,
             create,
             ProcessName(id, ""),
+            turn=run.turn(limiter),
             stdin=stdin,
             created=created,
             deadline=deadline,
@@ -184,6 +187,7 @@ class ShimClient(ShimCalls):
         width: int = 80,
         height: int = 24,
         timeout: float | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a container whose init is the command, on a terminal of its own.
 
@@ -194,6 +198,7 @@ class ShimClient(ShimCalls):
             width: columns of the terminal.
             height: its rows.
             timeout: as for `shimpy.Container.pty`.
+            limiter: as for `shimpy.Container.stream`.
         """
         check_size(width, height)
         deadline = Deadline(timeout)
@@ -205,7 +210,13 @@ class ShimClient(ShimCalls):
             await self.start(timeout=deadline.left_to_start())
 
         return terminal.pty(
-            self, self._exits, create, ProcessName(id, ""), created=created, deadline=deadline
+            self,
+            self._exits,
+            create,
+            ProcessName(id, ""),
+            turn=run.turn(limiter),
+            created=created,
+            deadline=deadline,
         )
 
     def _creating(

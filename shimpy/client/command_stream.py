@@ -9,12 +9,14 @@ import anyio
 from anyio.abc import ObjectReceiveStream
 
 from shimpy.client.command_process import ProcessName, running
+from shimpy.client.deadline import in_turn
 from shimpy.client.lines import LineStream
 from shimpy.client.session import Session
 from shimpy.client.streams import InputStream, OutputStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from shimpy.client.deadline import Deadline
     from shimpy.client.exits import ExitWatch
@@ -80,6 +82,7 @@ async def stream(
     create: Callable[[Fifos], Awaitable[int]],
     name: ProcessName,
     *,
+    turn: AbstractAsyncContextManager[object],
     stdin: bool,
     created: Callable[[int], Awaitable[None]] | None = None,
     deadline: Deadline | None = None,
@@ -87,16 +90,19 @@ async def stream(
 ) -> AsyncIterator[CommandStream]:
     """Runs a command for the time of the block; see `shimpy.Container.stream`."""
     session = CommandStream(output_limit)
-    async with running(
-        client,
-        exits,
-        create,
-        name,
-        take=session._output.put,
-        stdin=stdin,
-        stderr=True,
-        created=created,
-        deadline=deadline,
-    ) as process:
+    async with (
+        in_turn(turn, deadline),
+        running(
+            client,
+            exits,
+            create,
+            name,
+            take=session._output.put,
+            stdin=stdin,
+            stderr=True,
+            created=created,
+            deadline=deadline,
+        ) as process,
+    ):
         session._begin(process, deadline)
         yield session

@@ -106,6 +106,7 @@ class Container(ContainerFiles):
         stdin: bool = False,
         timeout: float | None = None,
         output_limit: int | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
         **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[CommandStream]:
         """Runs a command whose output comes as it is written; killed at the end of the block.
@@ -124,6 +125,8 @@ class Container(ContainerFiles):
                 output ends, and `timed_out` says so. None, or infinity: never.
             output_limit: bytes that are handed on of each output; what comes after is read and thrown
                 away, and `truncated` says so.
+            limiter: how many may run at once, of all that share it; held until the end of the block. The time
+                that is waited for a turn is not the command's.
             options: see `shimpy.ExecOptions`.
 
         Raises:
@@ -150,6 +153,7 @@ class Container(ContainerFiles):
             self._exits,
             create,
             ProcessName(self.id),
+            turn=run.turn(limiter),
             stdin=stdin,
             deadline=deadline,
             output_limit=output_limit,
@@ -162,6 +166,7 @@ class Container(ContainerFiles):
         width: int = 80,
         height: int = 24,
         timeout: float | None = None,
+        limiter: anyio.CapacityLimiter | None = None,
         **options: Unpack[ExecOptions],
     ) -> AbstractAsyncContextManager[Pty]:
         """Runs a command on a terminal of its own; killed at the end of the block.
@@ -175,6 +180,7 @@ class Container(ContainerFiles):
             height: its rows.
             timeout: seconds, from this call on, until it is killed with all that it started; then its output
                 ends, and `timed_out` says so. None, or infinity: never.
+            limiter: as for `stream`.
             options: see `shimpy.ExecOptions`.
 
         Raises:
@@ -198,7 +204,9 @@ class Container(ContainerFiles):
                     await self._client.resize(pid, width, height)
             return pid
 
-        return terminal.pty(self._client, self._exits, create, name, deadline=deadline)
+        return terminal.pty(
+            self._client, self._exits, create, name, turn=run.turn(limiter), deadline=deadline
+        )
 
     async def spawn(
         self,

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from shimpy.client.rpc import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
 # Seconds beyond its time that a command has to be started; what is given up on has them too.
 STARTING_GRACE = 5.0
@@ -29,6 +35,11 @@ class Deadline:
         left = seconds(timeout)
         self.at = None if left is None else asyncio.get_running_loop().time() + left
 
+    def put_off(self, waited: float) -> None:
+        """Counts a time that is not the command's, in seconds, as not having passed."""
+        if self.at is not None:
+            self.at += waited
+
     def monotonic(self) -> float | None:
         """Returns the moment on the machine's clock, time.monotonic(); None: never."""
         if self.at is None:
@@ -40,6 +51,24 @@ class Deadline:
         if self.at is None:
             return None
         return max(0, self.at + STARTING_GRACE - asyncio.get_running_loop().time())
+
+
+@asynccontextmanager
+async def in_turn(
+    turn: AbstractAsyncContextManager[object], deadline: Deadline | None
+) -> AsyncIterator[None]:
+    """Waits until it is the command's turn, and holds it for the time of the block.
+
+    Args:
+        turn: as `run.turn` returns it.
+        deadline: that of the command, which the time that is waited does not bring nearer.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with turn:
+        if deadline is not None:
+            deadline.put_off(loop.time() - began)
+        yield
 
 
 def check_output_limit(limit: object, name: str = "output_limit") -> None:

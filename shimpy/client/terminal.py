@@ -9,12 +9,14 @@ import anyio
 from anyio.abc import ByteStream
 
 from shimpy.client.command_process import ProcessName, running
+from shimpy.client.deadline import in_turn
 from shimpy.client.session import Session
 from shimpy.client.streams import InputStream, check_max_bytes
 from shimpy.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from shimpy.client.deadline import Deadline
     from shimpy.client.exits import ExitWatch
@@ -107,13 +109,17 @@ async def pty(
     create: Callable[[Fifos], Awaitable[int]],
     name: ProcessName,
     *,
+    turn: AbstractAsyncContextManager[object],
     created: Callable[[int], Awaitable[None]] | None = None,
     deadline: Deadline | None = None,
 ) -> AsyncIterator[Pty]:
     """Runs a command on a terminal for the time of the block; see `shimpy.Container.pty`."""
     session = Pty(client.resize)
-    async with running(
-        client, exits, create, name, take=session._output.put, stdin=True, stderr=False, created=created
-    ) as process:
+    async with (
+        in_turn(turn, deadline),
+        running(
+            client, exits, create, name, take=session._output.put, stdin=True, stderr=False, created=created
+        ) as process,
+    ):
         session._begin(process, deadline)
         yield session

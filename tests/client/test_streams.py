@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -12,6 +14,8 @@ from anyio.streams.text import TextReceiveStream, TextSendStream
 from grpclib.testing import ChannelFor
 
 import shimpy
+from shimpy.client.deadline import Deadline, in_turn
+from shimpy.client.lines import LineStream
 from tests.support.leaks import eventually
 from tests.support.sandboxes import inside
 
@@ -235,3 +239,58 @@ async def test_no_more_than_the_limit_run_at_once(sandboxed: shimpy.Container) -
         for _ in range(4):
             group.start_soon(run)
     assert limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("way", ["stream", "pty"])
+async def test_a_command_has_its_turn_until_the_end_of_its_block(
+    sandboxed: shimpy.Container, way: str
+) -> None:
+    limiter = anyio.CapacityLimiter(1)
+    start = getattr(sandboxed, way)
+
+    async def second() -> int:
+        async with start(["sh", "-c", "exit 3"], limiter=limiter) as command:
+            return int(await command.wait())
+
+    async with start(["true"], limiter=limiter) as first:
+        waiting = asyncio.ensure_future(second())
+        await eventually(lambda: limiter.statistics().tasks_waiting == 1)
+        await first.wait()
+        assert limiter.statistics().tasks_waiting == 1
+    assert await waiting == 3
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_the_time_that_is_waited_for_a_turn_is_not_the_command_s() -> None:
+    deadline = Deadline(1)
+    at = deadline.at
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        await asyncio.sleep(0.05)
+        yield
+
+    async with in_turn(turn(), deadline):
+        assert at is not None
+        assert deadline.at is not None
+        assert deadline.at - at >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        ([b"abc\r\n"], [b"abc"]),
+        ([b"abc\r", b"\nd"], [b"abc", b"d"]),
+        ([b"abc\r"], [b"abc", b"\r"]),
+        ([b"abc\rd\n"], [b"abc", b"\rd"]),
+    ],
+)
+async def test_a_line_as_long_as_the_limit_is_one_whatever_ends_it(
+    pieces: list[bytes], lines: list[bytes]
+) -> None:
+    send, receive = anyio.create_memory_object_stream[shimpy.Chunk](len(pieces))
+    for piece in pieces:
+        await send.send(shimpy.Chunk("stdout", piece))
+    send.close()
+    async with LineStream(receive, 3) as stream:
+        assert [line async for _, line in stream] == lines
