@@ -100,7 +100,11 @@ class ContainerControl:
         return await stop(self.kill, self.wait, timeout)
 
     async def stats(self) -> Stats:
-        """Returns what the container uses now."""
+        """Returns what the container uses now.
+
+        Raises:
+            FailedPreconditionError: it has ended, and its cgroups are gone.
+        """
         return await self._client.task.stats(self.id)
 
     async def pids(self) -> list[int]:
@@ -120,7 +124,7 @@ class ContainerControl:
         Args:
             memory: bytes.
             memory_swap: bytes of memory and swap together, -1 for any; None: as *memory*, which is no swap.
-            cpus: how many CPUs' worth of time, such as 0.5.
+            cpus: how many CPUs' worth of time, such as 0.5; infinity: any.
             pids: processes and threads.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -37,9 +38,12 @@ def resources(
     if cpus is not None:
         if isinstance(cpus, bool) or not isinstance(cpus, int | float):
             raise TypeError(f"cpus must be a number, not {cpus!r}")
-        if not 0.01 <= cpus <= (os.cpu_count() or 1):
+        if cpus == math.inf:
+            limits["cpu"] = {"quota": -1, "period": _PERIOD}
+        elif not 0.01 <= cpus <= (os.cpu_count() or 1):
             raise ValueError(f"cpus must be between 0.01 and the {os.cpu_count()} that there are, not {cpus}")
-        limits["cpu"] = {"quota": round(cpus * _PERIOD), "period": _PERIOD}
+        else:
+            limits["cpu"] = {"quota": round(cpus * _PERIOD), "period": _PERIOD}
     if pids is not None:
         if _positive("pids", pids) > _MOST_PIDS:
             raise ValueError(f"pids must be <= {_MOST_PIDS}, the most that a kernel has, not {pids}")

@@ -97,11 +97,18 @@ class TaskCalls:
         return [process.pid for process in reply.processes]
 
     async def stats(self, container_id: str) -> Stats:
-        """Returns what a container uses."""
+        """Returns what a container uses.
+
+        Raises:
+            FailedPreconditionError: it has ended, and its cgroups are gone.
+        """
         from shimpy.api import task
         from shimpy.client.stats import read_stats
 
-        reply = await self._call("Stats", task.StatsRequest(container_id), task.StatsResponse)
+        try:
+            reply = await self._call("Stats", task.StatsRequest(container_id), task.StatsResponse)
+        except NotFoundError as error:
+            raise FailedPreconditionError(f"the container has ended: {error}") from error
         return read_stats(reply.stats)
 
     async def exec_terminal(

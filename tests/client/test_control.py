@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shimpy
 from shimpy.client.limits import resources
+from tests.support.containers import cgroups
 from tests.support.sandboxes import inside, sandbox
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +27,8 @@ async def test_a_stopped_container_has_nothing_to_signal(reached: shimpy.Contain
     assert await reached.stop() == 3
     with pytest.raises(shimpy.FailedPreconditionError, match="has ended"):
         await reached.kill()
+    with pytest.raises(shimpy.FailedPreconditionError, match="has ended"):
+        await reached.stats()
     assert await reached.stop() == 3
 
 
@@ -52,6 +57,21 @@ async def test_limits_are_changed_while_it_runs(reached: shimpy.Container) -> No
     # Up again: the limit with swap goes with it.
     await reached.update(memory=128 << 20)
     assert (await reached.stats()).memory_limit == 128 << 20
+
+
+def cpu_limits(container_id: str) -> set[str]:
+    """Returns what the cgroups of a container say of its CPU time, in either version."""
+    files = [
+        Path(cgroup, name) for cgroup in cgroups(container_id) for name in ("cpu.cfs_quota_us", "cpu.max")
+    ]
+    return {file.read_text().split()[0] for file in files if file.exists()}
+
+
+async def test_limit_of_cpu_time_is_taken_away(reached: shimpy.Container) -> None:
+    await reached.update(cpus=0.5)
+    assert cpu_limits(reached.id) == {"50000"}
+    await reached.update(cpus=math.inf)
+    assert cpu_limits(reached.id) <= {"-1", "max"}
 
 
 async def test_pids_are_those_of_the_container(reached: shimpy.Container) -> None:
