@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -17,8 +15,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from tests.support.leaks import children, eventually
-from tests.support.paths import ROOT
+from tests.support.examples import web_terminal
+from tests.support.leaks import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -29,19 +27,8 @@ async def address(rootfs: Path, tmp_path: Path) -> AsyncIterator[str]:
     module = tmp_path / "modules" / "@xterm" / "xterm" / "lib" / "xterm.js"
     module.parent.mkdir(parents=True)
     module.write_text("// xterm")
-    program = await asyncio.create_subprocess_exec(
-        sys.executable,
-        ROOT / "examples" / "web_terminal.py",
-        rootfs,
-        "--modules",
-        tmp_path / "modules",
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert program.stdout is not None
-    yield (await program.stdout.readline()).decode().strip()
-    await eventually(lambda: not children(program.pid))
-    program.send_signal(signal.SIGINT)
-    await program.wait()
+    async with web_terminal(rootfs, tmp_path / "modules") as address:
+        yield address
 
 
 def socket(address: str) -> str:
