@@ -72,9 +72,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # Bytes that are read of a file at a time.
 _CHUNK = 16384
 
+# Bytes; pages have 4,096 or more.
+_HALF_A_PAGE = 2048
+
 
 def read_file(
-    path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None, at_once: bool = False
+    path: str | bytes | os.PathLike[str],
+    *,
+    dir_fd: int | None = None,
+    at_once: bool = False,
+    short_lines: bool = False,
 ) -> bytes:
     """Returns what a file holds, and asks nothing else of it.
 
@@ -86,14 +93,17 @@ def read_file(
         dir_fd: a file descriptor of the directory that a relative path begins at.
         at_once: it is one that the kernel makes as a whole (single_open in fs/seq_file.c) and not line by
             line, so that a read that is not full has met its end.
+        short_lines: it is one that the kernel makes line by line, of numbers: as many as a page has room for
+            come with each read (seq_read_iter in fs/seq_file.c), so that less has met its end.
 
     Raises:
         OSError: as open(2) and read(2) have it.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    enough = _CHUNK if at_once else _HALF_A_PAGE if short_lines else 1
     try:
         text = part = os.read(fd, _CHUNK)
-        while part and not (at_once and len(part) < _CHUNK):
+        while len(part) >= enough:
             part = os.read(fd, _CHUNK)
             text += part
     finally:

@@ -54,6 +54,19 @@ for value in (True, False):
     assert done.stdout == "True\nFalse\n"
 
 
+@pytest.mark.parametrize("sizes", [[0], [10], [4092, 0], [4092, 10], [4092, 2200, 2047], [2048, 0]])
+def test_a_list_of_numbers_is_read_to_its_end_and_no_further(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    """The kernel gives as many lines as a page has room for."""
+    parts = [b"1" * size for size in sizes]
+    given = iter(parts)
+    monkeypatch.setattr(os, "read", lambda _fd, _size: next(given))
+
+    assert linux.read_file(os.devnull, short_lines=True) == b"".join(parts)
+    assert list(given) == []
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [("/proc/version", "procfs"), ("/sys/kernel", "sysfs"), ("/dev/shm", None), ("/", None)],

@@ -46,7 +46,7 @@ async def test_the_system_calls_of_each_call(tmp_path: Path) -> None:
                     with counted(calls, spent[name]):
                         return await reply
 
-                for _ in range(3):
+                for _ in range(8):
                     create = CreateRequest(id=containers.new_id(), bundle=bundle)
                     init = (await call("create", shim.create(create))).pid
                     await call("start", shim.start(StartRequest()))

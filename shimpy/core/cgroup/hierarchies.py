@@ -198,25 +198,28 @@ def listed(cgroup: StrPath | int) -> list[int]:
         cgroup: its directory, or a file descriptor of that.
     """
     if isinstance(cgroup, int):
-        text = read("cgroup.procs", dir_fd=cgroup)
+        text = read("cgroup.procs", dir_fd=cgroup, short_lines=True)
     else:
-        text = read(os.path.join(cgroup, "cgroup.procs"))
+        text = read(os.path.join(cgroup, "cgroup.procs"), short_lines=True)
     return [pid for pid in map(int, text.split()) if pid > 0]
 
 
-def read(file: StrPath, *, dir_fd: int | None = None, at_once: bool = False) -> str:
+def read(
+    file: StrPath, *, dir_fd: int | None = None, at_once: bool = False, short_lines: bool = False
+) -> str:
     """Returns what a file of a cgroup holds; nothing if the file, or its cgroup, is not there.
 
     Args:
         file: its path.
         dir_fd: a file descriptor of the directory that a relative path begins at.
         at_once: as `linux.read_file` has it; for a file of one value.
+        short_lines: as `linux.read_file` has it; for a list of processes.
 
     Raises:
         OSError: it cannot be read, for want of file descriptors for instance.
     """
     try:
-        return os.fsdecode(linux.read_file(file, dir_fd=dir_fd, at_once=at_once))
+        return os.fsdecode(linux.read_file(file, dir_fd=dir_fd, at_once=at_once, short_lines=short_lines))
     except OSError as error:
         if error.errno not in _NOTHING_TO_READ:
             raise
