@@ -165,4 +165,5 @@ def python(*arguments: str) -> list[str]:
 
 async def quiet(seconds: float = 0.3) -> None:
     """Lets what has just ended come to rest."""
+    # For the figures; nothing is ordered by it.
     await asyncio.sleep(seconds)

@@ -57,7 +57,7 @@ class _Runs:
             self._lifecycle(runtime)
         if self._containerd.fork_servers.exists():
             while not fork_servers(self._containerd.fork_servers):
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two looks at its directory
 
     def all(self) -> None:
         """Measures everything."""

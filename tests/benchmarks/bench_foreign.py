@@ -45,7 +45,7 @@ def _lives(bench: Bench, messages: Any, shim: Any) -> None:
             pid = call("Create", shim.Create, create).pid
             call("Start", shim.Start, messages.StartRequest())
             while os.path.exists(f"/proc/{pid}"):
-                time.sleep(0.001)
+                time.sleep(0.001)  # between two looks: it is not our child
             call("Delete", shim.Delete, messages.DeleteRequest(pid=pid))
     finally:
         Subreaper.release()

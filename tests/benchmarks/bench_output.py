@@ -142,7 +142,7 @@ async def _through_a_shim(
         if terminal:
             # The reader sees the end when the terminal is let go of, at the Delete.
             while os.path.exists(f"/proc/{pid}"):
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # between two looks: it is not our child
             spent = cpu(server.pid) - before
             await shim.delete(DeleteRequest(pid=pid))
             return await reading, spent / size

@@ -159,7 +159,7 @@ async def test_shim_that_is_killed_is_missed_by_everybody(
 async def _command_is_there(client: shimpy.ShimClient) -> None:
     """Returns once there is a process beside init, and the runtime that started it is done."""
     while len((await client.state()).processes) == 1:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two looks; nobody tells of it
 
 
 async def _all(events: shimpy.EventStream) -> list[shimpy.Event]:
@@ -220,7 +220,7 @@ async def test_container_that_is_cancelled_at_random_moments_leaves_nothing(
     async with shimpy.connect(server.socket) as client:
         for _ in range(rounds(6, 200)):
             holding = asyncio.ensure_future(hold(new_id()))
-            await asyncio.sleep(moments.uniform(0, 0.1))
+            await asyncio.sleep(moments.uniform(0, 0.1))  # whatever has been done by then
             holding.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await holding

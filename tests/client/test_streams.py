@@ -267,7 +267,7 @@ async def test_the_time_that_is_waited_for_a_turn_is_not_the_command_s() -> None
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the time that is waited, which the test measures
         yield
 
     async with in_turn(turn(), deadline):

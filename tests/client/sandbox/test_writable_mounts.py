@@ -43,7 +43,7 @@ async def said(root: Path, source: Path, script: str, **options: object) -> str:
     """Returns what a shell script prints in a sandbox that may write to something at /tmp/it."""
     arguments = ["sh", "-c", f"exec 2>&1; {script}"]
     mounts = [shimpy.BindMount(source, "/tmp/it", read_only=False)]
-    result = await shimpy.run(root, arguments, mounts=mounts, **options)  # type: ignore[arg-type]
+    result = await shimpy.run(root, arguments, mounts=mounts, **options)  # type: ignore[arg-type]  # any option
     return result.stdout.decode()
 
 
